@@ -1,0 +1,62 @@
+"""Explain Keras 3 models: LRP, Deep Taylor, gradients and their relatives as reversed networks.
+
+Nothing heavy is imported before it is used, so that the command line answers at once.
+"""
+
+import importlib
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that has it.
+_HOMES = {
+    "ANALYZERS": "analyzers",
+    "Analyzer": "analyzers",
+    "create_analyzer": "analyzers",
+    "load_analyzer": "analyzers",
+    "COMPOSITES": "composites",
+    "Composite": "composites",
+    "UnsupportedLayerError": "errors",
+    "UnsupportedModelError": "errors",
+}
+_MODULES = ("analyzers", "composites", "errors", "plotting", "references", "results", "rules")
+
+__all__ = [*_HOMES, *_MODULES]
+
+
+def _keras_backend() -> str:
+    """Returns the backend that Keras runs on, or will run on, without importing it."""
+    if "keras" in sys.modules:
+        return sys.modules["keras"].backend.backend()
+    if "KERAS_BACKEND" in os.environ:
+        return os.environ["KERAS_BACKEND"]
+    home = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"))
+    try:
+        return json.loads((home / "keras.json").read_text()).get("backend", "tensorflow")
+    except (OSError, ValueError):
+        return "tensorflow"
+
+
+if _keras_backend() != "tensorflow":
+    raise ImportError(
+        f"tfexplain needs Keras with the TensorFlow backend, but Keras runs on "
+        f"{_keras_backend()!r}. Set KERAS_BACKEND=tensorflow in the environment (or in "
+        "~/.keras/keras.json) before keras is imported."
+    )
+
+
+def __getattr__(name: str) -> Any:
+    """Imports public names when they are asked for."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"tfexplain.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"tfexplain.{name}")
+    raise AttributeError(f"module 'tfexplain' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,316 @@
+"""Analyzers explain the outputs of a Keras model; `ANALYZERS` lists them by name."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from tfexplain.analyzers.base import Analyzer, nearest, option_names
+from tfexplain.analyzers.grad_cam import GradCAM
+from tfexplain.analyzers.gradients import (
+    Deconvnet,
+    GradientAnalyzer,
+    GuidedBackprop,
+    InputTimesGradient,
+    RectGradAnalyzer,
+)
+from tfexplain.analyzers.persistence import load_analyzer
+from tfexplain.analyzers.relevance import (
+    LRPZ,
+    BoundedDeepTaylor,
+    ContrastiveExcitationBackprop,
+    ContrastiveLRP,
+    DeepTaylor,
+    ExcitationBackprop,
+    LRPAlphaBeta,
+    LRPComposite,
+    LRPEpsilon,
+    LRPFlat,
+    LRPGamma,
+    LRPSequentialPreset,
+    LRPWSquare,
+    LRPZPlus,
+)
+from tfexplain.analyzers.sampling import IntegratedGradients, SmoothGrad
+
+__all__ = [
+    "ANALYZERS",
+    "Analyzer",
+    "BoundedDeepTaylor",
+    "ContrastiveExcitationBackprop",
+    "ContrastiveLRP",
+    "Deconvnet",
+    "DeepTaylor",
+    "Entry",
+    "ExcitationBackprop",
+    "GradCAM",
+    "GradientAnalyzer",
+    "GuidedBackprop",
+    "InputTimesGradient",
+    "IntegratedGradients",
+    "LRPAlphaBeta",
+    "LRPComposite",
+    "LRPEpsilon",
+    "LRPFlat",
+    "LRPGamma",
+    "LRPSequentialPreset",
+    "LRPWSquare",
+    "LRPZ",
+    "LRPZPlus",
+    "RectGradAnalyzer",
+    "SmoothGrad",
+    "create_analyzer",
+    "load_analyzer",
+]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name of an analyzer.
+
+    Attributes:
+        cls: The class.
+        summary: One line on what it computes.
+        family: "gradient", "relevance" or "reference".
+        references: Keys of `tfexplain.references.REFERENCES`.
+        preset: Options that belong to the name.
+    """
+
+    cls: type[Analyzer]
+    summary: str
+    family: str
+    references: tuple[str, ...]
+    preset: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Option name -> default; `inspect.Parameter.empty` for required ones."""
+        names = option_names(self.cls)
+        return {key: value for key, value in names.items() if key not in self.preset}
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Options without a default."""
+        return tuple(k for k, v in self.options.items() if v is inspect.Parameter.empty)
+
+
+BACH, MONTAVON, OVERVIEW = "bach2015pixel", "montavon2017explaining", "montavon2019layer"
+PRACTICE, ZHANG, SIXT = "kohlbrenner2020towards", "zhang2018top", "sixt2020when"
+CLEVER = "lapuschkin2019unmasking"
+
+ANALYZERS: dict[str, Entry] = {
+    "gradient": Entry(
+        GradientAnalyzer, "Gradient of the output", "gradient", ("simonyan2014deep",)
+    ),
+    "input_t_gradient": Entry(
+        InputTimesGradient, "Input times gradient", "gradient", ("shrikumar2016not",)
+    ),
+    "integrated_gradients": Entry(
+        IntegratedGradients,
+        "Gradient averaged along the path from a baseline, times the difference",
+        "gradient",
+        ("sundararajan2017axiomatic",),
+    ),
+    "smoothgrad": Entry(
+        SmoothGrad,
+        "Gradient averaged over noisy copies of the input",
+        "gradient",
+        ("smilkov2017smoothgrad",),
+    ),
+    "guided_backprop": Entry(
+        GuidedBackprop,
+        "Gradient with negative relevance stopped at rectifiers",
+        "gradient",
+        ("springenberg2015striving",),
+    ),
+    "deconvnet": Entry(
+        Deconvnet,
+        "Gradient with rectifiers applied to the relevance",
+        "gradient",
+        ("zeiler2014visualizing",),
+    ),
+    "rect_grad": Entry(
+        RectGradAnalyzer,
+        "Gradient of only the largest products of activation and gradient",
+        "gradient",
+        ("kim2019saliency",),
+    ),
+    "excitation_bp": Entry(
+        ExcitationBackprop, "z+ everywhere, started with one", "relevance", (ZHANG,)
+    ),
+    "excitation_bp.contrastive": Entry(
+        ContrastiveExcitationBackprop,
+        "Excitation backpropagation minus that of the negated last layer",
+        "relevance",
+        (ZHANG, SIXT),
+    ),
+    "deep_taylor": Entry(
+        DeepTaylor, "z+ for inputs >= 0, w^2 for others", "relevance", (MONTAVON,)
+    ),
+    "deep_taylor.bounded": Entry(
+        BoundedDeepTaylor,
+        "Deep Taylor with the box rule at the first layer",
+        "relevance",
+        (MONTAVON,),
+    ),
+    "lrp.z": Entry(LRPZ, "In proportion to contributions", "relevance", (BACH,)),
+    "lrp.epsilon": Entry(
+        LRPEpsilon, "In proportion to contributions, damped by epsilon", "relevance", (BACH,)
+    ),
+    "lrp.gamma": Entry(
+        LRPGamma,
+        "Contributions with the sign of the output count more",
+        "relevance",
+        (OVERVIEW, "andeol2021learning"),
+    ),
+    "lrp.alpha_beta": Entry(
+        LRPAlphaBeta, "Positive and negative contributions apart", "relevance", (BACH,)
+    ),
+    "lrp.alpha_1_beta_0": Entry(
+        LRPAlphaBeta,
+        "Positive contributions only, with bias",
+        "relevance",
+        (BACH,),
+        {"alpha": 1, "beta": 0},
+    ),
+    "lrp.alpha_2_beta_1": Entry(
+        LRPAlphaBeta,
+        "Twice the positive minus the negative contributions",
+        "relevance",
+        (BACH,),
+        {"alpha": 2, "beta": 1},
+    ),
+    "lrp.z_plus": Entry(
+        LRPZPlus, "Positive contributions only, without bias", "relevance", (MONTAVON,)
+    ),
+    "lrp.w_square": Entry(LRPWSquare, "In proportion to squared weights", "relevance", (MONTAVON,)),
+    "lrp.flat": Entry(LRPFlat, "Equal shares: the receptive field", "relevance", (CLEVER,)),
+    "lrp.sequential_preset_a": Entry(
+        LRPSequentialPreset,
+        "Epsilon for dense layers, alpha 1 beta 0 for convolutions",
+        "relevance",
+        (PRACTICE,),
+        {"alpha": 1},
+    ),
+    "lrp.sequential_preset_b": Entry(
+        LRPSequentialPreset,
+        "Epsilon for dense layers, alpha 2 beta 1 for convolutions",
+        "relevance",
+        (PRACTICE,),
+        {"alpha": 2},
+    ),
+    "lrp.sequential_preset_a_flat": Entry(
+        LRPSequentialPreset,
+        "Preset a with the flat rule at the first layer",
+        "relevance",
+        (PRACTICE, CLEVER),
+        {"alpha": 1, "input_rule": "flat"},
+    ),
+    "lrp.sequential_preset_b_flat": Entry(
+        LRPSequentialPreset,
+        "Preset b with the flat rule at the first layer",
+        "relevance",
+        (PRACTICE, CLEVER),
+        {"alpha": 2, "input_rule": "flat"},
+    ),
+    "lrp.composite": Entry(
+        LRPComposite, "A rule for each kind of layer", "relevance", (OVERVIEW, PRACTICE)
+    ),
+    "lrp.contrastive": Entry(
+        ContrastiveLRP,
+        "The map of the output minus that of all others",
+        "relevance",
+        ("gu2018understanding", SIXT),
+    ),
+    "grad_cam": Entry(
+        GradCAM,
+        "Channels of the last convolution weighted by their mean gradient",
+        "reference",
+        ("selvaraju2017grad",),
+    ),
+}
+
+ALIASES = {"lrp": "lrp.composite", "lrp.z_plus_fast": "lrp.z_plus"}
+REMOVED = {
+    "input": "x itself",
+    "random": "numpy.random",
+    "gradient.baseline": "integrated_gradients with a baseline",
+}
+
+
+def resolve_name(name: str) -> tuple[Entry, dict[str, Any]]:
+    """Returns the entry of a name, and the options that a suffix of it sets.
+
+    Raises:
+        ValueError: If there is no such analyzer; the message has the nearest names.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"The name of an analyzer is text, received {type(name).__name__}.")
+    base, suffixed = name, {}
+    if base.endswith("_IB"):
+        base, suffixed = base.removesuffix("_IB"), {"bias": "ignore"}
+    if base.endswith("_until_idx"):
+        base = base.removesuffix("_until_idx")
+        if "sequential_preset" not in base:
+            base = name
+    base = ALIASES.get(base, base)
+    known = ANALYZERS.get(base)
+    if known is None or (suffixed and "bias" not in known.options):
+        if name in REMOVED:
+            raise ValueError(f"innvestigate's {name!r} does not exist here; use {REMOVED[name]}.")
+        raise ValueError(
+            f"There is no analyzer {name!r}."
+            + nearest(name, [*ANALYZERS, *ALIASES])
+            + " `tfexplain methods` lists all."
+        )
+    return known, suffixed
+
+
+def create_analyzer(name: str, model: keras.Model, **options: Any) -> Analyzer:
+    """Creates the analyzer of a name.
+
+    Args:
+        name: One of `ANALYZERS`, or an innvestigate name.
+        model: A built Keras model; it is never changed.
+        **options: Options of the analyzer, see its class, and the common ones of `Analyzer`.
+
+    Returns:
+        The analyzer.
+
+    Raises:
+        ValueError: For an unknown name or option, or a wrong value.
+        TypeError: If `model` is no Keras model.
+        UnsupportedModelError: For a model that is not built or has no graph.
+        UnsupportedLayerError: If operations of the model have no rule.
+
+    Example:
+        >>> analyzer = create_analyzer("lrp.alpha_beta", model, alpha=2, beta=1)
+        >>> relevance = analyzer.analyze(x)
+    """
+    entry, suffixed = resolve_name(name)
+    clash = [key for key in options if key in suffixed or key in entry.preset]
+    if clash:
+        raise ValueError(f"{name} sets {', '.join(clash)} itself; leave it out.")
+    known = entry.options
+    unknown = [key for key in options if key not in known and key not in _extra(entry)]
+    if unknown:
+        raise ValueError(
+            f"{name} has no option {', '.join(map(repr, unknown))}."
+            + nearest(unknown[0], list(known))
+            + f" Options: {', '.join(sorted(known))}."
+        )
+    missing = [key for key in entry.required if key not in options]
+    if missing:
+        raise ValueError(f"{name} needs the option(s) {', '.join(missing)}.")
+    analyzer = entry.cls.__new__(entry.cls, **options)
+    analyzer.name = name
+    analyzer.__init__(model, **entry.preset, **suffixed, **options)
+    return analyzer
+
+
+def _extra(entry: Entry) -> tuple[str, ...]:
+    """Composites take the options of their presets too."""
+    return ("epsilon", "gamma", "low", "high") if entry.cls is LRPComposite else ()

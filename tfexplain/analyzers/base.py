@@ -1,0 +1,332 @@
+"""What all analyzers share: options, inputs and targets, batches, results."""
+
+from __future__ import annotations
+
+import abc
+import difflib
+import inspect
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+import xarray as xr
+
+from tfexplain import results
+from tfexplain.analyzers.arrays import (
+    Inputs,
+    dataset_batches,
+    finite,
+    flat_targets,
+    is_dataset,
+    slices,
+)
+from tfexplain.composites import RuleAssignment
+from tfexplain.errors import UnsupportedModelError
+from tfexplain.graph import check_built
+
+
+class Analyzer(abc.ABC):
+    """Explains the outputs of one Keras model.
+
+    Args:
+        model: A built Keras model. It is never changed, and always its current weights count.
+        output: Name or index of the explained output; required for several outputs.
+        output_activation: "drop" leaves a final softmax or sigmoid out, "keep" explains it.
+        head: Start relevance: "logit" (the value of the explained output) or "one".
+        dtype: None (the model's; mixed precision is explained in float32), "float32", "float64".
+        compat: None, or "innvestigate" for the conventions of innvestigate 2.1.
+        jit_compile: Compile by XLA; by default without.
+
+    Raises:
+        TypeError: For what is no Keras model.
+        UnsupportedModelError: For a model that is not built.
+        UnsupportedLayerError: If operations of the model have no rule.
+        ValueError: For wrong options.
+    """
+
+    name: str = ""
+    default_head: ClassVar[str] = "one"
+    _options: dict[str, Any]
+
+    def __new__(cls, *args: Any, **options: Any) -> Analyzer:
+        """Keeps the options as they were given, for saving and printing."""
+        analyzer = super().__new__(cls)
+        analyzer._options = dict(options)
+        return analyzer
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        output: str | int | None = None,
+        output_activation: str = "drop",
+        head: str | None = None,
+        dtype: str | None = None,
+        compat: str | None = None,
+        jit_compile: bool = False,
+    ) -> None:
+        check_built(model)
+        _one_of("output_activation", output_activation, ("drop", "keep"))
+        _one_of("head", head, (None, "logit", "one"))
+        _one_of("dtype", dtype, (None, "float32", "float64"))
+        _one_of("compat", compat, (None, "innvestigate"))
+        self.user_model = model
+        self.output = output
+        self.output_activation = output_activation
+        self.compat = compat
+        self.head = head or self._default_head()
+        self.dtype = dtype or _precision(model)
+        self.jit_compile = jit_compile
+
+    def _default_head(self) -> str:
+        return self.default_head
+
+    # --- what subclasses define ---
+
+    @property
+    @abc.abstractmethod
+    def inputs(self) -> Inputs:
+        """The inputs of the model."""
+
+    @abc.abstractmethod
+    def explain(self, inputs: list, targets: tf.Tensor) -> list[tf.Tensor]:
+        """Returns [explained tensor, *relevance], with TensorFlow alone, for `export`.
+
+        Args:
+            inputs: One tensor (batch, *shape) per input.
+            targets: Flat indices (batch, num_vectors), negative for the largest output.
+        """
+
+    @property
+    @abc.abstractmethod
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of the explained tensor, without the batch axis."""
+
+    @abc.abstractmethod
+    def _explain(
+        self, arrays: list[np.ndarray], targets: np.ndarray, positions: slice
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Explains one batch.
+
+        Args:
+            arrays: One array (n, *shape) per input.
+            targets: Flat indices (n, num_vectors), -1 for the largest output.
+            positions: Where the batch lies among all samples.
+
+        Returns:
+            The explained tensor (n, *output_shape), and one relevance (n, num_vectors, *shape)
+            per input.
+        """
+
+    @abc.abstractmethod
+    def describe(self) -> RuleAssignment:
+        """Returns the table of calls, operations and rules; it prints."""
+
+    # --- the public verbs ---
+
+    def analyze(self, x: Any, target: Any = None, *, batch_size: int = 32) -> Any:
+        """Returns the relevance of the inputs for one output, or for all.
+
+        Args:
+            x: Array (batch, *input_shape); a list or dict of such for several inputs; or a
+                `tf.data.Dataset` of batches.
+            target: None for the largest output of each sample, an output index for all samples,
+                one index per sample, or "all". For outputs of rank > 2 a tuple of indices or a
+                flat index.
+            batch_size: Samples that are computed together; memory is bounded by it.
+
+        Returns:
+            Array of the shape of x (the structure of x for several inputs), in the unit of the
+            output; with target="all" (batch, num_outputs, *input_shape).
+
+        Raises:
+            ValueError: For a wrong shape, an empty batch, NaN or infinity, or a target out of
+                range.
+        """
+        template, relevance, _, _ = self._run(x, target, batch_size)
+        if not (isinstance(target, str) and target == "all"):
+            relevance = [part[:, 0] for part in relevance]
+        return self.inputs.like(template, relevance)
+
+    def outputs(self, x: Any, *, batch_size: int = 32) -> np.ndarray:
+        """Returns the explained tensor (the logits, by default), (batch, *output_shape)."""
+        arrays = self.inputs.arrays(x)
+        return np.concatenate(
+            [
+                self._outputs([array[part] for array in arrays])
+                for part in slices(len(arrays[0]), batch_size)
+            ]
+        )
+
+    @abc.abstractmethod
+    def _outputs(self, arrays: list[np.ndarray]) -> np.ndarray:
+        """Returns the explained tensor for one batch."""
+
+    def attribute(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:
+        """Returns relevance, inputs, outputs and conservation error as a labelled Dataset.
+
+        Args:
+            x: As for `analyze`.
+            target: As for `analyze`.
+            batch_size: As for `analyze`.
+        """
+        template, relevance, outputs, targets = self._run(x, target, batch_size)
+        flat = outputs.reshape(len(outputs), -1)
+        targets = np.where(targets < 0, flat.argmax(axis=1)[:, None], targets)
+        arrays = self.inputs.arrays(template)
+        single = len(arrays) == 1
+        named = [dict(zip(self.inputs.names, part, strict=True)) for part in (relevance, arrays)]
+        return results.attribution_dataset(
+            relevance[0] if single else named[0],
+            arrays[0] if single else named[1],
+            flat,
+            targets,
+            analyzer=self.name,
+            config=self.get_config(),
+            assignment=self.describe().rows,
+            seed=self._options.get("seed"),
+        )
+
+    def _run(self, x: Any, target: Any, batch_size: int) -> tuple:
+        if is_dataset(x):
+            if not (target is None or isinstance(target, str | int | np.integer)):
+                raise ValueError(
+                    "For a Dataset, target is None, one index for all samples or 'all'."
+                )
+            batches = [self.inputs.arrays(batch) for batch in dataset_batches(x)]
+            arrays = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+            template = arrays if len(arrays) > 1 else arrays[0]
+        else:
+            arrays = self.inputs.arrays(x)
+            template = x
+        count = len(arrays[0])
+        targets = flat_targets(target, count, self.output_shape)
+        relevance, outputs = [], []
+        for part in slices(count, batch_size):
+            out, found = self._explain([array[part] for array in arrays], targets[part], part)
+            outputs.append(out)
+            relevance.append(found)
+        relevance = [np.concatenate(parts) for parts in zip(*relevance, strict=True)]
+        return template, relevance, np.concatenate(outputs), targets
+
+    def propagate(
+        self,
+        x: Any,
+        output_relevance: Any,
+        *,
+        start: str | None = None,
+        layers: Sequence[str] = (),
+        batch_size: int = 32,
+    ) -> dict[str, np.ndarray]:
+        """Sends given relevance backward; see the subclasses that can."""
+        raise UnsupportedModelError(
+            f"{self.name} has no single backward chain to send relevance through. Use gradient, "
+            "an LRP method, guided_backprop, deconvnet or rect_grad."
+        )
+
+    def ledger(self, x: Any, target: Any = None) -> xr.Dataset:
+        """Accounts for relevance, layer by layer; see the subclasses that can."""
+        raise UnsupportedModelError(
+            f"{self.name} has no reversed network whose relevance could be accounted for."
+        )
+
+    def fit(self, dataset: Any) -> Analyzer:
+        """Fits the analyzer to data; nothing to do for most.
+
+        Raises:
+            TypeError: Always, but for the pattern analyzers.
+        """
+        raise TypeError(f"{self.name} has nothing to fit; only pattern analyzers do.")
+
+    @property
+    def model(self) -> keras.Model:
+        """The reversed network, a keras.Model of (inputs, output_relevance).
+
+        Raises:
+            UnsupportedModelError: Where no chain exists.
+        """
+        raise UnsupportedModelError(f"{self.name} is no single reversed network.")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns name and options as JSON-able data; `load_analyzer` reads them."""
+        from tfexplain.analyzers.persistence import option_config
+
+        return {
+            "analyzer": self.name,
+            "options": {key: option_config(value, key) for key, value in self._options.items()},
+        }
+
+    def save(self, path: Any) -> None:
+        """Writes model, configuration and arrays into one file.
+
+        Args:
+            path: File to write; it appears only when it is complete.
+        """
+        from tfexplain.analyzers.persistence import save
+
+        save(self, path)
+
+    def export(self, path: Any) -> None:
+        """Writes a SavedModel with the signatures `serving_default` and `explain`.
+
+        It runs in a process with TensorFlow alone.
+
+        Args:
+            path: Folder to make.
+        """
+        from tfexplain.analyzers.serving import export
+
+        export(self, path)
+
+    def __repr__(self) -> str:
+        """Names method, model and options."""
+        options = "".join(f", {key}={value!r}" for key, value in self._options.items())
+        return f"<analyzer {self.name} of {self.user_model.name!r}{options}>"
+
+
+def check_relevance(value: Any, count: int, shape: Sequence[int | None], dtype: str) -> np.ndarray:
+    """Returns output relevance (count, num_vectors, *shape).
+
+    Raises:
+        ValueError: If the shape is another, or there is NaN or infinity.
+    """
+    array = np.asarray(value, dtype=dtype)
+    fits = array.ndim == len(shape) + 2 and all(
+        size is None or size == given for size, given in zip(shape, array.shape[2:], strict=True)
+    )
+    if not fits or array.shape[0] != count or array.shape[1] == 0:
+        wanted = ", ".join(str(size) for size in (count, "num_vectors", *shape))
+        raise ValueError(f"output_relevance has shape {array.shape}, expected ({wanted}).")
+    return finite(array, "output_relevance")
+
+
+def _precision(model: keras.Model) -> str:
+    dtypes = {keras.backend.standardize_dtype(weight.dtype) for weight in model.weights}
+    return "float64" if "float64" in dtypes else "float32"
+
+
+def _one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    if value not in allowed:
+        listed = ", ".join(repr(item) for item in allowed)
+        raise ValueError(f"{name} must be one of {listed}, received {value!r}.")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Returns a sentence with the names most like `name`."""
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
+    return f" Did you mean {' or '.join(repr(item) for item in close)}?" if close else ""
+
+
+def option_names(cls: type) -> dict[str, Any]:
+    """Returns the keyword-only options of an analyzer class with their defaults."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        init = base.__dict__.get("__init__")
+        if init is None or not issubclass(base, Analyzer):
+            continue
+        for parameter in inspect.signature(init).parameters.values():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                found[parameter.name] = parameter.default
+    return found

@@ -1,0 +1,112 @@
+"""Grad-CAM: a reference method, not a reversed network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfexplain.analyzers.base import Analyzer
+from tfexplain.analyzers.gradients import GradientAnalyzer
+from tfexplain.analyzers.reversed import tensors
+from tfexplain.errors import UnsupportedModelError
+from tfexplain.numerics import Compiled, Tensor, expand, shape_of
+from tfexplain.operations import ConvolutionLinear
+from tfexplain.reverse import start_relevance
+
+
+class GradCAM(GradientAnalyzer):
+    """Grad-CAM of the last convolution, upsampled to the input ([selvaraju2017grad]).
+
+    max(0, sum_c a_c A_c), a_c the mean of the gradient over the positions of channel c. The same
+    value is repeated for every channel of the input.
+
+    Args:
+        model: See `Analyzer`. One input with one or two spatial axes, channels last.
+        layer: Name of the layer whose output is A; the last convolution if not given.
+        **common: See `Analyzer`.
+
+    Raises:
+        UnsupportedModelError: For a model without convolution, or another kind of input.
+        ValueError: For an unknown layer.
+    """
+
+    name = "grad_cam"
+
+    def __init__(self, model: keras.Model, *, layer: str | None = None, **common: Any) -> None:
+        super().__init__(model, **common)
+        if len(self.graph.inputs) != 1 or len(self.graph.inputs[0].shape) not in (3, 4):
+            raise UnsupportedModelError(
+                "grad_cam needs one input of shape (batch, steps, channels) or (batch, height, "
+                f"width, channels); this model has {[n.shape for n in self.graph.inputs]}."
+            )
+        self.layer = layer or self._last_convolution()
+        node = self.readout(self.layer)
+        if len(node.shape) != len(self.graph.inputs[0].shape):
+            raise ValueError(
+                f"grad_cam needs a layer with spatial axes; {self.layer!r} has the output "
+                f"{node.shape}."
+            )
+        self._cam = self.network(layers=(self.layer,))
+        self._activation = self._cam._nodes.index(node)
+        signature = [
+            [tf.TensorSpec(self.graph.inputs[0].shape, self.dtype)],
+            tf.TensorSpec((None, None), "int32"),
+        ]
+        self._run_explain = Compiled(self.explain, signature, self.jit_compile)
+
+    def _last_convolution(self) -> str:
+        calls = self.graph.upstream([self.start]).calls
+        found = [call for call in calls if isinstance(call.operation, ConvolutionLinear)]
+        names = [call.name for call in found if call.operation.channels_last]
+        if not names:
+            raise UnsupportedModelError(
+                "grad_cam needs a channels-last convolution, and this model has none; name another "
+                "layer with spatial axes as layer=..."
+            )
+        return names[-1]
+
+    def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
+        """Returns [explained tensor, map repeated over channels]."""
+        records = self._cam._records(inputs)
+        outputs = records[self._cam.start_index]
+        relevance = start_relevance(outputs, targets, self.head)
+        gradient = self._cam._backward(records, relevance)[1]
+        activation = records[self._activation]
+        spatial = list(range(2, len(gradient.shape) - 1))
+        weights = tf.reduce_mean(gradient, axis=spatial, keepdims=True)
+        cam = tf.nn.relu(tf.reduce_sum(weights * expand(activation), axis=-1))
+        return [outputs, self._upsampled(cam, inputs[0])]
+
+    def _upsampled(self, cam: Tensor, x: Tensor) -> Tensor:
+        batch, vectors = shape_of(cam)[:2]
+        sizes = shape_of(x)[1:]
+        planar = cam.shape[2:].rank == 2
+        height, width = shape_of(cam)[2:] if planar else (shape_of(cam)[2], 1)
+        maps = tf.reshape(cam, [-1, height, width, 1])
+        maps = tf.image.resize(maps, sizes[:2] if planar else [sizes[0], 1])
+        maps = tf.reshape(tf.cast(maps, cam.dtype), [batch, vectors, *sizes[:-1], 1])
+        return maps * tf.ones([sizes[-1]], cam.dtype)
+
+    def _explain(
+        self, arrays: list[np.ndarray], targets: np.ndarray, positions: slice
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        outputs, *relevance = self._run_explain(tensors(arrays), tf.constant(targets))
+        return outputs.numpy(), [part.numpy() for part in relevance]
+
+    def propagate(self, *args: Any, **options: Any) -> dict[str, np.ndarray]:
+        """Grad-CAM upsamples a product: no relevance is sent backward."""
+        return Analyzer.propagate(self, *args, **options)
+
+    def ledger(self, x: Any, target: Any = None, **options: Any) -> Any:
+        """Grad-CAM has no relevance to account for."""
+        return Analyzer.ledger(self, x, target)
+
+    @property
+    def model(self) -> keras.Model:
+        """No reversed network exists."""
+        raise UnsupportedModelError(
+            "grad_cam is no reversed network but a weighted sum of activations."
+        )

@@ -1,0 +1,154 @@
+"""Analyzers as files: one archive with the model, the configuration and its arrays; no pickle."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pathlib
+import tempfile
+import zipfile
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfexplain.analyzers.base import Analyzer
+from tfexplain.composites import Composite
+from tfexplain.files import write_atomically
+
+FORMAT = 1
+_MODEL, _CONFIG, _ARRAYS = "model.keras", "analyzer.json", "arrays.npz"
+
+
+def option_config(value: Any, key: str, arrays: dict[str, np.ndarray] | None = None) -> Any:
+    """Returns an option as JSON-able data.
+
+    Args:
+        value: The option.
+        key: Where it lies, for the names of arrays.
+        arrays: Collects arrays; without it they are written as lists.
+
+    Raises:
+        ValueError: If it cannot be written, for example a function that is not registered.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Composite):
+        return {"__composite__": value.to_config()}
+    if isinstance(value, np.ndarray) or hasattr(value, "__array__"):
+        array = np.asarray(value)
+        if arrays is None:
+            return {"__array__": array.tolist(), "dtype": str(array.dtype)}
+        arrays[key] = array
+        return {"__stored__": key}
+    if isinstance(value, tuple):
+        items = [option_config(item, f"{key}/{i}", arrays) for i, item in enumerate(value)]
+        return {"__tuple__": items}
+    if isinstance(value, list):
+        return [option_config(item, f"{key}/{i}", arrays) for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {k: option_config(item, f"{key}/{k}", arrays) for k, item in value.items()}
+    name = keras.saving.get_registered_name(value) if callable(value) else None
+    if name is not None and keras.saving.get_registered_object(name) is value:
+        return {"__function__": name}
+    raise ValueError(
+        f"The option {key}={value!r} cannot be saved. Decorate a function with "
+        "@keras.saving.register_keras_serializable(), or give numbers or arrays."
+    )
+
+
+def option_value(config: Any, arrays: dict[str, np.ndarray], custom: dict[str, Any]) -> Any:
+    """Returns the option that `option_config` wrote.
+
+    Raises:
+        ValueError: If a function is not known in this process.
+    """
+    if isinstance(config, list):
+        return [option_value(item, arrays, custom) for item in config]
+    if not isinstance(config, dict):
+        return config
+    if "__composite__" in config:
+        return Composite.from_config(config["__composite__"])
+    if "__stored__" in config:
+        return arrays[config["__stored__"]]
+    if "__array__" in config:
+        return np.asarray(config["__array__"], dtype=config["dtype"])
+    if "__tuple__" in config:
+        return tuple(option_value(item, arrays, custom) for item in config["__tuple__"])
+    if "__function__" in config:
+        name = config["__function__"]
+        found = keras.saving.get_registered_object(name) or custom.get(name.split(">")[-1])
+        if found is None:
+            raise ValueError(
+                f"The function {name!r} is not known here; import the module that registers it, "
+                "or pass it in custom_objects."
+            )
+        return found
+    return {key: option_value(item, arrays, custom) for key, item in config.items()}
+
+
+def save(analyzer: Analyzer, path: Any) -> None:
+    """Writes an analyzer into one file, which appears only when it is complete."""
+    arrays: dict[str, np.ndarray] = {}
+    options = {k: option_config(v, k, arrays) for k, v in analyzer._options.items()}
+    config = {"format": FORMAT, "analyzer": analyzer.name, "options": options}
+    text = json.dumps(config, indent=2)
+    stored = io.BytesIO()
+    np.savez_compressed(stored, **arrays)
+
+    def write(temporary: Any) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            model = os.path.join(folder, _MODEL)
+            analyzer.user_model.save(model)
+            with zipfile.ZipFile(temporary, "w") as archive:
+                archive.write(model, _MODEL)
+                archive.writestr(_CONFIG, text)
+                archive.writestr(_ARRAYS, stored.getvalue())
+
+    write_atomically(path, write)
+
+
+def load_analyzer(path: Any, custom_objects: dict[str, Any] | None = None) -> Analyzer:
+    """Loads an analyzer that `Analyzer.save` wrote.
+
+    Args:
+        path: The file.
+        custom_objects: Name -> class or function that the model or the options need.
+
+    Returns:
+        The analyzer with the same numbers.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no complete analyzer file.
+    """
+    from tfexplain.analyzers import create_analyzer
+
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no analyzer file {str(path)!r}.")
+    try:
+        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+            config = json.loads(archive.read(_CONFIG))
+            with np.load(io.BytesIO(archive.read(_ARRAYS)), allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files}
+            archive.extract(_MODEL, folder)
+            version = config["format"]
+            if version == FORMAT:
+                model = keras.models.load_model(
+                    os.path.join(folder, _MODEL), custom_objects=custom_objects, compile=False
+                )
+    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, EOFError) as error:
+        raise ValueError(
+            f"{str(path)!r} is no complete analyzer file ({error}); write it with analyzer.save."
+        ) from None
+    if version != FORMAT:
+        raise ValueError(
+            f"{str(path)!r} has format {version!r}, this tfexplain reads format {FORMAT}."
+        )
+    custom = custom_objects or {}
+    options = {k: option_value(v, arrays, custom) for k, v in config["options"].items()}
+    return create_analyzer(config["analyzer"], model, **options)

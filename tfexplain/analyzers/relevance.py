@@ -1,0 +1,474 @@
+"""Layer-wise relevance propagation, excitation backpropagation and Deep Taylor decomposition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfexplain.analyzers.base import Analyzer, nearest
+from tfexplain.analyzers.reversed import ReversedAnalyzer, tensors
+from tfexplain.composites import (
+    ADDITION,
+    AVERAGE_POOLING,
+    BATCH_NORM,
+    COMPOSITES,
+    LINEAR,
+    Composite,
+    First,
+    Last,
+    NonNegativeInput,
+    UpTo,
+    ensure_input_rule,
+    relevance_rows,
+    routing_rows,
+)
+from tfexplain.errors import UnsupportedModelError
+from tfexplain.numerics import Compiled, Tensor, expand
+from tfexplain.rules import (
+    AlphaBeta,
+    ContrastiveZPlus,
+    Epsilon,
+    Flat,
+    Gamma,
+    Gradient,
+    Rule,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
+
+
+class LRPAnalyzer(ReversedAnalyzer):
+    """Base of LRP methods with one rule for all linear layers.
+
+    Args:
+        model: See `Analyzer`.
+        input_rule: Rule of the first linear call on each path from an input: None, "flat",
+            "w_square" or ("box", low, high) in units of the model's input.
+        add: "rule": additions follow the method's rule; "proportional": x_i / sum.
+        max_pool: "winner" or "average".
+        **common: See `Analyzer`.
+    """
+
+    default_head: ClassVar[str] = "logit"
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        input_rule: Any = None,
+        add: str | None = None,
+        max_pool: str = "winner",
+        **common: Any,
+    ) -> None:
+        proportional = common.get("compat") is not None
+        self._rows = {
+            "first": ensure_input_rule(input_rule),
+            "add": add or ("proportional" if proportional else "rule"),
+            "max_pool": max_pool,
+        }
+        super().__init__(model, **common)
+
+    def composite(self) -> Composite:
+        """One rule for dense layers, convolutions, normalisations and additions."""
+        rule = self._rule()
+        return Composite(self.name, relevance_rows(rule, rule, **self._rows))
+
+    def _rule(self) -> Rule:
+        raise NotImplementedError
+
+
+class BiasedLRP(LRPAnalyzer):
+    """Base of LRP methods whose rule knows the bias.
+
+    Args:
+        model: See `Analyzer`.
+        bias: "split" (its positive part counts in the positive denominator, its negative part in
+            the negative one), "ignore", or "full" (the whole bias in both).
+        **common: See `LRPAnalyzer`.
+    """
+
+    def __init__(self, model: keras.Model, *, bias: str | None = None, **common: Any) -> None:
+        # innvestigate has the whole bias in both denominators.
+        self.bias = bias or ("full" if common.get("compat") is not None else "split")
+        super().__init__(model, **common)
+
+
+class LRPZ(BiasedLRP):
+    """LRP-z (LRP-0): in proportion to contributions; 0 where z = 0 ([bach2015pixel])."""
+
+    name = "lrp.z"
+
+    def _rule(self) -> Rule:
+        return Epsilon(0.0, bias=self.bias)
+
+
+class LRPEpsilon(BiasedLRP):
+    """LRP-epsilon ([bach2015pixel]).
+
+    Args:
+        model: See `Analyzer`.
+        epsilon: Float >= 0, added to z with its sign.
+        relative: Measure epsilon in standard deviations of z.
+        **common: See `BiasedLRP`.
+    """
+
+    name = "lrp.epsilon"
+
+    def __init__(
+        self, model: keras.Model, *, epsilon: float = 1e-7, relative: bool = False, **common: Any
+    ) -> None:
+        self.epsilon, self.relative = epsilon, relative
+        super().__init__(model, **common)
+
+    def _rule(self) -> Rule:
+        return Epsilon(self.epsilon, self.relative, self.bias)
+
+
+class LRPGamma(BiasedLRP):
+    """LRP-gamma, generalised to signed inputs ([montavon2019layer], [andeol2021learning]).
+
+    Args:
+        model: See `Analyzer`.
+        gamma: Float >= 0: how much more contributions with the sign of the output count.
+        **common: See `BiasedLRP`.
+    """
+
+    name = "lrp.gamma"
+
+    def __init__(self, model: keras.Model, *, gamma: float = 0.25, **common: Any) -> None:
+        self.gamma = gamma
+        super().__init__(model, **common)
+
+    def _rule(self) -> Rule:
+        return Gamma(self.gamma, self.bias)
+
+
+class LRPAlphaBeta(BiasedLRP):
+    """LRP-alpha-beta ([bach2015pixel]).
+
+    Args:
+        model: See `Analyzer`.
+        alpha: Float >= 1, factor of positive contributions.
+        beta: Factor of negative contributions; alpha - 1 if not given.
+        **common: See `BiasedLRP`.
+    """
+
+    name = "lrp.alpha_beta"
+
+    def __init__(
+        self, model: keras.Model, *, alpha: float, beta: float | None = None, **common: Any
+    ) -> None:
+        self.alpha, self.beta = alpha, beta
+        super().__init__(model, **common)
+
+    def _rule(self) -> Rule:
+        return AlphaBeta(self.alpha, self.beta, self.bias)
+
+
+class LRPZPlus(LRPAnalyzer):
+    """z+ everywhere: positive contributions without bias ([montavon2017explaining])."""
+
+    name = "lrp.z_plus"
+
+    def _rule(self) -> Rule:
+        return ZPlus()
+
+
+class LRPWSquare(LRPAnalyzer):
+    """w^2 everywhere: in proportion to squared weights ([montavon2017explaining])."""
+
+    name = "lrp.w_square"
+
+    def _rule(self) -> Rule:
+        return WSquare()
+
+
+class LRPFlat(LRPAnalyzer):
+    """Equal shares everywhere: the receptive field ([lapuschkin2019unmasking])."""
+
+    name = "lrp.flat"
+
+    def _rule(self) -> Rule:
+        return Flat()
+
+
+class LRPSequentialPreset(BiasedLRP):
+    """Epsilon for dense layers, alpha-beta for convolutions ([kohlbrenner2020towards]).
+
+    Args:
+        model: See `Analyzer`.
+        alpha: 1 for preset a, 2 for preset b.
+        epsilon: Float >= 0 of dense layers.
+        until: Flat rule for the linear layers 0 to `until`, counted from the input.
+        **common: See `BiasedLRP`.
+    """
+
+    name = "lrp.sequential_preset_a"
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        alpha: float = 1,
+        epsilon: float = 0.1,
+        until: int | None = None,
+        **common: Any,
+    ) -> None:
+        self.alpha, self.epsilon, self.until = alpha, epsilon, until
+        super().__init__(model, **common)
+
+    def composite(self) -> Composite:
+        """Epsilon for dense layers, alpha-beta for the others."""
+        dense = Epsilon(self.epsilon, bias=self.bias)
+        convolution = AlphaBeta(self.alpha, bias=self.bias)
+        composite = Composite(self.name, relevance_rows(dense, convolution, **self._rows))
+        if self.until is None:
+            return composite
+        return composite.prepend([(UpTo(self.until), Flat())])
+
+
+class LRPComposite(LRPAnalyzer):
+    """LRP with a rule for each kind of layer.
+
+    Args:
+        model: See `Analyzer`.
+        composite: A `Composite`, or the name of one of `COMPOSITES`.
+        **options: The preset's own options (epsilon, gamma, low, high, bias), and those of
+            `LRPAnalyzer`.
+    """
+
+    name = "lrp.composite"
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        composite: str | Composite = "epsilon_plus",
+        bias: str | None = None,
+        **options: Any,
+    ) -> None:
+        own = {
+            key: options.pop(key) for key in ("epsilon", "gamma", "low", "high") if key in options
+        }
+        if bias is not None or options.get("compat"):
+            own["bias"] = bias or "full"
+        self._given_composite, self._own = composite, own
+        super().__init__(model, **options)
+
+    def composite(self) -> Composite:
+        """The given composite, or the preset with its options."""
+        given = self._given_composite
+        rows = {key: value for key, value in self._rows.items() if value is not None}
+        if isinstance(given, Composite):
+            if self._own:
+                raise ValueError(
+                    f"The options {', '.join(self._own)} belong to named presets; a Composite "
+                    "holds its own numbers."
+                )
+            first = rows.pop("first", None)
+            return given if first is None else given.prepend([(First(), first)])
+        if given not in COMPOSITES:
+            known = sorted(COMPOSITES)
+            raise ValueError(
+                f"There is no composite {given!r}. Known: {', '.join(known)}."
+                + nearest(given, known)
+            )
+        try:
+            return COMPOSITES[given](**self._own, **rows)
+        except TypeError as error:
+            raise ValueError(f"Composite {given!r}: {error}") from None
+
+
+class ExcitationBackprop(LRPAnalyzer):
+    """Excitation backpropagation: z+ everywhere, started with one ([zhang2018top])."""
+
+    name = "excitation_bp"
+    default_head: ClassVar[str] = "one"
+
+    def _rule(self) -> Rule:
+        return ZPlus()
+
+
+class _Contrast:
+    """Contrastive methods have no single backward chain for given relevance."""
+
+    def propagate(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        raise UnsupportedModelError(
+            f"{self.name} contrasts two backward passes that depend on the explained output; given "
+            "relevance has none. Use the method that is contrasted."
+        )
+
+
+class ContrastiveExcitationBackprop(_Contrast, ExcitationBackprop):
+    """Excitation backpropagation whose last layer subtracts what -W would get ([zhang2018top])."""
+
+    name = "excitation_bp.contrastive"
+
+    def composite(self) -> Composite:
+        """As excitation backpropagation, but for the last linear layer."""
+        return super().composite().prepend([(Last(), ContrastiveZPlus())])
+
+
+class DeepTaylor(ReversedAnalyzer):
+    """Deep Taylor decomposition ([montavon2017explaining]).
+
+    z+ where the inputs are >= 0 for certain, w^2 elsewhere.
+
+    Args:
+        model: See `Analyzer`.
+        max_pool: "winner" or "average".
+        **common: See `Analyzer`.
+    """
+
+    name = "deep_taylor"
+    default_head: ClassVar[str] = "logit"
+
+    def __init__(self, model: keras.Model, *, max_pool: str = "winner", **common: Any) -> None:
+        self._max_pool = max_pool
+        super().__init__(model, **common)
+
+    def _first(self) -> Rule | None:
+        return None
+
+    def _network_head(self) -> str:
+        return "positive_logit" if self.compat and self.head == "logit" else self.head
+
+    def composite(self) -> Composite:
+        """Rows by the sign of the input."""
+        first = self._first()
+        rows: list = [] if first is None else [(First(), first)]
+        if self.compat:
+            # Also at the first layer, whatever the sign of its input, as innvestigate does.
+            rows += [(LINEAR + BATCH_NORM, ZPlus())]
+            rows += [(ADDITION + AVERAGE_POOLING, Gradient())]
+        else:
+            additive = LINEAR + BATCH_NORM + ADDITION
+            rows += [(NonNegativeInput(additive), ZPlus()), (additive, WSquare())]
+        return Composite(self.name, (*rows, *routing_rows(self._max_pool)))
+
+
+class BoundedDeepTaylor(DeepTaylor):
+    """Deep Taylor decomposition for inputs inside known bounds ([montavon2017explaining]).
+
+    Args:
+        model: See `Analyzer`.
+        low: Lowest values of the input: a number or an array that broadcasts to it.
+        high: Highest values.
+        **common: See `DeepTaylor`.
+    """
+
+    name = "deep_taylor.bounded"
+
+    def __init__(self, model: keras.Model, *, low: Any, high: Any, **common: Any) -> None:
+        self._box = ZBox(low, high)
+        super().__init__(model, **common)
+
+    def _first(self) -> Rule:
+        return self._box
+
+
+class ContrastiveLRP(_Contrast, Analyzer):
+    """Contrastive LRP: the map of the output minus that of all others ([gu2018understanding]).
+
+    max(0, n(r(y_k)) - n(r(y_-k))), n dividing a map by its sum (Eq. 15 of [sixt2020when]).
+
+    Args:
+        model: See `Analyzer`.
+        rule: Name of the analyzer that is contrasted, or the name and options in a dict
+            {"name": ..., **options}.
+        rectify: Apply the maximum with 0.
+        **common: See `Analyzer`; passed on to the contrasted analyzer.
+    """
+
+    name = "lrp.contrastive"
+    default_head: ClassVar[str] = "logit"
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        rule: str | dict = "lrp.alpha_1_beta_0",
+        rectify: bool = True,
+        **common: Any,
+    ) -> None:
+        from tfexplain.analyzers import create_analyzer
+
+        super().__init__(model, **common)
+        options = dict(rule) if isinstance(rule, dict) else {"name": rule}
+        inner = options.pop("name", None)
+        if not str(inner).startswith(("lrp", "deep_taylor", "excitation_bp")):
+            raise ValueError(
+                f"rule names the LRP analyzer that is contrasted, received {inner!r}; for example "
+                "'lrp.alpha_1_beta_0'."
+            )
+        self.inner = create_analyzer(inner, model, **options, **common)
+        if not isinstance(self.inner, ReversedAnalyzer):
+            raise ValueError(f"{inner!r} cannot be contrasted: it is no reversed network.")
+        self.rectify = rectify
+        inputs = [tf.TensorSpec(n.shape, self._spec_dtype(n)) for n in self.inputs.nodes]
+        signature = [inputs, tf.TensorSpec((None, None), "int32")]
+        self._run_explain = Compiled(self.explain, signature, self.jit_compile)
+
+    def _spec_dtype(self, node) -> str:
+        return self.dtype if "float" in node.dtype else node.dtype
+
+    @property
+    def inputs(self):
+        """The inputs of the model."""
+        return self.inner.inputs
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of the explained tensor, without the batch axis."""
+        return self.inner.output_shape
+
+    def describe(self):
+        """Returns the table of the contrasted analyzer."""
+        return self.inner.describe()
+
+    def _outputs(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return self.inner._outputs(arrays)
+
+    def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
+        """Returns [explained tensor, *relevance]."""
+        network = self.inner.network()
+        records = network._records(inputs)
+        outputs = records[network.start_index]
+        flat = tf.reshape(outputs, [tf.shape(outputs)[0], -1])
+        largest = tf.argmax(flat, axis=1, output_type=tf.int32)
+        chosen = tf.where(targets < 0, expand(largest), targets)
+        mask = tf.one_hot(chosen, tf.shape(flat)[1], dtype=flat.dtype)
+        value = expand(flat) if self.head == "logit" else tf.ones_like(expand(flat))
+        shape = tf.concat([tf.shape(chosen), tf.shape(outputs)[1:]], 0)
+        maps = [
+            _normalised(network._backward(records, tf.reshape(start, shape)))
+            for start in (value * mask, value * (1 - mask))
+        ]
+        difference = [first - second for first, second in zip(*maps, strict=True)]
+        if self.rectify:
+            difference = [tf.nn.relu(part) for part in difference]
+        return [outputs, *difference]
+
+    def _explain(
+        self, arrays: list[np.ndarray], targets: np.ndarray, positions: slice
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        outputs, *relevance = self._run_explain(tensors(arrays), tf.constant(targets))
+        return outputs.numpy(), [part.numpy() for part in relevance]
+
+
+def _normalised(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Divides the maps of all inputs by their common sum; 0 where that is 0."""
+    sums = sum(tf.reduce_sum(part, axis=list(range(2, len(part.shape)))) for part in maps)
+    return [
+        tf.math.divide_no_nan(part, tf.reshape(sums, [*_sizes(sums), *[1] * (len(part.shape) - 2)]))
+        for part in maps
+    ]
+
+
+def _sizes(tensor: Tensor) -> list:
+    return [tf.shape(tensor)[0], tf.shape(tensor)[1]]

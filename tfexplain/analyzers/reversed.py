@@ -1,0 +1,340 @@
+"""Analyzers that are one reversed network under a composite."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+import xarray as xr
+
+from tfexplain.analyzers.arrays import Inputs, flat_targets, slices
+from tfexplain.analyzers.base import Analyzer, check_relevance, nearest
+from tfexplain.canonizers import canonize, check_replayable, drop_output_activation
+from tfexplain.composites import Composite, RuleAssignment, assign
+from tfexplain.graph import Graph, Node, trace
+from tfexplain.reverse import ReversedNetwork, start_relevance
+
+# Bytes that the relevance of one chunk of vectors may take at the largest tensor.
+CHUNK_BYTES = 2**28
+
+
+def explained_output(graph: Graph, output: str | int | None) -> Node:
+    """Returns the output tensor that is explained.
+
+    Raises:
+        ValueError: If the model has several outputs and none is chosen, or none has that name.
+    """
+    names = list(graph.output_names)
+    if output is None:
+        if len(graph.outputs) > 1:
+            raise ValueError(
+                f"The model has {len(names)} outputs ({', '.join(names)}); choose one with "
+                "output=<name or index>."
+            )
+        return graph.outputs[0]
+    if isinstance(output, str):
+        if output not in names:
+            raise ValueError(
+                f"The model has no output {output!r}; its outputs are {', '.join(names)}."
+                + nearest(output, names)
+            )
+        return graph.outputs[names.index(output)]
+    if not 0 <= output < len(names):
+        raise ValueError(
+            f"output={output} is out of range: the model has {len(names)} output(s), indices 0 to "
+            f"{len(names) - 1}."
+        )
+    return graph.outputs[output]
+
+
+class GraphAnalyzer(Analyzer):
+    """An analyzer that traces the model's graph.
+
+    Args:
+        model: See `Analyzer`.
+        batch_norm: "fold" into a neighbouring linear layer where that is exact, or "rule": the
+            affine map gets the rule of linear layers.
+        **common: See `Analyzer`.
+    """
+
+    def __init__(self, model: keras.Model, *, batch_norm: str = "fold", **common: Any) -> None:
+        super().__init__(model, **common)
+        if batch_norm not in ("fold", "rule"):
+            raise ValueError(f"batch_norm must be 'fold' or 'rule', received {batch_norm!r}.")
+        graph = self._trace(batch_norm == "fold")
+        start = explained_output(graph, self.output)
+        if self.output_activation == "drop":
+            graph, start = drop_output_activation(graph, start)
+        for call in graph.calls:
+            if hasattr(call.operation, "dtype"):
+                call.operation.dtype = self.dtype
+        self.graph = graph
+        self.start = start
+        self._inputs = Inputs(graph.inputs, graph.input_names, self.dtype)
+
+    def _trace(self, fold_batch_norm: bool) -> Graph:
+        """Returns the canonical graph of the model."""
+        traced = trace(self.user_model)
+        check_replayable(traced)
+        return canonize(traced, fold_batch_norm=fold_batch_norm)
+
+    @property
+    def inputs(self) -> Inputs:
+        """The inputs of the model."""
+        return self._inputs
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of the explained tensor, without the batch axis."""
+        return self.start.shape[1:]
+
+    def readout(self, name: str) -> Node:
+        """Returns the tensor that a layer's name means.
+
+        Raises:
+            ValueError: If there is no such layer.
+        """
+        if name not in self.graph.readouts:
+            known = list(self.graph.readouts)
+            raise ValueError(
+                f"The model has no layer {name!r} in its graph."
+                + nearest(name, known)
+                + f" Known: {', '.join(known[:40])}{' ...' if len(known) > 40 else ''}."
+            )
+        return self.graph.readouts[name]
+
+
+class ReversedAnalyzer(GraphAnalyzer):
+    """Base of analyzers whose backward pass is one reversed network.
+
+    Subclasses say which composite they use.
+    """
+
+    times_activation: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def composite(self) -> Composite:
+        """Returns which rule each call gets."""
+
+    def __init__(self, model: keras.Model, **common: Any) -> None:
+        super().__init__(model, **common)
+        graph = self.graph.upstream([self.start])
+        self.assignment = assign(
+            Graph(
+                graph.inputs,
+                graph.input_names,
+                (self.start,),
+                graph.output_names,
+                graph.calls,
+                graph.readouts,
+            ),
+            self.composite(),
+            self.name or type(self).__name__,
+        )
+        self._networks: dict[tuple, ReversedNetwork] = {}
+
+    def describe(self) -> RuleAssignment:
+        """Returns the table of calls, operations and rules; it prints."""
+        return self.assignment
+
+    def network(self, start: str | None = None, layers: Sequence[str] = ()) -> ReversedNetwork:
+        """Returns the reversed network from a start tensor to the inputs and given layers.
+
+        Args:
+            start: Name of the layer whose output receives the relevance; None is the explained
+                output.
+            layers: Names of layers to read.
+
+        Raises:
+            ValueError: For unknown names, or a layer that is not upstream of the start.
+        """
+        key = (start, tuple(layers))
+        if key not in self._networks:
+            node = self.start if start is None else self.readout(start)
+            graph = self.graph.upstream([node])
+            if start is not None:
+                covered = set(self.assignment.rules)
+                missing = [call.name for call in graph.calls if call not in covered]
+                if missing:
+                    raise ValueError(
+                        f"start={start!r} is not upstream of the explained output: "
+                        f"{', '.join(missing)} have no rule. Choose output=... accordingly."
+                    )
+            reachable = set(graph.inputs).union(*(call.outputs for call in graph.calls), {node})
+            readouts = {}
+            for name in layers:
+                readouts[name] = self.readout(name)
+                if readouts[name] not in reachable:
+                    raise ValueError(
+                        f"Layer {name!r} is not upstream of "
+                        f"{'the explained output' if start is None else repr(start)}; no "
+                        "relevance reaches it."
+                    )
+            self._networks[key] = ReversedNetwork(
+                self.graph,
+                self.assignment,
+                start=node,
+                readouts=readouts,
+                dtype=self.dtype,
+                head=self._network_head(),
+                times_activation=self.times_activation,
+                jit_compile=self.jit_compile,
+            )
+        return self._networks[key]
+
+    def _network_head(self) -> str:
+        return self.head
+
+    def explain(self, inputs: list, targets: tf.Tensor) -> list[tf.Tensor]:
+        """Returns [explained tensor, *relevance of the inputs]."""
+        return self.network().explain(inputs, targets)
+
+    @property
+    def model(self) -> keras.Model:
+        """The reversed network, a keras.Model of (inputs, output_relevance)."""
+        return self.network().model
+
+    def _outputs(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return self.network().run_outputs(tensors(arrays)).numpy()
+
+    def _explain(
+        self, arrays: list[np.ndarray], targets: np.ndarray, positions: slice
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        network = self.network()
+        chunk = self._vectors_at_once(network, arrays)
+        if targets.shape[1] <= chunk:
+            outputs, *relevance = network.run_explain(tensors(arrays), tf.constant(targets))
+            return outputs.numpy(), [part.numpy() for part in relevance]
+        records = network.run_records(tensors(arrays))
+        outputs = records[network.start_index]
+        relevance = self._in_chunks(
+            network,
+            records,
+            targets.shape[1],
+            chunk,
+            lambda part: start_relevance(
+                outputs, tf.constant(targets[:, part]), self._network_head()
+            ),
+        )
+        return outputs.numpy(), relevance
+
+    def _in_chunks(self, network, records, vectors, chunk, starting) -> list[np.ndarray]:
+        """Sends many vectors through the tensors of one forward pass, chunk by chunk."""
+        found = []
+        for part in slices(vectors, chunk):
+            results = network.run_backward(records, starting(part))
+            found.append([result.numpy() for result in results])
+        return [np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)]
+
+    def _vectors_at_once(self, network: ReversedNetwork, arrays: list[np.ndarray]) -> int:
+        """Returns how many vectors fit into a chunk for a batch of this size."""
+        item = np.dtype(self.dtype).itemsize
+        largest = max(int(np.prod(array.shape[1:])) for array in arrays)
+        for call in network.graph.calls:
+            for node in call.outputs:
+                # Unknown sizes follow the input, which bounds them from below.
+                sizes = [size or 1 for size in node.shape[1:]]
+                largest = max(largest, int(np.prod(sizes)))
+        return max(1, CHUNK_BYTES // (len(arrays[0]) * largest * item))
+
+    def propagate(
+        self,
+        x: Any,
+        output_relevance: Any,
+        *,
+        start: str | None = None,
+        layers: Sequence[str] = (),
+        batch_size: int = 32,
+    ) -> dict[str, np.ndarray]:
+        """Sends given relevance backward; one forward pass serves all vectors.
+
+        Args:
+            x: As for `analyze`.
+            output_relevance: Any values, (batch, num_vectors, *shape of the start tensor).
+            start: Name of the layer whose output receives it; None is the model's logits.
+            layers: Names of layers to read beside the input.
+            batch_size: As for `analyze`.
+
+        Returns:
+            "input" (or the names of several inputs) and each of `layers` -> array (batch,
+            num_vectors, *shape of that layer's output).
+
+        Raises:
+            ValueError: For a wrong shape, an unknown layer, or one that is not upstream.
+        """
+        layers = (layers,) if isinstance(layers, str) else tuple(layers)
+        network = self.network(start, layers)
+        arrays = self.inputs.arrays(x)
+        relevance = check_relevance(
+            output_relevance, len(arrays[0]), network.start.shape[1:], self.dtype
+        )
+        found = []
+        for part in slices(len(arrays[0]), batch_size):
+            batch = [array[part] for array in arrays]
+            arriving = relevance[part]
+            chunk = self._vectors_at_once(network, batch)
+            if arriving.shape[1] <= chunk:
+                results = network.run_propagate(tensors(batch), tf.constant(arriving))
+                found.append([result.numpy() for result in results])
+                continue
+            found.append(
+                self._in_chunks(
+                    network,
+                    network.run_records(tensors(batch)),
+                    arriving.shape[1],
+                    chunk,
+                    lambda piece, arriving=arriving: tf.constant(arriving[:, piece]),
+                )
+            )
+        names = list(network.readouts)
+        if len(self.inputs.names) == 1:
+            names[0] = "input"
+        return {
+            name: np.concatenate(parts)
+            for name, parts in zip(names, zip(*found, strict=True), strict=True)
+        }
+
+    def ledger(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:
+        """Accounts for the relevance of every call.
+
+        received = kept + absorbed_by_bias + absorbed_by_stabilizer + lost, up to rounding.
+
+        Args:
+            x: As for `analyze`.
+            target: As for `analyze`, one output per sample.
+            batch_size: As for `analyze`.
+
+        Returns:
+            Dataset with these variables over (call, sample), in the order of the backward pass.
+            `lost` is what no input got: shares of 0 / 0, padded zeros, closed gates.
+        """
+        network = self.network()
+        arrays = self.inputs.arrays(x)
+        targets = flat_targets(target, len(arrays[0]), self.output_shape)
+        names = ("received", "kept", "absorbed_by_bias", "absorbed_by_stabilizer", "lost")
+        rows: dict[str, list] = {}
+        for part in slices(len(arrays[0]), batch_size):
+            records = network.run_records(tensors([array[part] for array in arrays]))
+            relevance = start_relevance(
+                records[network.start_index], tf.constant(targets[part]), self._network_head()
+            )
+            for call, values in network.run_ledger(records, relevance).items():
+                rows.setdefault(call, []).append(
+                    np.stack([np.broadcast_to(v, relevance.shape[:2]).sum(1) for v in values])
+                )
+        order = [call.name for call in reversed(network.graph.calls) if call.name in rows]
+        table = np.stack([np.concatenate(rows[name], axis=1) for name in order])
+        return xr.Dataset(
+            {name: (("call", "sample"), table[:, index]) for index, name in enumerate(names)},
+            coords={"call": order, "sample": np.arange(table.shape[2])},
+            attrs={"analyzer": self.name, "unit": "unit of the explained output"},
+        )
+
+
+def tensors(arrays: Sequence[np.ndarray]) -> list[tf.Tensor]:
+    """Returns the arrays as tensors."""
+    return [tf.constant(array) for array in arrays]

@@ -1,0 +1,554 @@
+"""Composites say which rule each call of a graph gets: ordered rows, the first match wins."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import keras
+
+from tfexplain.errors import UnsupportedLayerError
+from tfexplain.graph import Call, Graph, Node
+from tfexplain.operations import (
+    Activation,
+    Affine,
+    AveragePooling,
+    Concatenation,
+    DenseLinear,
+    EinsumLinear,
+    GlobalMaxPooling,
+    Linear,
+    Lookup,
+    MaxPooling,
+    Operation,
+    Product,
+    Rearrangement,
+    Scaling,
+    Sum,
+)
+from tfexplain.operations.linear import ConvolutionLinear
+from tfexplain.rules import (
+    AlphaBeta,
+    AverageOfWindow,
+    Epsilon,
+    EqualShares,
+    Flat,
+    Gamma,
+    Gradient,
+    Pass,
+    Proportional,
+    Rule,
+    Winner,
+    WSquare,
+    ZBox,
+    ZPlus,
+    rule_from_config,
+)
+
+# Groups of canonical operations, for rows by type.
+ANY = (Operation,)
+LINEAR = (Linear,)
+CONVOLUTION = (ConvolutionLinear,)
+DENSE = (DenseLinear, EinsumLinear)
+BATCH_NORM = (Affine,)
+ADDITION = (Sum,)
+PRODUCT = (Product,)
+AVERAGE_POOLING = (AveragePooling,)
+MAX_POOLING = (MaxPooling, GlobalMaxPooling)
+ACTIVATION = (Activation,)
+SCALING = (Scaling,)
+STRUCTURE = (Rearrangement, Concatenation, Lookup)
+
+_TYPES: dict[str, type] = {
+    cls.__name__: cls
+    for group in (
+        ANY,
+        LINEAR,
+        CONVOLUTION,
+        DENSE,
+        BATCH_NORM,
+        ADDITION,
+        PRODUCT,
+        AVERAGE_POOLING,
+        MAX_POOLING,
+        ACTIVATION,
+        SCALING,
+        STRUCTURE,
+    )
+    for cls in group
+}
+
+
+@dataclass(frozen=True)
+class First:
+    """Selects the first linear call on each path from an input.
+
+    It is looked for through padding, reshaping, Rescaling, Normalization and activations of the
+    input itself.
+    """
+
+
+@dataclass(frozen=True)
+class Last:
+    """Selects the last linear call on each path to the explained output."""
+
+
+@dataclass(frozen=True)
+class NonNegativeInput:
+    """Selects calls of some types all of whose inputs are >= 0 for certain."""
+
+    types: tuple[type, ...]
+
+
+@dataclass(frozen=True)
+class UpTo:
+    """Selects linear calls number 0 to `index` from the input (innvestigate's `until`)."""
+
+    index: int
+
+
+Selector = tuple[type, ...] | type | str | First | Last | NonNegativeInput | UpTo | Callable
+
+
+@dataclass(frozen=True)
+class Composite:
+    """An ordered list of rows (selector, rule); the first row that matches a call wins.
+
+    A selector is a tuple of types (Keras classes or the groups of this module), a name pattern
+    such as "block1_*", `First()`, `Last()`, or a function of a `Call` that is registered with
+    `keras.saving.register_keras_serializable`. A row only concerns calls that its rule can handle.
+
+    Args:
+        name: For tables and saved results.
+        rows: Pairs of selector and rule.
+
+    Example:
+        >>> mine = epsilon_plus().prepend([("block1_*", Flat())], name="mine")
+    """
+
+    name: str
+    rows: tuple[tuple[Any, Rule], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Checks and normalises the rows.
+
+        Raises:
+            TypeError: If a row is no pair of selector and rule.
+        """
+        rows = []
+        for row in self.rows:
+            if not (isinstance(row, Sequence) and len(row) == 2 and isinstance(row[1], Rule)):
+                raise TypeError(
+                    f"A row of a composite is a pair (selector, rule), received {row!r}."
+                )
+            rows.append((_ensure_selector(row[0]), row[1]))
+        object.__setattr__(self, "rows", tuple(rows))
+
+    def prepend(self, rows: Iterable[tuple[Any, Rule]], name: str | None = None) -> Composite:
+        """Returns a composite in which `rows` come first."""
+        return Composite(name or self.name, (*rows, *self.rows))
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns the composite as JSON-able data.
+
+        Raises:
+            ValueError: If a function is not registered with Keras.
+        """
+        rows = [[_selector_config(selector), rule.to_config()] for selector, rule in self.rows]
+        return {"name": self.name, "rows": rows}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Composite:
+        """Returns the composite that `to_config` described."""
+        rows = [(_selector_from(row[0]), rule_from_config(row[1])) for row in config["rows"]]
+        return cls(config["name"], tuple(rows))
+
+
+def _ensure_selector(selector: Any) -> Any:
+    if isinstance(selector, type) and not isinstance(selector, tuple):
+        selector = (selector,)
+    if isinstance(selector, tuple | list):
+        selector = tuple(selector)
+        if not all(isinstance(item, type) for item in selector):
+            raise TypeError(f"A tuple selector holds types, received {selector!r}.")
+        return selector
+    if isinstance(selector, str | First | Last | NonNegativeInput | UpTo) or callable(selector):
+        return selector
+    raise TypeError(
+        "A selector is a tuple of types, a name pattern, First(), Last() or a function of a call; "
+        f"received {selector!r}."
+    )
+
+
+def _selector_config(selector: Any) -> Any:
+    if isinstance(selector, str):
+        return {"pattern": selector}
+    if isinstance(selector, First | Last):
+        return {"place": type(selector).__name__}
+    if isinstance(selector, NonNegativeInput):
+        return {"nonnegative": [_type_name(cls) for cls in selector.types]}
+    if isinstance(selector, UpTo):
+        return {"up_to": selector.index}
+    if isinstance(selector, tuple):
+        return {"types": [_type_name(cls) for cls in selector]}
+    name = keras.saving.get_registered_name(selector)
+    if keras.saving.get_registered_object(name) is not selector:
+        raise ValueError(
+            f"The selector {getattr(selector, '__name__', selector)!r} is not registered. Decorate "
+            "it with @keras.saving.register_keras_serializable() so that it can be saved."
+        )
+    return {"function": name}
+
+
+def _selector_from(config: dict[str, Any]) -> Any:
+    ((kind, value),) = config.items()
+    if kind == "pattern":
+        return value
+    if kind == "place":
+        return {"First": First, "Last": Last}[value]()
+    if kind == "nonnegative":
+        return NonNegativeInput(tuple(_type_named(name) for name in value))
+    if kind == "up_to":
+        return UpTo(value)
+    if kind == "types":
+        return tuple(_type_named(name) for name in value)
+    function = keras.saving.get_registered_object(value)
+    if function is None:
+        raise ValueError(f"The selector function {value!r} is not registered in this process.")
+    return function
+
+
+def _type_name(cls: type) -> str:
+    if _TYPES.get(cls.__name__) is cls:
+        return cls.__name__
+    return "keras:" + keras.saving.get_registered_name(cls)
+
+
+def _type_named(name: str) -> type:
+    if not name.startswith("keras:"):
+        return _TYPES[name]
+    name = name.removeprefix("keras:")
+    cls = getattr(keras.layers, name, None) or keras.saving.get_registered_object(name)
+    if cls is None:
+        raise ValueError(f"The layer class {name!r} is not known; register it with Keras.")
+    return cls
+
+
+# --- assigning rules to calls --------------------------------------------------------------------
+
+
+class RuleAssignment:
+    """Which rule each call of a graph has; prints as a table.
+
+    Attributes:
+        rows: Tuples (call, operation, rule) of text, in the order of the forward pass.
+        rules: Call -> rule.
+    """
+
+    def __init__(self, graph: Graph, rules: dict[Call, Rule]) -> None:
+        self.graph = graph
+        self.rules = rules
+        self.rows = [(call.name, call.operation.label, repr(rules[call])) for call in graph.calls]
+
+    def to_json(self) -> str:
+        """Returns the rows as JSON text."""
+        return json.dumps(self.rows)
+
+    def __str__(self) -> str:
+        """Returns the printable table."""
+        head = ("call", "operation", "rule")
+        widths = [max(len(row[i]) for row in (head, *self.rows)) for i in range(3)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (head, tuple("-" * width for width in widths), *self.rows)
+        ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+class _Places:
+    """Finds out where a call lies in its graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.first = _first_calls(graph)
+        self.last = _last_calls(graph)
+        linear = [call for call in graph.calls if isinstance(call.operation, Linear)]
+        self.number = {call: number for number, call in enumerate(linear)}
+
+    def matches(self, selector: Any, call: Call) -> bool:
+        if isinstance(selector, str):
+            return fnmatch.fnmatchcase(call.name, selector)
+        if isinstance(selector, First):
+            return call in self.first
+        if isinstance(selector, Last):
+            return call in self.last
+        if isinstance(selector, UpTo):
+            return self.number.get(call, selector.index + 1) <= selector.index
+        if isinstance(selector, NonNegativeInput):
+            return isinstance(call.operation, selector.types) and all(call.nonnegative)
+        if isinstance(selector, tuple):
+            return isinstance(call.operation, selector) or isinstance(
+                call.operation.source, selector
+            )
+        return bool(selector(call))
+
+
+def is_transparent(operation: Operation) -> bool:
+    """Tells whether the first layer is looked for behind an operation."""
+    return isinstance(operation, Rearrangement | Concatenation | Scaling)
+
+
+def _first_calls(graph: Graph) -> set[Call]:
+    found, waiting, seen = set(), list(graph.inputs), set()
+    consumers = graph.consumers()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        for call in consumers[node]:
+            if isinstance(call.operation, Linear | Affine):
+                found.add(call)
+            elif is_transparent(call.operation):
+                waiting.extend(call.outputs)
+    return found
+
+
+def _last_calls(graph: Graph) -> set[Call]:
+    found, waiting, seen = set(), list(graph.outputs), set()
+    producer = graph.producer()
+    while waiting:
+        node = waiting.pop()
+        call = producer.get(node)
+        if call is None or call in seen:
+            continue
+        seen.add(call)
+        if isinstance(call.operation, Linear):
+            found.add(call)
+        else:
+            waiting.extend(call.inputs)
+    return found
+
+
+def assign(graph: Graph, composite: Composite, method: str) -> RuleAssignment:
+    """Gives every call of a canonical graph its rule.
+
+    Args:
+        graph: A canonical graph.
+        composite: The rows.
+        method: Name of the analyzer, for messages.
+
+    Raises:
+        UnsupportedLayerError: If no row covers a call; the message names all such calls.
+        ValueError: If a name pattern of the composite concerns no call.
+    """
+    places = _Places(graph)
+    rules: dict[Call, Rule] = {}
+    named: dict[str, bool] = {}
+    offenders = []
+    for call in graph.calls:
+        for selector, rule in composite.rows:
+            matched = places.matches(selector, call)
+            fits = matched and rule.handles(call.operation)
+            if isinstance(selector, str):
+                named[selector] = named.get(selector, False) or fits
+            if fits:
+                rules.setdefault(call, rule)
+        if call not in rules:
+            offenders.append(call)
+    if offenders:
+        raise UnsupportedLayerError(_refusal(offenders, method))
+    for pattern, used in named.items():
+        if not used:
+            raise ValueError(
+                f"The row {pattern!r} of composite {composite.name!r} matches no call that its "
+                f"rule can handle. Calls: {', '.join(call.name for call in graph.calls)}."
+            )
+    return RuleAssignment(graph, rules)
+
+
+def _refusal(offenders: list[Call], method: str) -> str:
+    lines = [f"{method} has no rule for {len(offenders)} call(s) of this model:"]
+    lines += [f"  {call.name} ({call.operation.label})" for call in offenders]
+    lines.append(
+        "Relevance is not sent through operations without a rule. Use a gradient method, or "
+        'lrp.composite with a row of your own, for example ("'
+        f'{offenders[0].name}", tfexplain.rules.Gradient()); a custom layer of one tensor may '
+        'declare relevance_policy = "pass".'
+    )
+    return "\n".join(lines)
+
+
+# --- rows that composites share ------------------------------------------------------------------
+
+
+def routing_rows(max_pool: str = "winner") -> tuple[tuple[Any, Rule], ...]:
+    """Returns the rows of relevance methods for everything that is not affine.
+
+    Args:
+        max_pool: "winner" or "average".
+
+    Raises:
+        ValueError: For another value.
+    """
+    if max_pool not in ("winner", "average"):
+        raise ValueError(f"max_pool must be 'winner' or 'average', received {max_pool!r}.")
+    return (
+        (AVERAGE_POOLING, Proportional()),
+        (MAX_POOLING, Winner() if max_pool == "winner" else AverageOfWindow()),
+        (ACTIVATION, Pass()),
+        (SCALING, Pass()),
+        (STRUCTURE, Gradient()),
+        (PRODUCT, EqualShares()),
+    )
+
+
+def relevance_rows(
+    dense: Rule,
+    convolution: Rule,
+    *,
+    first: Rule | None = None,
+    add: str = "rule",
+    max_pool: str = "winner",
+) -> tuple[tuple[Any, Rule], ...]:
+    """Returns the rows of a relevance method.
+
+    Args:
+        dense: Rule of Dense and EinsumDense.
+        convolution: Rule of convolutions, unfolded batch normalisations and additions.
+        first: Rule of the first linear call on each path from an input.
+        add: "rule": additions follow the rule of convolutions; "proportional": x_i / sum.
+        max_pool: "winner" or "average".
+
+    Raises:
+        ValueError: For an unknown option.
+    """
+    if add not in ("rule", "proportional"):
+        raise ValueError(f"add must be 'rule' or 'proportional', received {add!r}.")
+    merging = Proportional() if add == "proportional" else convolution
+    rows = [(First(), first)] if first is not None else []
+    rows += [
+        (DENSE, dense),
+        (CONVOLUTION, convolution),
+        (BATCH_NORM, convolution),
+        (ADDITION, merging),
+    ]
+    return (*rows, *routing_rows(max_pool))
+
+
+def ensure_input_rule(value: Any) -> Rule | None:
+    """Returns the rule of the option `input_rule`.
+
+    Args:
+        value: None, "flat", "w_square", ("box", low, high) or a `Rule`.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    if value is None or isinstance(value, Rule):
+        return value
+    if value == "flat":
+        return Flat()
+    if value == "w_square":
+        return WSquare()
+    if isinstance(value, tuple | list) and len(value) == 3 and value[0] == "box":
+        return ZBox(value[1], value[2])
+    raise ValueError(
+        f"input_rule must be None, 'flat', 'w_square' or ('box', low, high), received {value!r}."
+    )
+
+
+# --- presets -------------------------------------------------------------------------------------
+
+COMPOSITES: dict[str, Callable[..., Composite]] = {}
+
+
+def register_composite(name: str) -> Callable[[Callable], Callable]:
+    """Enters a preset under a name that the command line, docs and tests list."""
+
+    def decorate(function: Callable[..., Composite]) -> Callable[..., Composite]:
+        COMPOSITES[name] = function
+        return function
+
+    return decorate
+
+
+@register_composite("epsilon_plus")
+def epsilon_plus(*, epsilon: float = 1e-6, bias: str = "split", **rows: Any) -> Composite:
+    """Epsilon for dense layers, z+ for convolutions ([montavon2019layer])."""
+    return Composite("epsilon_plus", relevance_rows(Epsilon(epsilon, bias=bias), ZPlus(), **rows))
+
+
+@register_composite("epsilon_plus_flat")
+def epsilon_plus_flat(*, epsilon: float = 1e-6, bias: str = "split", **rows: Any) -> Composite:
+    """As epsilon_plus, flat at the first layer ([lapuschkin2019unmasking])."""
+    rows = {"first": Flat(), **rows}
+    return replace(epsilon_plus(epsilon=epsilon, bias=bias, **rows), name="epsilon_plus_flat")
+
+
+@register_composite("epsilon_gamma_box")
+def epsilon_gamma_box(
+    *,
+    low: Any,
+    high: Any,
+    epsilon: float = 1e-6,
+    gamma: float = 0.25,
+    bias: str = "split",
+    **rows: Any,
+) -> Composite:
+    """Epsilon for dense layers, gamma for convolutions, z^B first ([montavon2019layer])."""
+    rows = {"first": ZBox(low, high), **rows}
+    dense, convolution = Epsilon(epsilon, bias=bias), Gamma(gamma, bias=bias)
+    return Composite("epsilon_gamma_box", relevance_rows(dense, convolution, **rows))
+
+
+@register_composite("epsilon_alpha2_beta1")
+def epsilon_alpha2_beta1(*, epsilon: float = 1e-6, bias: str = "split", **rows: Any) -> Composite:
+    """Epsilon for dense layers, alpha 2 beta 1 for convolutions ([kohlbrenner2020towards])."""
+    dense, convolution = Epsilon(epsilon, bias=bias), AlphaBeta(2, 1, bias=bias)
+    return Composite("epsilon_alpha2_beta1", relevance_rows(dense, convolution, **rows))
+
+
+@register_composite("epsilon_alpha2_beta1_flat")
+def epsilon_alpha2_beta1_flat(
+    *, epsilon: float = 1e-6, bias: str = "split", **rows: Any
+) -> Composite:
+    """As epsilon_alpha2_beta1, flat at the first layer."""
+    rows = {"first": Flat(), **rows}
+    composite = epsilon_alpha2_beta1(epsilon=epsilon, bias=bias, **rows)
+    return replace(composite, name="epsilon_alpha2_beta1_flat")
+
+
+@register_composite("cmp_alpha1_beta0")
+def cmp_alpha1_beta0(*, epsilon: float = 1e-10, bias: str = "split", **rows: Any) -> Composite:
+    """LRP-CMP with alpha 1 ([kohlbrenner2020towards]; [sixt2020when])."""
+    dense, convolution = Epsilon(epsilon, bias=bias), AlphaBeta(1, 0, bias=bias)
+    return Composite("cmp_alpha1_beta0", relevance_rows(dense, convolution, **rows))
+
+
+@register_composite("cmp_alpha2_beta1")
+def cmp_alpha2_beta1(*, epsilon: float = 1e-10, bias: str = "split", **rows: Any) -> Composite:
+    """LRP-CMP with alpha 2 ([kohlbrenner2020towards]; [sixt2020when])."""
+    dense, convolution = Epsilon(epsilon, bias=bias), AlphaBeta(2, 1, bias=bias)
+    return Composite("cmp_alpha2_beta1", relevance_rows(dense, convolution, **rows))
+
+
+@register_composite("excitation")
+def excitation(**rows: Any) -> Composite:
+    """z+ everywhere: excitation backpropagation ([zhang2018top])."""
+    return Composite("excitation", relevance_rows(ZPlus(), ZPlus(), **rows))
+
+
+def uses_bounds(rule: Rule) -> bool:
+    """Tells whether a rule needs the bounds of its input."""
+    return isinstance(rule, ZBox)
+
+
+def bounded_path(graph: Graph, node: Node) -> tuple[Call, ...]:
+    """Returns the transparent calls between the inputs and a tensor, for its bounds."""
+    path = graph.upstream([node]).calls
+    return tuple(call for call in path if is_transparent(call.operation))

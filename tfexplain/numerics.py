@@ -1,0 +1,192 @@
+"""Small numerical helpers that rules share: the vector axis, safe division, parts, pull-backs.
+
+Relevance has the axes (batch, num_vectors, *shape), activations (batch, *shape). `fold` merges the
+first two axes so that an ordinary operation serves all vectors, `unfold` takes them apart again,
+and `expand` gives an activation the axis of length one that broadcasts over the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+Tensor = tf.Tensor
+
+
+def shape_of(tensor: Tensor) -> list:
+    """Returns the shape as a list: integers where they are known, scalar tensors elsewhere."""
+    static = tensor.shape.as_list()
+    if None not in static:
+        return static
+    dynamic = tf.shape(tensor)
+    return [dynamic[axis] if size is None else size for axis, size in enumerate(static)]
+
+
+def fold(relevance: Tensor) -> Tensor:
+    """Merges (batch, num_vectors, *shape) into (batch * num_vectors, *shape)."""
+    shape = shape_of(relevance)
+
+    return tf.reshape(relevance, [shape[0] * shape[1], *shape[2:]])
+
+
+def unfold(folded: Tensor, relevance: Tensor) -> Tensor:
+    """Splits the first axis of `folded` into the (batch, num_vectors) of `relevance`."""
+    batch, vectors = shape_of(relevance)[:2]
+    return tf.reshape(folded, [batch, vectors, *shape_of(folded)[1:]])
+
+
+def expand(activation: Tensor) -> Tensor:
+    """Adds the axis that broadcasts an activation over the relevance vectors."""
+    return tf.expand_dims(activation, 1)
+
+
+def positive(tensor: Tensor) -> Tensor:
+    """Returns the positive part max(x, 0)."""
+    return tf.nn.relu(tensor)
+
+
+def negative(tensor: Tensor) -> Tensor:
+    """Returns the negative part min(x, 0)."""
+    return -tf.nn.relu(-tensor)
+
+
+def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Divides, with 0 wherever the denominator is 0."""
+    zero = tf.equal(denominator, 0)
+    return tf.where(
+        zero, tf.zeros((), numerator.dtype), numerator / tf.where(zero, 1.0, denominator)
+    )
+
+
+def sum_to_shape(tensor: Tensor, shape: Sequence) -> Tensor:
+    """Sums a (batch, num_vectors, *big) tensor to what broadcast up to it, (…, *shape[1:]).
+
+    `shape` is the shape (batch, *sizes) of the activation that was broadcast.
+    """
+    extra = len(tensor.shape) - 1 - len(shape)
+    if extra > 0:
+        tensor = tf.reduce_sum(tensor, axis=list(range(2, 2 + extra)))
+    axes = [
+        axis
+        for axis, size in enumerate(shape)
+        if axis > 0 and isinstance(size, int) and size == 1 and tensor.shape[axis + 1] != 1
+    ]
+    if axes:
+        tensor = tf.reduce_sum(tensor, axis=[axis + 1 for axis in axes], keepdims=True)
+    return tensor
+
+
+def pull_back(
+    function: Callable[..., Tensor | Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    relevances: Sequence[Tensor],
+    linear: bool = False,
+) -> tuple[Tensor, ...]:
+    """Pulls K relevance vectors back through `function` (vector-Jacobian product).
+
+    Args:
+        function: Maps tensors (batch, *shape) to one tensor or a sequence of tensors.
+        inputs: Its arguments, each (batch, *shape).
+        relevances: One (batch, num_vectors, *output_shape) for each of its results.
+        linear: The Jacobian does not depend on the inputs; then they are not copied K times.
+
+    Returns:
+        One (batch, num_vectors, *shape) for each input; zeros for integer inputs.
+    """
+    dtype = relevances[0].dtype
+    vectors = shape_of(relevances[0])[1]
+    copies = []
+    for tensor in inputs:
+        if linear:
+            sizes = shape_of(tensor)
+            copies.append(tf.zeros([sizes[0] * vectors, *sizes[1:]], dtype))
+        else:
+            copies.append(tensor if vectors == 1 else tf.repeat(tensor, vectors, axis=0))
+    with tf.GradientTape() as tape:
+        tape.watch([tensor for tensor in copies if tensor.dtype.is_floating])
+        results = function(*copies)
+    results = list(results) if isinstance(results, list | tuple) else [results]
+    gradients = tape.gradient(
+        results,
+        [tensor for tensor in copies if tensor.dtype.is_floating],
+        output_gradients=[
+            tf.cast(fold(relevance), result.dtype)
+            for relevance, result in zip(relevances, results, strict=True)
+        ],
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    found = iter(gradients)
+    pulled = []
+    for tensor in copies:
+        if tensor.dtype.is_floating:
+            gradient = next(found)
+        else:
+            gradient = tf.zeros(shape_of(tensor), dtype)
+        pulled.append(unfold(tf.cast(gradient, dtype), relevances[0]))
+    return tuple(pulled)
+
+
+@dataclass(frozen=True)
+class Stabilizer:
+    """Adds epsilon to a denominator, with its sign (sign(0) = +1).
+
+    Args:
+        epsilon: Float >= 0, in the unit of the denominator, or of its standard deviation.
+        relative: Measure epsilon in standard deviations of each sample's denominator.
+
+    Raises:
+        ValueError: If `epsilon` is negative or not finite.
+    """
+
+    epsilon: float = 0.0
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the value."""
+        number = isinstance(self.epsilon, int | float) and not isinstance(self.epsilon, bool)
+        if not (number and 0 <= self.epsilon < float("inf")):
+            raise ValueError(
+                f"epsilon must be a finite number >= 0, received {self.epsilon!r}. "
+                "Typical values lie between 1e-9 and 1."
+            )
+
+    def added(self, denominator: Tensor) -> Tensor:
+        """Returns what is added to `denominator`, (batch, *shape)."""
+        epsilon = tf.cast(self.epsilon, denominator.dtype)
+        if self.relative:
+            axes = list(range(1, len(denominator.shape)))
+            epsilon = epsilon * tf.math.reduce_std(denominator, axis=axes, keepdims=True)
+        return tf.where(denominator >= 0, epsilon, -epsilon)
+
+    def __call__(self, denominator: Tensor) -> Tensor:
+        """Returns the stabilized denominator."""
+        return denominator + self.added(denominator) if self.epsilon else denominator
+
+
+class Compiled:
+    """A function compiled for one signature when it is first called.
+
+    Args:
+        function: Function of tensors and lists of tensors.
+        signature: One `tf.TensorSpec`, or list of these, per argument.
+        jit_compile: Compile by XLA.
+    """
+
+    def __init__(self, function: Callable, signature: list, jit_compile: bool = False) -> None:
+        self._function = tf.function(
+            function,
+            input_signature=signature,
+            autograph=False,
+            jit_compile=True if jit_compile else None,
+        )
+        self._concrete = None
+
+    def __call__(self, *arguments):
+        """Runs the compiled function."""
+        # Analyzers are many and short-lived, so each is traced once. Calling the concrete function
+        # keeps TensorFlow from taking that for an endless retracing of one function.
+        if self._concrete is None:
+            self._concrete = self._function.get_concrete_function()
+        return self._concrete(*arguments)

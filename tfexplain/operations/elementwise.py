@@ -1,0 +1,200 @@
+"""Operations on single elements: activations, scalings by constants and batch normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from tfexplain.numerics import Tensor, expand, negative, positive, sum_to_shape
+from tfexplain.operations.base import Operation
+
+# Rectifiers pass a positive signal and hold back a negative one: what guided backpropagation,
+# deconvnet and RectGrad change.
+RECTIFIERS = ("relu", "relu6", "leaky_relu", "prelu")
+NONNEGATIVE = (
+    "relu",
+    "relu6",
+    "sigmoid",
+    "hard_sigmoid",
+    "softplus",
+    "softmax",
+    "exponential",
+    "squareplus",
+    "sparse_plus",
+    "sparse_sigmoid",
+    "sparsemax",
+    "square",
+    "absolute",
+)
+# Outputs of these depend on several inputs.
+JOINT = ("softmax", "log_softmax", "sparsemax", "glu")
+
+
+class Activation(Operation):
+    """A non-linear function of single elements (or softmax and its kin).
+
+    Args:
+        name: Lower-case name of the function, such as "relu".
+        function: Maps a tensor to one of the same shape.
+        source: The Keras operation, or None for the fused activation of a layer.
+        nonnegative: The function never returns a negative value.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[Tensor], Tensor],
+        source: keras.Operation | None = None,
+        nonnegative: bool | None = None,
+    ) -> None:
+        self.name = self.label = name
+        self.forward = function
+        self.source = source
+        self.layers = (source,) if isinstance(source, keras.layers.Layer) else ()
+        self.nonnegative = name in NONNEGATIVE if nonnegative is None else nonnegative
+
+    def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
+        """ReLU, sigmoid, softmax and the like are >= 0; relu-like ones keep x >= 0."""
+        return self.nonnegative or (self.name in RECTIFIERS and inputs[0] and self.name != "prelu")
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """Returns f'(x), the same for all relevance vectors."""
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = self.forward(x)
+        return tape.gradient(y, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Multiplies by the derivative, computed once per sample."""
+        if self.name in JOINT:
+            return super().gradient(inputs, outputs, relevances)
+        return (relevances[0] * expand(self.derivative(inputs[0])),)
+
+
+class Scaling(Operation):
+    """Constants added to or multiplied with single elements: Rescaling, Normalization, `x / 255`.
+
+    Args:
+        label: What `describe` prints.
+        function: The affine map of single elements.
+        source: The Keras operation.
+        monotone: Whether x >= 0 gives y >= 0.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        function: Callable[[Tensor], Tensor],
+        source: keras.Operation,
+        monotone: bool = False,
+    ) -> None:
+        self.label = label
+        self.forward = function
+        self.source = source
+        self.layers = (source,) if isinstance(source, keras.layers.Layer) else ()
+        self.monotone = monotone
+
+    def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
+        """Holds for a positive factor without offset."""
+        return self.monotone and inputs[0]
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Multiplies by the factors, which the derivative of an affine map is."""
+        with tf.GradientTape() as tape:
+            tape.watch(inputs[0])
+            y = self.forward(inputs[0])
+        return (relevances[0] * expand(tape.gradient(y, inputs[0])),)
+
+
+class Affine(Operation):
+    """Batch normalisation at inference, y = x * scale + shift, where it could not be folded."""
+
+    def __init__(self, layer: keras.layers.BatchNormalization) -> None:
+        self.label = "BatchNormalization"
+        self.source = layer
+        self.layers = (layer,)
+        self.axis = layer.axis
+
+    def scale_and_shift(self, rank: int, dtype: tf.DType) -> tuple[Tensor, Tensor]:
+        """Returns both, shaped to broadcast against a tensor of `rank` axes."""
+        scale, shift = batch_norm_affine(self.source, dtype)
+        shape = [1] * rank
+        shape[self.axis % rank] = -1
+        return tf.reshape(scale, shape), tf.reshape(shift, shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x * scale + shift."""
+        scale, shift = self.scale_and_shift(len(x.shape), x.dtype)
+        return x * scale + shift
+
+    def bias(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Returns the shift."""
+        return self.scale_and_shift(len(inputs[0].shape), inputs[0].dtype)[1]
+
+    def positive_sum(self, inputs: Sequence[Tensor], nonnegative: Sequence[bool]) -> Tensor:
+        """Returns the positive part of the only contribution, x * scale."""
+        scale, _ = self.scale_and_shift(len(inputs[0].shape), inputs[0].dtype)
+        return positive(inputs[0] * scale)
+
+    def pull_contributions(
+        self,
+        inputs: Sequence[Tensor],
+        nonnegative: Sequence[bool],
+        to_positive: Tensor | None,
+        to_negative: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Returns sum_j (x w)^+ to_positive_j + (x w)^- to_negative_j per input element."""
+        scale, _ = self.scale_and_shift(len(inputs[0].shape), inputs[0].dtype)
+        return (combine(inputs[0] * scale, to_positive, to_negative),)
+
+    def equal_shares(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Every output has one input, which gets everything."""
+        return (relevance,)
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Multiplies by the scale."""
+        scale, _ = self.scale_and_shift(len(inputs[0].shape), inputs[0].dtype)
+        return (relevances[0] * expand(scale),)
+
+
+def batch_norm_affine(layer: keras.layers.BatchNormalization, dtype) -> tuple[Tensor, Tensor]:
+    """Returns scale and shift, (channels,), of batch normalisation at inference.
+
+    scale = gamma / sqrt(variance + epsilon), shift = beta - mean * scale.
+    """
+    mean = tf.cast(layer.moving_mean, dtype)
+    variance = tf.cast(layer.moving_variance, dtype)
+    scale = tf.math.rsqrt(variance + tf.cast(layer.epsilon, dtype))
+    if layer.scale:
+        scale = scale * tf.cast(layer.gamma, dtype)
+    shift = -mean * scale
+    if layer.center:
+        shift = shift + tf.cast(layer.beta, dtype)
+    return scale, shift
+
+
+def combine(contribution: Tensor, to_positive: Tensor | None, to_negative: Tensor | None) -> Tensor:
+    """Returns c^+ to_positive + c^- to_negative for contributions c of single elements.
+
+    A missing factor counts as zero. The result is summed to the contribution's shape, where the
+    forward pass broadcast it.
+    """
+    if to_positive is to_negative:
+        total = expand(contribution) * to_positive
+    else:
+        total = 0
+        if to_positive is not None:
+            total = total + expand(positive(contribution)) * to_positive
+        if to_negative is not None:
+            total = total + expand(negative(contribution)) * to_negative
+    return sum_to_shape(total, contribution.shape.as_list())

@@ -1,0 +1,394 @@
+"""Linear layers: Dense, EinsumDense and all convolutions, alone or with a folded normalisation.
+
+Every layer is y = x W + b with a kernel that can be replaced by a part of itself. Channels are
+moved to the last axis inside, so that `channels_first` needs no kernel of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from tfexplain.numerics import (
+    Tensor,
+    expand,
+    fold,
+    negative,
+    positive,
+    pull_back,
+    shape_of,
+    unfold,
+)
+from tfexplain.operations.base import Operation
+from tfexplain.operations.elementwise import batch_norm_affine
+from tfexplain.operations.pooling import channels_to_first, channels_to_last
+
+# Parts of a kernel that rules ask for.
+ALL, POSITIVE, NEGATIVE, SQUARE, ONES = "all", "positive", "negative", "square", "ones"
+
+
+class Linear(Operation):
+    """y = x W + b. Subclasses say what the kernel is and how it is applied.
+
+    Args:
+        layer: The Keras layer; it is only read.
+        norm_before: A batch normalisation whose output is the layer's input, folded into it.
+        norm_after: A batch normalisation of the layer's output, folded into it.
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        norm_before: keras.layers.BatchNormalization | None = None,
+        norm_after: keras.layers.BatchNormalization | None = None,
+    ) -> None:
+        self.source = layer
+        self.norm_before = norm_before
+        self.norm_after = norm_after
+        norms = [norm for norm in (norm_before, norm_after) if norm is not None]
+        self.layers = (layer, *norms)
+        self.label = type(layer).__name__
+        if norms:
+            self.label += " + BatchNormalization" if norm_after else " (BatchNormalization before)"
+
+    # What subclasses define.
+
+    def _kernel(self, dtype: tf.DType) -> Tensor:
+        """Returns the layer's own kernel."""
+        return tf.cast(tf.convert_to_tensor(self.source.kernel), dtype)
+
+    def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """Returns x W for channels-last x."""
+        raise NotImplementedError
+
+    def _transpose(self, r: Tensor, kernel: Tensor, shape: Sequence) -> Tensor:
+        """Returns r W^T of channels-last `shape`, whose first entry is the batch of r."""
+        like = tf.zeros(shape, r.dtype)
+        return pull_back(
+            lambda x: self._apply(x, kernel), [like], [tf.expand_dims(r, 1)], linear=True
+        )[0][:, 0]
+
+    def _output_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
+        """Returns the kernel times one factor for each output channel."""
+        return kernel * scale
+
+    def _input_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
+        """Returns the kernel times one factor for each input channel."""
+        return kernel * scale[:, None]
+
+    def _response(self, constant: Tensor, kernel: Tensor) -> Tensor:
+        """Returns the output channels for the constant input of (input channels,)."""
+        return self._apply(constant[None], kernel)[0]
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the channels of inputs and outputs are the last axis."""
+        return getattr(self.source, "data_format", "channels_last") == "channels_last"
+
+    # What rules use.
+
+    def kernel(self, dtype: tf.DType, part: str = ALL) -> Tensor:
+        """Returns a part of the effective kernel, with folded normalisations."""
+        kernel = self._kernel(dtype)
+        if part == ONES:
+            return tf.ones_like(kernel)
+        if self.norm_before is not None:
+            kernel = self._input_scaled(kernel, batch_norm_affine(self.norm_before, dtype)[0])
+        if self.norm_after is not None:
+            kernel = self._output_scaled(kernel, batch_norm_affine(self.norm_after, dtype)[0])
+        if part == ALL:
+            return kernel
+        return {POSITIVE: positive, NEGATIVE: negative, SQUARE: tf.square}[part](kernel)
+
+    def bias_vector(self, dtype: tf.DType) -> Tensor | None:
+        """Returns the effective bias, shaped as the layer's own (output channels last)."""
+        bias = None
+        if getattr(self.source, "bias", None) is not None:
+            bias = tf.cast(tf.convert_to_tensor(self.source.bias), dtype)
+        if self.norm_before is not None:
+            shift = batch_norm_affine(self.norm_before, dtype)[1]
+            constant = self._response(shift, self._kernel(dtype))
+            bias = constant if bias is None else bias + constant
+        if self.norm_after is not None:
+            scale, shift = batch_norm_affine(self.norm_after, dtype)
+            bias = shift if bias is None else bias * scale + shift
+        return bias
+
+    def bias(self, inputs: Sequence[Tensor]) -> Tensor | None:
+        """Returns the effective bias, shaped to broadcast against the output."""
+        bias = self.bias_vector(inputs[0].dtype)
+        if bias is not None and not self.channels_last:
+            bias = tf.reshape(bias, [-1] + [1] * (len(inputs[0].shape) - 2))
+        return bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x W + b."""
+        y = self.apply(x, self.kernel(x.dtype))
+        bias = self.bias([x])
+        return y if bias is None else y + bias
+
+    def apply(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """Returns x W for a part of the kernel."""
+        if self.channels_last:
+            return self._apply(x, kernel)
+        return channels_to_first(self._apply(channels_to_last(x), kernel))
+
+    def transpose(self, relevance: Tensor, kernel: Tensor, x: Tensor) -> Tensor:
+        """Returns r W^T, (batch, num_vectors, *shape of x)."""
+        r = fold(relevance)
+        shape = shape_of(x)
+        if not self.channels_last:
+            r = channels_to_last(r)
+            shape = [shape[0], *shape[2:], shape[1]]
+        pulled = self._transpose(r, kernel, [shape_of(r)[0], *shape[1:]])
+        if not self.channels_last:
+            pulled = channels_to_first(pulled)
+        return unfold(pulled, relevance)
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Returns r W^T."""
+        x = inputs[0]
+        return (self.transpose(relevances[0], self.kernel(x.dtype), x),)
+
+    def positive_sum(self, inputs: Sequence[Tensor], nonnegative: Sequence[bool]) -> Tensor:
+        """Returns sum_i (x_i w_ij)^+ for each output j."""
+        x = inputs[0]
+        total = self.apply(x if nonnegative[0] else positive(x), self.kernel(x.dtype, POSITIVE))
+        if not nonnegative[0]:
+            total = total + self.apply(negative(x), self.kernel(x.dtype, NEGATIVE))
+        return total
+
+    def pull_contributions(
+        self,
+        inputs: Sequence[Tensor],
+        nonnegative: Sequence[bool],
+        to_positive: Tensor | None,
+        to_negative: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Returns sum_j (x_i w_ij)^+ to_positive_j + (x_i w_ij)^- to_negative_j.
+
+        Args:
+            inputs: One tensor (batch, *shape).
+            nonnegative: Whether it is >= 0 for certain.
+            to_positive: What positive contributions are multiplied with, (batch, num_vectors,
+                *output_shape), or None for zero.
+            to_negative: The same for negative ones. The same object for both is cheaper.
+        """
+        x = inputs[0]
+        if to_positive is to_negative:
+            return (expand(x) * self.transpose(to_positive, self.kernel(x.dtype), x),)
+        above = x if nonnegative[0] else positive(x)
+        pulled = expand(above) * self._pull_parts(x, to_positive, to_negative)
+        if not nonnegative[0]:
+            pulled += expand(negative(x)) * self._pull_parts(x, to_negative, to_positive)
+        return (pulled,)
+
+    def _pull_parts(
+        self, x: Tensor, to_positive: Tensor | None, to_negative: Tensor | None
+    ) -> Tensor:
+        """Returns W^+T to_positive + W^-T to_negative."""
+        total = None
+        for part, relevance in ((POSITIVE, to_positive), (NEGATIVE, to_negative)):
+            if relevance is not None:
+                pulled = self.transpose(relevance, self.kernel(x.dtype, part), x)
+                total = pulled if total is None else total + pulled
+        return total
+
+    def weighted_shares(
+        self, inputs: Sequence[Tensor], relevance: Tensor, part: str
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the shares v_ij / sum_k v_kj of `relevance` for v = w^2 or 1, and the sum.
+
+        Neither depends on the values of the input, so one sample serves all.
+        """
+        x = inputs[0]
+        kernel = self.kernel(x.dtype, part)
+        total = self.apply(tf.ones_like(x[:1]), kernel)
+        share = tf.math.divide_no_nan(relevance, expand(total))
+        return self.transpose(share, kernel, x), total
+
+
+class DenseLinear(Linear):
+    """Dense on the last axis of a tensor of any rank."""
+
+    def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
+        return tf.tensordot(x, kernel, axes=1) if len(x.shape) > 2 else tf.matmul(x, kernel)
+
+    def _transpose(self, r: Tensor, kernel: Tensor, shape: Sequence) -> Tensor:
+        if len(r.shape) == 2:
+            return tf.matmul(r, kernel, transpose_b=True)
+        return tf.tensordot(r, kernel, axes=[[len(r.shape) - 1], [1]])
+
+
+class EinsumLinear(Linear):
+    """EinsumDense: the kernel is contracted as an equation says."""
+
+    @property
+    def channels_last(self) -> bool:
+        """The equation speaks of axes as they are."""
+        return True
+
+    def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
+        return tf.einsum(self.source.equation, x, kernel)
+
+
+class ConvolutionLinear(Linear):
+    """Conv1D, Conv2D, Conv3D with strides, dilation, groups and every padding."""
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return self.source.rank
+
+    def _tuple(self, value) -> tuple[int, ...]:
+        return (value,) * self.rank if isinstance(value, int) else tuple(value)
+
+    def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
+        layer = self.source
+        padding = layer.padding
+        dilation = self._tuple(layer.dilation_rate)
+        if padding == "causal":
+            x = tf.pad(x, [[0, 0], [dilation[0] * (kernel.shape[0] - 1), 0], [0, 0]])
+            padding = "valid"
+        # Groups are applied one by one: TensorFlow has no grouped kernel for the CPU.
+        groups = getattr(layer, "groups", 1)
+        return _by_group(
+            lambda part, weights: tf.nn.convolution(
+                part, weights, self._tuple(layer.strides), padding.upper(), dilations=dilation
+            ),
+            x,
+            kernel,
+            groups,
+        )
+
+    def _transpose(self, r: Tensor, kernel: Tensor, shape: Sequence) -> Tensor:
+        layer = self.source
+        plain = (
+            self.rank == 2
+            and getattr(layer, "groups", 1) == 1
+            and self._tuple(layer.dilation_rate) == (1, 1)
+        )
+        if not plain:
+            return super()._transpose(r, kernel, shape)
+        # The transposed kernel itself: the general way would make an input that only has a shape.
+        return tf.nn.conv2d_transpose(
+            r, kernel, tf.stack(shape), self._tuple(layer.strides), layer.padding.upper()
+        )
+
+    def _input_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
+        groups = getattr(self.source, "groups", 1)
+        if groups == 1:
+            return kernel * scale[:, None]
+        filters = kernel.shape[-1] // groups
+        return kernel * tf.repeat(tf.transpose(tf.reshape(scale, [groups, -1])), filters, axis=1)
+
+    def _response(self, constant: Tensor, kernel: Tensor) -> Tensor:
+        dilation = self._tuple(self.source.dilation_rate)
+        field = [
+            (size - 1) * step + 1
+            for size, step in zip(kernel.shape[: self.rank], dilation, strict=True)
+        ]
+        x = tf.broadcast_to(constant, [1, *field, constant.shape[0]])
+        # Only called where nothing is padded: one position sees the whole field.
+        return tf.reshape(self._apply(x, kernel), [-1])
+
+
+class TransposedLinear(ConvolutionLinear):
+    """Conv1DTranspose, Conv2DTranspose, Conv3DTranspose."""
+
+    def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
+        layer = self.source
+        dilated = any(step > 1 for step in self._tuple(layer.dilation_rate))
+        return _by_xla(dilated)(keras.ops.conv_transpose)(
+            x,
+            kernel,
+            strides=layer.strides,
+            padding=layer.padding,
+            output_padding=layer.output_padding,
+            dilation_rate=layer.dilation_rate,
+            data_format="channels_last",
+        )
+
+    def _transpose(self, r: Tensor, kernel: Tensor, shape: Sequence) -> Tensor:
+        return Linear._transpose(self, r, kernel, shape)
+
+    def _output_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
+        return kernel * scale[:, None]
+
+    def _input_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
+        return kernel * scale
+
+
+class DepthwiseLinear(ConvolutionLinear):
+    """DepthwiseConv1D and DepthwiseConv2D."""
+
+    def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
+        layer = self.source
+        uneven = len(set(self._tuple(layer.strides))) > 1
+        return _by_xla(uneven)(keras.ops.depthwise_conv)(
+            x,
+            kernel,
+            strides=layer.strides,
+            padding=layer.padding,
+            dilation_rate=layer.dilation_rate,
+            data_format="channels_last",
+        )
+
+    def _transpose(self, r: Tensor, kernel: Tensor, shape: Sequence) -> Tensor:
+        return Linear._transpose(self, r, kernel, shape)
+
+    def _output_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
+        return kernel * tf.reshape(scale, kernel.shape[-2:])
+
+    def _input_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
+        return kernel * scale[:, None]
+
+
+class SeparableLinear(ConvolutionLinear):
+    """SeparableConv1D and SeparableConv2D as one convolution with the product of both kernels.
+
+    The parts of a product are not products of parts, so rules that ask for W^+ need the product.
+    """
+
+    def _kernel(self, dtype: tf.DType) -> Tensor:
+        depthwise = tf.cast(tf.convert_to_tensor(self.source.depthwise_kernel), dtype)
+        pointwise = tf.cast(tf.convert_to_tensor(self.source.pointwise_kernel), dtype)
+        channels, multiplier = depthwise.shape[-2:]
+        pointwise = tf.reshape(pointwise, [channels, multiplier, -1])
+        return tf.einsum("...cm,cmo->...co", depthwise, pointwise)
+
+
+def _by_xla(needed: bool):
+    """Compiles what TensorFlow has no plain CPU kernel for: uneven strides, dilated transposes."""
+    return (lambda function: tf.function(function, jit_compile=True)) if needed else _unchanged
+
+
+def _unchanged(function):
+    return function
+
+
+def _by_group(function, x: Tensor, kernel: Tensor, groups: int) -> Tensor:
+    if groups == 1:
+        return function(x, kernel)
+    parts = zip(tf.split(x, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)
+    return tf.concat([function(part, weights) for part, weights in parts], axis=-1)
+
+
+LINEAR_LAYERS: dict[type, type[Linear]] = {
+    keras.layers.Dense: DenseLinear,
+    keras.layers.EinsumDense: EinsumLinear,
+    keras.layers.Conv1D: ConvolutionLinear,
+    keras.layers.Conv2D: ConvolutionLinear,
+    keras.layers.Conv3D: ConvolutionLinear,
+    keras.layers.Conv1DTranspose: TransposedLinear,
+    keras.layers.Conv2DTranspose: TransposedLinear,
+    keras.layers.Conv3DTranspose: TransposedLinear,
+    keras.layers.DepthwiseConv1D: DepthwiseLinear,
+    keras.layers.DepthwiseConv2D: DepthwiseLinear,
+    keras.layers.SeparableConv1D: SeparableLinear,
+    keras.layers.SeparableConv2D: SeparableLinear,
+}

@@ -1,0 +1,263 @@
+"""Pooling, over windows and over all positions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from tfexplain.numerics import Tensor, expand, fold, pull_back, safe_divide, shape_of, unfold
+from tfexplain.operations.base import Operation
+
+
+class AveragePooling(Operation):
+    """A linear map with fixed weights >= 0: average pooling, mean, sum, bilinear interpolation."""
+
+    def __init__(
+        self, label: str, function: Callable[[Tensor], Tensor], source: keras.Operation
+    ) -> None:
+        self.label = label
+        self.forward = function
+        self.source = source
+
+    def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
+        """An average of elements >= 0 is >= 0."""
+        return inputs[0]
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Spreads the relevance with the weights."""
+        return pull_back(self.forward, inputs, relevances, linear=True)
+
+    def in_proportion(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Shares R_i = x_i w_ij R_j / sum_k x_k w_kj."""
+        share = safe_divide(relevance, expand(outputs[0]))
+        return (expand(inputs[0]) * self.gradient(inputs, outputs, [share])[0],)
+
+
+class MaxPooling(Operation):
+    """Max pooling over windows; the first winner in row-major order of a window gets everything.
+
+    Args:
+        label: What `describe` prints.
+        pool_size: Window, one integer per spatial axis.
+        strides: One integer per spatial axis.
+        padding: "valid" or "same".
+        channels_last: Whether the channels are the last axis.
+        source: The Keras operation.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        pool_size: Sequence[int],
+        strides: Sequence[int],
+        padding: str,
+        channels_last: bool,
+        source: keras.Operation,
+    ) -> None:
+        self.label = label
+        self.pool_size = tuple(pool_size)
+        self.strides = tuple(strides)
+        self.padding = padding
+        self.channels_last = channels_last
+        self.source = source
+
+    def _last(self, x: Tensor, axes: int = 0) -> Tensor:
+        """Moves channels to the end; `axes` counts additional leading axes."""
+        return x if self.channels_last else channels_to_last(x, axes)
+
+    def _back(self, x: Tensor, axes: int = 0) -> Tensor:
+        return x if self.channels_last else channels_to_first(x, axes)
+
+    def _pool(self, x: Tensor) -> Tensor:
+        return tf.nn.max_pool(x, self.pool_size, self.strides, self.padding.upper())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the maximum of each window."""
+        return self._back(self._pool(self._last(x)))
+
+    def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
+        """A maximum of elements >= 0 is >= 0."""
+        return inputs[0]
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Gives everything to the first winner, as TensorFlow's gradient does on ties."""
+        x, y, relevance = self._last(inputs[0]), self._last(outputs[0]), relevances[0]
+        relevance = self._last(relevance, 1)
+        if self.pool_size == self.strides and self.padding == "valid":
+            pulled = self._route_tiles(x, y, relevance)
+        elif len(self.pool_size) == 2:
+            vectors = shape_of(relevance)[1]
+            # The flat gradient kernel has no axis of vectors: x and y are repeated for it.
+            many = [t if vectors == 1 else tf.repeat(t, vectors, axis=0) for t in (x, y)]
+            pulled = tf.raw_ops.MaxPoolGrad(
+                orig_input=many[0],
+                orig_output=many[1],
+                grad=fold(relevance),
+                ksize=[1, *self.pool_size, 1],
+                strides=[1, *self.strides, 1],
+                padding=self.padding.upper(),
+            )
+            pulled = unfold(pulled, relevance)
+        else:
+            pulled = self._route_windows(x, y, relevance)
+        return (self._back(pulled, 1),)
+
+    def route(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Gives everything to the first winner."""
+        return self.gradient(inputs, outputs, [relevance])
+
+    def share_as_average(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Shares in proportion to x_i, as if the window were averaged."""
+        pool = AveragePooling(self.label, self._average, self.source)
+        return pool.in_proportion(inputs, (self._average(inputs[0]),), relevance)
+
+    def _average(self, x: Tensor) -> Tensor:
+        x = self._last(x)
+        y = tf.nn.avg_pool(x, self.pool_size, self.strides, self.padding.upper())
+        return self._back(y)
+
+    def _route_tiles(self, x: Tensor, y: Tensor, relevance: Tensor) -> Tensor:
+        """Windows that do not overlap: the winners are found once for all vectors."""
+        counts = shape_of(y)[1:-1]
+        batch, vectors = shape_of(relevance)[:2]
+        parts, taken = [], None
+        for offset in _offsets(self.pool_size):
+            cells = tf.equal(self._cells(x, offset, counts), y)
+            here = cells if taken is None else cells & ~taken
+            taken = cells if taken is None else taken | cells
+            parts.append(expand(tf.cast(here, relevance.dtype)) * relevance)
+        for axis in reversed(range(len(self.pool_size))):
+            size = self.pool_size[axis]
+            parts = [
+                tf.stack(parts[start : start + size], axis=3 + axis)
+                for start in range(0, len(parts), size)
+            ]
+        covered = [count * size for count, size in zip(counts, self.pool_size, strict=True)]
+        pulled = tf.reshape(parts[0], [batch, vectors, *covered, shape_of(x)[-1]])
+        rest = [size - c for size, c in zip(shape_of(x)[1:-1], covered, strict=True)]
+        if all(isinstance(r, int) and r == 0 for r in rest):
+            return pulled
+        return tf.pad(pulled, [[0, 0], [0, 0], *([0, r] for r in rest), [0, 0]])
+
+    def _cells(self, x: Tensor, offset: tuple[int, ...], counts: list) -> Tensor:
+        """Returns the cell at `offset` of every window."""
+        index = [slice(None)]
+        for here, count, step in zip(offset, counts, self.strides, strict=True):
+            index.append(slice(here, here + (count - 1) * step + 1, step))
+        return x[tuple(index)]
+
+    def _route_windows(self, x: Tensor, y: Tensor, relevance: Tensor) -> Tensor:
+        """Overlapping windows of rank 1 and 3, offset by offset in row-major order.
+
+        TensorFlow's kernel for three axes gives the whole relevance to every tied cell.
+        """
+        counts = shape_of(y)[1:-1]
+        before, padded = self._padded(x)
+        taken = tf.zeros(tf.shape(y), tf.bool)
+        total = None
+        for offset in _offsets(self.pool_size):
+            cells = functools.partial(self._cells, offset=offset, counts=counts)
+            here = tf.equal(cells(padded), y) & ~taken
+            taken = taken | here
+            part = expand(tf.cast(here, relevance.dtype)) * relevance
+            pulled = pull_back(cells, [padded], [part], linear=True)[0]
+            total = pulled if total is None else total + pulled
+        starts = [0, 0, *before, 0]
+        return tf.slice(total, starts, [-1, -1, *shape_of(x)[1:-1], -1])
+
+    def _padded(self, x: Tensor) -> tuple[list, Tensor]:
+        sizes = shape_of(x)[1:-1]
+        if self.padding == "valid":
+            return [0] * len(sizes), x
+        pads = []
+        for size, window, step in zip(sizes, self.pool_size, self.strides, strict=True):
+            need = (-(-size // step) - 1) * step + window - size
+            need = tf.maximum(need, 0) if tf.is_tensor(need) else max(need, 0)
+            pads.append([need // 2, need - need // 2])
+        lowest = x.dtype.min
+        return [pad[0] for pad in pads], tf.pad(x, [[0, 0], *pads, [0, 0]], constant_values=lowest)
+
+
+class GlobalMaxPooling(Operation):
+    """The maximum over axes; the first winner in row-major order gets everything."""
+
+    def __init__(
+        self,
+        label: str,
+        axes: Sequence[int],
+        function: Callable[[Tensor], Tensor],
+        source: keras.Operation,
+    ) -> None:
+        self.label = label
+        self.axes = tuple(axes)
+        self.forward = function
+        self.source = source
+
+    def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
+        """A maximum of elements >= 0 is >= 0."""
+        return inputs[0]
+
+    def route(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Gives everything to the first winner."""
+        x = inputs[0]
+        rank = len(x.shape)
+        axes = sorted(axis % rank for axis in self.axes)
+        others = [axis for axis in range(rank) if axis not in axes]
+        order = others + axes
+        moved = tf.transpose(x, order)
+        sizes = shape_of(moved)
+        flat = tf.reshape(moved, [*sizes[: len(others)], -1])
+        count = shape_of(flat)[-1]
+        winner = tf.one_hot(tf.argmax(flat, axis=-1), count, dtype=relevance.dtype)
+        winner = tf.reshape(winner, sizes)
+        winner = tf.transpose(winner, [order.index(axis) for axis in range(rank)])
+        batch, vectors = shape_of(relevance)[:2]
+        # With or without keepdims, the relevance has the sizes of the axes that remain.
+        kept = [1 if axis in axes else shape_of(x)[axis] for axis in range(1, rank)]
+        return (expand(winner) * tf.reshape(relevance, [batch, vectors, *kept]),)
+
+    def share_as_average(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Shares in proportion to x_i, as if all positions were averaged."""
+
+        def mean(x: Tensor) -> Tensor:
+            keepdims = len(outputs[0].shape) == len(x.shape)
+            return tf.reduce_mean(x, axis=list(self.axes), keepdims=keepdims)
+
+        pool = AveragePooling(self.label, mean, self.source)
+        return pool.in_proportion(inputs, (mean(inputs[0]),), relevance)
+
+
+def channels_to_last(x: Tensor, axes: int = 0) -> Tensor:
+    """Moves the channel axis from position 1 + `axes` to the end."""
+    rank = len(x.shape)
+    return tf.transpose(x, [*range(1 + axes), *range(2 + axes, rank), 1 + axes])
+
+
+def channels_to_first(x: Tensor, axes: int = 0) -> Tensor:
+    """Moves the channel axis from the end to position 1 + `axes`."""
+    rank = len(x.shape)
+    return tf.transpose(x, [*range(1 + axes), rank - 1, *range(1 + axes, rank - 1)])
+
+
+def _offsets(sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    offsets = [()]
+    for size in sizes:
+        offsets = [(*offset, here) for offset in offsets for here in range(size)]
+    return offsets

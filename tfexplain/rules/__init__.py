@@ -1,0 +1,44 @@
+"""Rules redistribute the relevance of one call; `RULES` lists them by name."""
+
+from tfexplain.rules.base import RULES, Absorbed, RecordedCall, Rule, rule_from_config
+from tfexplain.rules.contributions import (
+    AlphaBeta,
+    ContrastiveZPlus,
+    ContributionRule,
+    Epsilon,
+    Gamma,
+    Group,
+    ZPlus,
+)
+from tfexplain.rules.gradients import DeconvReLU, Gradient, GuidedReLU, RectGrad
+from tfexplain.rules.published import ClippedAddition
+from tfexplain.rules.routing import AverageOfWindow, EqualShares, Pass, Proportional, Winner
+from tfexplain.rules.weights import Flat, WSquare, ZBox
+
+__all__ = [
+    "RULES",
+    "Absorbed",
+    "AlphaBeta",
+    "AverageOfWindow",
+    "ClippedAddition",
+    "ContrastiveZPlus",
+    "ContributionRule",
+    "DeconvReLU",
+    "Epsilon",
+    "EqualShares",
+    "Flat",
+    "Gamma",
+    "Gradient",
+    "Group",
+    "GuidedReLU",
+    "Pass",
+    "Proportional",
+    "RecordedCall",
+    "RectGrad",
+    "Rule",
+    "WSquare",
+    "Winner",
+    "ZBox",
+    "ZPlus",
+    "rule_from_config",
+]

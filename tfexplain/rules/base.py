@@ -1,0 +1,136 @@
+"""What every rule is: a frozen value that redistributes the relevance of one call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfexplain.numerics import Tensor
+from tfexplain.operations import Operation
+
+
+class RecordedCall(NamedTuple):
+    """One call with the tensors of this forward pass.
+
+    Attributes:
+        operation: What was computed.
+        inputs: Tensors (batch, *shape).
+        outputs: Tensors (batch, *shape).
+        nonnegative: For each input, whether it is >= 0 for certain.
+        bounds: For `ZBox`: lowest and highest values of the input, (1, *shape).
+    """
+
+    operation: Operation
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    nonnegative: tuple[bool, ...]
+    bounds: tuple[Tensor, Tensor] | None = None
+
+
+class Absorbed(NamedTuple):
+    """Relevance that does not reach the inputs of a call, each (batch, num_vectors)."""
+
+    bias: Tensor
+    stabilizer: Tensor
+    lost: Tensor
+
+
+RULES: dict[str, type[Rule]] = {}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Redistributes the relevance of a call's outputs to its inputs.
+
+    A rule is a value: it holds numbers, no layer and no tensor. Subclasses are frozen dataclasses;
+    they enter `RULES` when they are defined.
+    """
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Operation,)
+
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
+        """Enters the class into the registry that saving and loading use."""
+        super().__init_subclass__(**kwargs)
+        if not abstract:
+            RULES[cls.__name__] = cls
+
+    def handles(self, operation: Operation) -> bool:
+        """Tells whether the rule is defined for an operation."""
+        return isinstance(operation, self.handled)
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns the relevance of each input.
+
+        Args:
+            call: The call with its tensors.
+            relevance: One (batch, num_vectors, *shape) for each output.
+
+        Returns:
+            One (batch, num_vectors, *shape) for each input, same unit.
+        """
+        raise NotImplementedError
+
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
+        """Says where the relevance went that did not reach the inputs, for the ledger.
+
+        Args:
+            call: The call with its tensors.
+            relevance: What arrived, one tensor for each output.
+            kept: What reached the inputs, (batch, num_vectors).
+        """
+        lost = sum(total(r) for r in relevance) - kept
+        return Absorbed(tf.zeros_like(lost), tf.zeros_like(lost), lost)
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns the rule as JSON-able data."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {"rule": type(self).__name__, **{k: plain(v) for k, v in fields.items()}}
+
+
+def rule_from_config(config: dict[str, Any]) -> Rule:
+    """Returns the rule that `to_config` described.
+
+    Raises:
+        ValueError: If there is no such rule.
+    """
+    values = dict(config)
+    name = values.pop("rule", None)
+    if name not in RULES:
+        raise ValueError(f"There is no rule {name!r}; known rules: {', '.join(sorted(RULES))}.")
+    return RULES[name](**values)
+
+
+def total(relevance: Tensor) -> Tensor:
+    """Sums relevance over everything but (batch, num_vectors)."""
+    return tf.reduce_sum(relevance, axis=list(range(2, len(relevance.shape))))
+
+
+def plain(value: Any) -> Any:
+    """Returns tuples as lists, and dataclasses by their own configuration."""
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return value.to_config() if isinstance(value, Rule) else value
+
+
+def freeze_array(value: Any, name: str) -> float | tuple:
+    """Returns a number, or an array as nested tuples: comparable, hashable, writable as JSON.
+
+    Raises:
+        ValueError: If it is not numeric or not finite.
+    """
+    try:
+        array = np.asarray(value, dtype="float64")
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number or an array, received {value!r}.") from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, received {value!r}.")
+
+    def nested(item: Sequence | float) -> float | tuple:
+        return tuple(nested(part) for part in item) if isinstance(item, list) else item
+
+    return nested(array.tolist())

@@ -1,0 +1,300 @@
+"""LRP rules that share relevance in proportion to contributions c_ij = x_i w_ij.
+
+They differ only in how positive and negative contributions are weighted, so each is a table of
+groups: R_i = sum_g weight_g sum_j (a_g c_ij^+ + n_g c_ij^-) / z_gj R_j with
+z_gj = sum_i (a_g c_ij^+ + n_g c_ij^-) + a'_g b_j^+ + n'_g b_j^-. One piece of code runs them all,
+on linear layers, on affine normalisations and on sums of tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import tensorflow as tf
+
+from tfexplain.numerics import Stabilizer, Tensor, expand, negative, positive
+from tfexplain.operations import Affine, Linear, Operation, Sum
+from tfexplain.rules.base import Absorbed, RecordedCall, Rule, total
+
+BIAS = ("split", "ignore", "full")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One row of a rule's table.
+
+    Args:
+        positive: Factor a_g of positive contributions.
+        negative: Factor n_g of negative contributions.
+        bias_positive: Factor of the positive part of the bias in the denominator.
+        bias_negative: Factor of the negative part of the bias.
+        weight: Factor of the whole share.
+        gate: Only for outputs z_j >= 0 ("positive"), only for z_j < 0 ("negative"), or all.
+    """
+
+    positive: float
+    negative: float
+    bias_positive: float = 0.0
+    bias_negative: float = 0.0
+    weight: float = 1.0
+    gate: str | None = None
+
+
+def with_bias(bias: str, group: Group) -> Group:
+    """Returns the group with the bias treated as the option says."""
+    factors = {
+        "split": (group.positive, group.negative),
+        "ignore": (0.0, 0.0),
+        "full": (max(group.positive, group.negative),) * 2,
+    }[bias]
+    return Group(group.positive, group.negative, *factors, group.weight, group.gate)
+
+
+def check_bias(bias: str) -> None:
+    """Refuses an unknown treatment of the bias.
+
+    Raises:
+        ValueError: If it is none of split, ignore, full.
+    """
+    if bias not in BIAS:
+        raise ValueError(f"bias must be one of {', '.join(BIAS)}, received {bias!r}.")
+
+
+@dataclass(frozen=True)
+class ContributionRule(Rule, abstract=True):
+    """Base of the rules that are tables of groups; subclasses define `groups`."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Linear, Affine, Sum)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The table."""
+        raise NotImplementedError
+
+    @property
+    def stabilizer(self) -> Stabilizer:
+        """What is added to denominators."""
+        return Stabilizer()
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns the share of each input."""
+        shares = _Shares(self, call, relevance[0])
+        return call.operation.pull_contributions(
+            call.inputs, call.nonnegative, shares.to_positive, shares.to_negative
+        )
+
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
+        """The bias and the stabilizer take their part of each denominator; 0 / 0 is lost."""
+        return _Shares(self, call, relevance[0]).absorbed()
+
+
+class _Shares:
+    """The denominators of one call and what they make of the relevance."""
+
+    def __init__(self, rule: ContributionRule, call: RecordedCall, relevance: Tensor) -> None:
+        self.rule = rule
+        operation, (z,) = call.operation, call.outputs
+        bias = operation.bias(call.inputs)
+        self.bias = tf.zeros((), z.dtype) if bias is None else bias
+        # What the contributions add up to is known from the forward pass.
+        everything = z if bias is None else z - self.bias
+        above = below = None
+        if any(group.positive != group.negative for group in rule.groups):
+            above = operation.positive_sum(call.inputs, call.nonnegative)
+            if any(group.negative for group in rule.groups):
+                below = _remainder(everything, above)
+        self.parts = []
+        to_positive = to_negative = None
+        for group in rule.groups:
+            biased = group.bias_positive * positive(self.bias)
+            biased += group.bias_negative * negative(self.bias)
+            if group.positive == group.negative:
+                whole = group.bias_positive == group.bias_negative == group.positive == 1
+                denominator = z if whole else group.positive * everything + biased
+            else:
+                denominator = biased + group.positive * above
+                if group.negative:
+                    denominator += group.negative * below
+            arriving = relevance if group.weight == 1 else group.weight * relevance
+            if group.gate:
+                # Where the bias is ignored, it does not choose the branch either.
+                sum_ = z if group.bias_positive or group.bias_negative else everything
+                open_ = sum_ >= 0 if group.gate == "positive" else sum_ < 0
+                arriving = tf.where(expand(open_), arriving, tf.zeros((), z.dtype))
+            stabilized = rule.stabilizer(denominator)
+            share = tf.math.divide_no_nan(arriving, expand(stabilized))
+            self.parts.append((biased, denominator, stabilized, arriving, share))
+            scaled = {
+                factor: share if factor == 1 else factor * share
+                for factor in {group.positive, group.negative}
+                if factor
+            }
+            if group.positive:
+                to_positive = _add(to_positive, scaled[group.positive])
+            if group.negative:
+                to_negative = _add(to_negative, scaled[group.negative])
+        self.to_positive, self.to_negative = to_positive, to_negative
+
+    def absorbed(self) -> Absorbed:
+        """Returns what bias, stabilizer and zero denominators take."""
+        bias = stabilizer = lost = 0
+        for biased, denominator, stabilized, arriving, share in self.parts:
+            bias += total(expand(tf.broadcast_to(biased, tf.shape(denominator))) * share)
+            stabilizer += total(expand(stabilized - denominator) * share)
+            zero = expand(tf.equal(stabilized, 0))
+            lost += total(tf.where(zero, arriving, tf.zeros((), arriving.dtype)))
+        return Absorbed(bias, stabilizer, lost)
+
+
+def _add(first: Tensor | None, second: Tensor) -> Tensor:
+    return second if first is None else first + second
+
+
+def _remainder(everything: Tensor, above: Tensor) -> Tensor:
+    """Returns the sum of negative contributions, z - z+, without another pass.
+
+    Rounding can leave a remainder where there is none. What is within a few units of rounding of
+    the positive sum counts as zero, so that no relevance is divided by noise.
+    """
+    below = everything - above
+    noise = 8 * tf.experimental.numpy.finfo(below.dtype.as_numpy_dtype).eps * above
+    return tf.where(-below > noise, below, tf.zeros((), below.dtype))
+
+
+@dataclass(frozen=True)
+class Epsilon(ContributionRule):
+    """Shares in proportion to contributions, damped by epsilon; epsilon 0 is the z rule.
+
+    R_i = sum_j x_i w_ij / (z_j + epsilon sign(z_j)) R_j with z_j = sum_i x_i w_ij + b_j
+    (Eq. 58 of [bach2015pixel]; LRP-0 and LRP-epsilon of [montavon2019layer]).
+
+    Args:
+        epsilon: Float >= 0 in the unit of z. With 0, a share of z = 0 is 0.
+        relative: Measure epsilon in standard deviations of z over a sample's outputs.
+        bias: "split" or "full" (both: the bias counts in z) or "ignore".
+
+    Raises:
+        ValueError: For a negative epsilon or an unknown treatment of the bias.
+    """
+
+    epsilon: float = 1e-7
+    relative: bool = False
+    bias: str = "split"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        check_bias(self.bias)
+        Stabilizer(self.epsilon, self.relative)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """All contributions alike."""
+        return (with_bias(self.bias, Group(1, 1)),)
+
+    @property
+    def stabilizer(self) -> Stabilizer:
+        """Epsilon with the sign of z."""
+        return Stabilizer(self.epsilon, self.relative)
+
+
+@dataclass(frozen=True)
+class Gamma(ContributionRule):
+    """Favours contributions with the sign of the output by the factor 1 + gamma.
+
+    R_i = sum_j (c_ij + gamma c_ij^s) / (sum_i (c_ij + gamma c_ij^s) + b_j + gamma b_j^s) R_j, with
+    s the sign of z_j: LRP-gamma of [montavon2019layer] (table 10.1), generalised to signed inputs
+    as in [andeol2021learning].
+
+    Args:
+        gamma: Float >= 0.
+        bias: "split" (amplified like a contribution), "full" (amplified whatever its sign) or
+            "ignore".
+
+    Raises:
+        ValueError: For a negative gamma or an unknown treatment of the bias.
+    """
+
+    gamma: float = 0.25
+    bias: str = "split"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        check_bias(self.bias)
+        if not 0 <= self.gamma < float("inf"):
+            raise ValueError(f"gamma must be a finite number >= 0, received {self.gamma!r}.")
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """One row for each sign of the output."""
+        more = 1.0 + self.gamma
+        return (
+            with_bias(self.bias, Group(more, 1.0, gate="positive")),
+            with_bias(self.bias, Group(1.0, more, gate="negative")),
+        )
+
+
+@dataclass(frozen=True)
+class AlphaBeta(ContributionRule):
+    """Shares alpha times over positive and -beta times over negative contributions.
+
+    R_i = sum_j (alpha c_ij^+ / (sum c^+ + b^+) - beta c_ij^- / (sum c^- + b^-)) R_j
+    (Eq. 60 of [bach2015pixel]; Eq. 5 of [sixt2020when] for alpha 1, beta 0).
+
+    Args:
+        alpha: Float >= 1.
+        beta: Float; alpha - 1 if not given. alpha - beta must be 1.
+        bias: "split", "ignore", or "full" (the whole bias in both denominators).
+
+    Raises:
+        ValueError: If alpha - beta is not 1, or for an unknown treatment of the bias.
+    """
+
+    alpha: float
+    beta: float | None = None
+    bias: str = "split"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        check_bias(self.bias)
+        if self.beta is None:
+            object.__setattr__(self, "beta", self.alpha - 1)
+        if not (self.alpha >= 1 and abs(self.alpha - self.beta - 1) < 1e-6):
+            raise ValueError(
+                "alpha must be >= 1 and alpha - beta must be 1, so that relevance is conserved; "
+                f"received alpha={self.alpha!r}, beta={self.beta!r}."
+            )
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Positive and negative contributions apart."""
+        rows = [with_bias(self.bias, Group(1, 0, weight=self.alpha))]
+        if self.beta:
+            rows.append(with_bias(self.bias, Group(0, 1, weight=-self.beta)))
+        return tuple(rows)
+
+
+@dataclass(frozen=True)
+class ZPlus(ContributionRule):
+    """Shares in proportion to positive contributions, without the bias (z+ rule).
+
+    R_i = sum_j c_ij^+ / sum_i c_ij^+ R_j (Eq. 8 of [montavon2017explaining] for x >= 0).
+    """
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Positive contributions only."""
+        return (Group(1, 0),)
+
+
+@dataclass(frozen=True)
+class ContrastiveZPlus(ContributionRule):
+    """The last layer of contrastive excitation backpropagation: z+ minus z+ of -W.
+
+    R = (Z+ - N+) m_k (Eq. 16 of [sixt2020when]; [zhang2018top]).
+    """
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Positive contributions minus negative ones, both normalised."""
+        return (Group(1, 0), Group(0, 1, weight=-1.0))

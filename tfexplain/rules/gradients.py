@@ -1,0 +1,85 @@
+"""Gradient rules: the plain vector-Jacobian product and its modifications at rectifiers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import tensorflow as tf
+
+from tfexplain.numerics import Tensor, expand, positive, shape_of
+from tfexplain.operations import RECTIFIERS, Activation, Operation
+from tfexplain.rules.base import RecordedCall, Rule
+
+
+@dataclass(frozen=True)
+class Gradient(Rule):
+    """The vector-Jacobian product of the operation ([simonyan2014deep])."""
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns R dy/dx for each input x."""
+        return call.operation.gradient(call.inputs, call.outputs, relevance)
+
+
+@dataclass(frozen=True)
+class RectifierRule(Rule, abstract=True):
+    """Base of rules for ReLU, ReLU6, LeakyReLU and PReLU."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Activation,)
+
+    def handles(self, operation: Operation) -> bool:
+        """Rectifiers only."""
+        return super().handles(operation) and operation.name in RECTIFIERS
+
+
+@dataclass(frozen=True)
+class GuidedReLU(RectifierRule):
+    """R_i = f'(x_i) max(R_i, 0) ([springenberg2015striving]; Eq. 14 of [sixt2020when])."""
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Keeps positive relevance where the rectifier is open."""
+        return call.operation.gradient(call.inputs, call.outputs, (positive(relevance[0]),))
+
+
+@dataclass(frozen=True)
+class DeconvReLU(RectifierRule):
+    """R_i = max(R_i, 0), wherever the rectifier was open ([zeiler2014visualizing])."""
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Keeps positive relevance."""
+        return (positive(relevance[0]),)
+
+
+@dataclass(frozen=True)
+class RectGrad(RectifierRule):
+    """Lets through only relevance whose product with the activation is among the largest.
+
+    R_i = f'(x_i) R_i where a_i R_i > tau, else 0, with a = f(x) and tau the given percentile of
+    a R over all units of a sample (nearest rank) ([kim2019saliency], Eq. 3).
+
+    Args:
+        percentile: Float in [0, 100).
+
+    Raises:
+        ValueError: If it is outside.
+    """
+
+    percentile: float = 98.0
+
+    def __post_init__(self) -> None:
+        """Checks the value."""
+        if not 0 <= self.percentile < 100:
+            raise ValueError(f"percentile must be in [0, 100), received {self.percentile!r}.")
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Thresholds per sample and vector, then applies the derivative."""
+        (arriving,) = relevance
+        product = expand(call.outputs[0]) * arriving
+        batch, vectors = shape_of(product)[:2]
+        ordered = tf.sort(tf.reshape(product, [batch, vectors, -1]), axis=-1)
+        last = shape_of(ordered)[-1] - 1
+        rank = tf.round(tf.cast(last, tf.float64) * (self.percentile / 100))
+        tau = tf.gather(ordered, tf.cast(rank, tf.int32), axis=-1)
+        tau = tf.reshape(tau, [batch, vectors] + [1] * (len(product.shape) - 2))
+        kept = tf.where(product > tau, arriving, tf.zeros((), arriving.dtype))
+        return call.operation.gradient(call.inputs, call.outputs, (kept,))

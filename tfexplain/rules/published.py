@@ -1,0 +1,45 @@
+"""Rules that only reproduce published code; experiments use them, no default does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import tensorflow as tf
+
+from tfexplain.numerics import Tensor
+from tfexplain.operations import Operation, Sum
+from tfexplain.rules.base import Absorbed, RecordedCall, Rule, rule_from_config
+
+
+@dataclass(frozen=True)
+class ClippedAddition(Rule):
+    """Another rule at an addition, with the result clipped to [low, high].
+
+    The published ResNet code of [sixt2020when] clips to [0, 1000] at every addition, which makes
+    the backward pass non-linear and deletes negative relevance.
+
+    Args:
+        rule: The rule that shares the relevance.
+        low: Smallest relevance that is kept.
+        high: Largest relevance that is kept.
+    """
+
+    rule: Rule
+    low: float = 0.0
+    high: float = 1000.0
+    handled: ClassVar[tuple[type[Operation], ...]] = (Sum,)
+
+    def __post_init__(self) -> None:
+        """Takes the inner rule also as a configuration."""
+        if isinstance(self.rule, dict):
+            object.__setattr__(self, "rule", rule_from_config(self.rule))
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Shares by the inner rule, then clips."""
+        shares = self.rule.propagate(call, relevance)
+        return tuple(tf.clip_by_value(share, self.low, self.high) for share in shares)
+
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
+        """What is clipped away is lost."""
+        return Rule.absorbed(self, call, relevance, kept)

@@ -1,0 +1,90 @@
+"""Rules without parameters for operations that only route relevance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import tensorflow as tf
+
+from tfexplain.numerics import Tensor, expand
+from tfexplain.operations import (
+    Activation,
+    AveragePooling,
+    GlobalMaxPooling,
+    MaxPooling,
+    Operation,
+    Product,
+    Scaling,
+    Sum,
+)
+from tfexplain.rules.base import Absorbed, RecordedCall, Rule, total
+from tfexplain.rules.contributions import ContributionRule, Group
+
+
+@dataclass(frozen=True)
+class Pass(Rule):
+    """R_i = R_i: single elements keep their relevance (activations, scalings)."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Activation, Scaling)
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns the relevance unchanged."""
+        return relevance
+
+
+@dataclass(frozen=True)
+class Proportional(ContributionRule):
+    """R_i = sum_j x_i w_ij / z_j R_j: average pooling and additions share in proportion."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (AveragePooling, Sum)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """All contributions alike."""
+        return (Group(1, 1, 1, 1),)
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns the share of each input."""
+        if isinstance(call.operation, Sum):
+            return super().propagate(call, relevance)
+        return call.operation.in_proportion(call.inputs, call.outputs, relevance[0])
+
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
+        """Where the inputs add up to 0, relevance is lost."""
+        zero = expand(tf.equal(call.outputs[0], 0))
+        lost = total(tf.where(zero, relevance[0], tf.zeros((), relevance[0].dtype)))
+        return Absorbed(tf.zeros_like(lost), tf.zeros_like(lost), lost)
+
+
+@dataclass(frozen=True)
+class Winner(Rule):
+    """Max pooling gives all relevance to the first winner of a window."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (MaxPooling, GlobalMaxPooling)
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Routes to the winner."""
+        return call.operation.route(call.inputs, call.outputs, relevance[0])
+
+
+@dataclass(frozen=True)
+class AverageOfWindow(Rule):
+    """Max pooling shares in proportion to its inputs, as average pooling does."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (MaxPooling, GlobalMaxPooling)
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Shares in proportion to x_i over the window."""
+        return call.operation.share_as_average(call.inputs, call.outputs, relevance[0])
+
+
+@dataclass(frozen=True)
+class EqualShares(Rule):
+    """The factors of a product get the same share (uniform rule, [achtibat2024attnlrp])."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Product, Sum)
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Divides by the number of inputs."""
+        return call.operation.equal_shares(call.inputs, call.outputs, relevance[0])

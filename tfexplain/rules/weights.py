@@ -1,0 +1,114 @@
+"""LRP rules for first layers: shares that depend on weights and bounds, not on the activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from tfexplain.numerics import Tensor, expand
+from tfexplain.operations import Affine, Linear, Operation, Sum
+from tfexplain.operations.linear import ALL, NEGATIVE, ONES, POSITIVE, SQUARE
+from tfexplain.rules.base import Absorbed, RecordedCall, Rule, freeze_array, total
+
+
+@dataclass(frozen=True)
+class _WeightRule(Rule, abstract=True):
+    """Shares v_ij / sum_k v_kj, the same for all samples."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Linear, Affine, Sum)
+    part: ClassVar[str]
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns the share of each input; the weights of sums and scalings share equally."""
+        if isinstance(call.operation, Linear):
+            return (call.operation.weighted_shares(call.inputs, relevance[0], self.part)[0],)
+        return call.operation.equal_shares(call.inputs, call.outputs, relevance[0])
+
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
+        """Outputs without any weight lose their relevance."""
+        if not isinstance(call.operation, Linear):
+            return super().absorbed(call, relevance, kept)
+        sums = call.operation.weighted_shares(call.inputs, relevance[0], self.part)[1]
+        zero = tf.zeros((), relevance[0].dtype)
+        lost = total(tf.where(expand(tf.equal(sums, 0)), relevance[0], zero))
+        return Absorbed(tf.zeros_like(lost), tf.zeros_like(lost), lost)
+
+
+@dataclass(frozen=True)
+class WSquare(_WeightRule):
+    """R_i = sum_j w_ij^2 / sum_k w_kj^2 R_j (w^2 rule, Eq. 12 of [montavon2017explaining])."""
+
+    part: ClassVar[str] = SQUARE
+
+
+@dataclass(frozen=True)
+class Flat(_WeightRule):
+    """R_i = sum_j R_j / n_j, n_j the number of inputs of output j ([lapuschkin2019unmasking])."""
+
+    part: ClassVar[str] = ONES
+
+
+@dataclass(frozen=True)
+class ZBox(Rule):
+    """Shares for inputs inside a box (z^B rule, Eq. 15 of [montavon2017explaining]).
+
+    R_i = sum_j q_ij / sum_k q_kj R_j with q_ij = x_i w_ij - low_i w_ij^+ - high_i w_ij^-.
+
+    Args:
+        low: Lowest values of the model's input: a number or an array that broadcasts to it.
+        high: Highest values.
+
+    Raises:
+        ValueError: If they are not finite or low > high anywhere.
+    """
+
+    low: float | tuple
+    high: float | tuple
+    handled: ClassVar[tuple[type[Operation], ...]] = (Linear, Affine, Sum)
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        for name in ("low", "high"):
+            object.__setattr__(self, name, freeze_array(getattr(self, name), name))
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        if np.any(low > high) or np.all(low == high):
+            raise ValueError(
+                f"low must be <= high, and below it somewhere; received low={low.min()} to "
+                f"{low.max()}, high={high.min()} to {high.max()}."
+            )
+
+    def _sum_and_share(self, call: RecordedCall, relevance: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = call.bounds
+        operation, x = call.operation, call.inputs[0]
+        bias = operation.bias(call.inputs)
+        z = call.outputs[0] if bias is None else call.outputs[0] - bias
+        z -= operation.apply(low, operation.kernel(x.dtype, POSITIVE))
+        z -= operation.apply(high, operation.kernel(x.dtype, NEGATIVE))
+        return z, tf.math.divide_no_nan(relevance, expand(z))
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns the share of each input; a sum or scaling of inputs shares equally."""
+        operation = call.operation
+        if not isinstance(operation, Linear):
+            return operation.equal_shares(call.inputs, call.outputs, relevance[0])
+        low, high = call.bounds
+        x = call.inputs[0]
+        _, share = self._sum_and_share(call, relevance[0])
+        pulled = {
+            part: operation.transpose(share, operation.kernel(x.dtype, part), x)
+            for part in (ALL, POSITIVE)
+        }
+        below = pulled[ALL] - pulled[POSITIVE]
+        return (expand(x) * pulled[ALL] - expand(low) * pulled[POSITIVE] - expand(high) * below,)
+
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
+        """Outputs with an empty box lose their relevance."""
+        if not isinstance(call.operation, Linear):
+            return super().absorbed(call, relevance, kept)
+        z, _ = self._sum_and_share(call, relevance[0])
+        zero = tf.zeros((), relevance[0].dtype)
+        lost = total(tf.where(expand(tf.equal(z, 0)), relevance[0], zero))
+        return Absorbed(tf.zeros_like(lost), tf.zeros_like(lost), lost)
