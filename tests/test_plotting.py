@@ -183,6 +183,10 @@ def test_picture():
     limit = np.abs(relevance.sum(-1)).max()
     for figure in (plain, blended):
         assert figure.axes[1].get_ylim() == pytest.approx((-limit, limit))
+    clipped = plotting.picture(relevance, image, percentile=90).axes[1]
+    labels = [label.get_text() for label in clipped.get_yticklabels()]
+    assert labels[0].startswith("≤ −") and labels[2].startswith("≥ +")
+    assert clipped.get_ylim()[1] < limit
 
 
 def test_no_global_state():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
 
@@ -162,10 +163,10 @@ def _rescaling(call: Call) -> Operation:
 
     def function(x: tf.Tensor) -> tf.Tensor:
         # The layer computes in its own dtype; the analysis may ask for another one.
-        scale, offset = (tf.cast(value, x.dtype) for value in (layer.scale, layer.offset))
+        scale, offset = (tf.constant(value, x.dtype) for value in (layer.scale, layer.offset))
         return x * scale + offset
 
-    monotone = bool(tf.reduce_all(layer.scale >= 0) & tf.reduce_all(layer.offset >= 0))
+    monotone = bool(np.all(np.asarray(layer.scale) >= 0) and np.all(np.asarray(layer.offset) >= 0))
     return Scaling("Rescaling", function, layer, monotone)
 
 
@@ -174,7 +175,7 @@ def _normalization(call: Call) -> Operation:
 
     def function(x: tf.Tensor) -> tf.Tensor:
         mean, variance = (tf.cast(value, x.dtype) for value in (layer.mean, layer.variance))
-        deviation = tf.maximum(tf.sqrt(variance), tf.cast(keras.config.epsilon(), x.dtype))
+        deviation = tf.maximum(tf.sqrt(variance), keras.config.epsilon())
         return x * deviation + mean if layer.invert else (x - mean) / deviation
 
     return Scaling("Normalization", function, layer)

@@ -33,6 +33,7 @@ FAILED = 1
 BAD_INPUT = 2
 
 _MOST_LINES = 30  # of an error or a table: one screen
+_OVERLAY_PERCENTILE = 99  # a few pixels are so strong that others would not show on the image
 _CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 
 out = Console()
@@ -513,7 +514,7 @@ def _write(
         title = f"{name}: {method}"
         plotting.picture(values, title=title).savefig(folder / f"{name}_{method}.png", dpi=150)
         if values.ndim == 3:
-            figure = plotting.picture(values, image, title=title)
+            figure = plotting.picture(values, image, title=title, percentile=_OVERLAY_PERCENTILE)
             figure.savefig(folder / f"{name}_{method}_overlay.png", dpi=150)
         advance()
 

@@ -53,10 +53,10 @@ class Demonstration(NamedTuple):
             f"  {self.model}: the network, a Keras model."
             if self.model
             else "  The network is not kept: the cache folder cannot be written.",
-            "Look at: the gradient methods are noisy and signed; z+ and Deep Taylor are smooth and "
-            "hardly change with the target;",
-            "conservation_error is the sum of a map minus the logit: near 0 for most LRP rules, "
-            "not for gradients.",
+            "Look at input_t_gradient beside lrp.z, which agree on such networks, and at lrp.flat, "
+            "which shows the receptive field only.",
+            "conservation_error in the data is the sum of a map minus the logit: rounding for "
+            "deep_taylor, lrp.w_square and lrp.flat, what the biases absorb for lrp.z.",
         ]
         lines += [f"Left out: {name}: {reason}" for name, reason in self.left_out.items()]
         return "\n".join(lines)

@@ -52,12 +52,11 @@ def negative(tensor: Tensor) -> Tensor:
     return -tf.nn.relu(-tensor)
 
 
-def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Divides, with 0 wherever the denominator is 0."""
-    zero = tf.equal(denominator, 0)
-    return tf.where(
-        zero, tf.zeros((), numerator.dtype), numerator / tf.where(zero, 1.0, denominator)
-    )
+def repeat(activation: Tensor, vectors: int | Tensor) -> Tensor:
+    """Copies each sample once per relevance vector, for operations without a vector axis."""
+    if isinstance(vectors, int) and vectors == 1:
+        return activation
+    return tf.repeat(activation, vectors, axis=0)
 
 
 def sum_to_shape(tensor: Tensor, shape: Sequence) -> Tensor:
@@ -103,7 +102,7 @@ def pull_back(
             sizes = shape_of(tensor)
             copies.append(tf.zeros([sizes[0] * vectors, *sizes[1:]], dtype))
         else:
-            copies.append(tensor if vectors == 1 else tf.repeat(tensor, vectors, axis=0))
+            copies.append(repeat(tensor, vectors))
     with tf.GradientTape() as tape:
         tape.watch([tensor for tensor in copies if tensor.dtype.is_floating])
         results = function(*copies)
@@ -154,7 +153,7 @@ class Stabilizer:
 
     def added(self, denominator: Tensor) -> Tensor:
         """Returns what is added to `denominator`, (batch, *shape)."""
-        epsilon = tf.cast(self.epsilon, denominator.dtype)
+        epsilon = tf.constant(self.epsilon, denominator.dtype)
         if self.relative:
             axes = list(range(1, len(denominator.shape)))
             epsilon = epsilon * tf.math.reduce_std(denominator, axis=axes, keepdims=True)

@@ -228,7 +228,10 @@ def picture(
     ax.set_title(title, fontsize=9)
     scale = ScalarMappable(Normalize(-limit, limit), COLORMAP)
     bar = figure.colorbar(scale, ax=ax, fraction=0.05, pad=0.02, ticks=[-limit, 0, limit])
-    bar.ax.set_yticklabels([f"\N{MINUS SIGN}{limit:.3g}", "0", f"+{limit:.3g}"], fontsize=_SMALL)
+    low, high = f"\N{MINUS SIGN}{limit:.3g}", f"+{limit:.3g}"
+    if percentile is not None:  # colours stand for values beyond the limit too
+        low, high = f"\N{LESS-THAN OR EQUAL TO} {low}", f"\N{GREATER-THAN OR EQUAL TO} {high}"
+    bar.ax.set_yticklabels([low, "0", high], fontsize=_SMALL)
     return figure
 
 

@@ -139,7 +139,9 @@ class Bounds(keras.layers.Layer):
 
     def compute_output_spec(self, inputs: Sequence) -> list[keras.KerasTensor]:
         """One sample of the first layer's input."""
-        return [keras.KerasTensor((1, *self.target.shape[1:]), self.compute_dtype)] * 2
+        # Two tensors: the same one twice would be one output of the layer.
+        shape = (1, *self.target.shape[1:])
+        return [keras.KerasTensor(shape, self.compute_dtype) for _ in ("low", "high")]
 
 
 class _Zeros(keras.layers.Layer):

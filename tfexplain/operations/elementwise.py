@@ -174,7 +174,7 @@ def batch_norm_affine(layer: keras.layers.BatchNormalization, dtype) -> tuple[Te
     """
     mean = tf.cast(layer.moving_mean, dtype)
     variance = tf.cast(layer.moving_variance, dtype)
-    scale = tf.math.rsqrt(variance + tf.cast(layer.epsilon, dtype))
+    scale = tf.math.rsqrt(variance + layer.epsilon)
     if layer.scale:
         scale = scale * tf.cast(layer.gamma, dtype)
     shift = -mean * scale

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand, fold, pull_back, safe_divide, shape_of, unfold
+from tfexplain.numerics import Tensor, expand, fold, pull_back, repeat, shape_of, unfold
 from tfexplain.operations.base import Operation
 
 
@@ -36,7 +36,7 @@ class AveragePooling(Operation):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """Shares R_i = x_i w_ij R_j / sum_k x_k w_kj."""
-        share = safe_divide(relevance, expand(outputs[0]))
+        share = tf.math.divide_no_nan(relevance, expand(outputs[0]))
         return (expand(inputs[0]) * self.gradient(inputs, outputs, [share])[0],)
 
 
@@ -97,7 +97,7 @@ class MaxPooling(Operation):
         elif len(self.pool_size) == 2:
             vectors = shape_of(relevance)[1]
             # The flat gradient kernel has no axis of vectors: x and y are repeated for it.
-            many = [t if vectors == 1 else tf.repeat(t, vectors, axis=0) for t in (x, y)]
+            many = [repeat(t, vectors) for t in (x, y)]
             pulled = tf.raw_ops.MaxPoolGrad(
                 orig_input=many[0],
                 orig_output=many[1],

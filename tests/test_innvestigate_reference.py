@@ -1,0 +1,90 @@
+"""Single layers against the reference files of innvestigate 1.0.9 (biases 0, inputs >= 0)."""
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+import tfexplain
+
+pytestmark = pytest.mark.data
+
+# Name of a file -> our name and options.
+FILES = {
+    "Gradient": ("gradient", {}),
+    "InputTimesGradient": ("input_t_gradient", {}),
+    "GuidedBackprop": ("guided_backprop", {}),
+    "IntegratedGradients": ("integrated_gradients", {"steps": 64}),
+    "SmoothGrad": ("smoothgrad", {"samples": 64}),
+    "LRPZ": ("lrp.z", {}),
+    "LRPZIgnoreBias": ("lrp.z_IB", {}),
+    "LRPZ_Flat_input_layer_rule": ("lrp.z", {"input_rule": "flat"}),
+    "LRPEpsilon": ("lrp.epsilon", {"epsilon": 1e-7}),
+    "LRPEpsilonIgnoreBias": ("lrp.epsilon_IB", {"epsilon": 1e-7}),
+    "LRPZPlus": ("lrp.z_plus", {}),
+    "LRPZPlusFast": ("lrp.z_plus_fast", {}),
+    "LRPAlpha1Beta0": ("lrp.alpha_1_beta_0", {}),
+    "LRPAlpha1Beta0IgnoreBias": ("lrp.alpha_1_beta_0_IB", {}),
+    "LRPAlpha2Beta1": ("lrp.alpha_2_beta_1", {}),
+    "LRPFlat": ("lrp.flat", {}),
+    "LRPSequentialPresetA": ("lrp.sequential_preset_a", {}),
+    "LRPSequentialPresetAFlat": ("lrp.sequential_preset_a_flat", {}),
+    "LRPSequentialPresetB": ("lrp.sequential_preset_b", {}),
+    "DeepTaylor": ("deep_taylor", {}),
+}
+LAYERS = {
+    "Dense": lambda: keras.layers.Dense(5),
+    "Dense_relu": lambda: keras.layers.Dense(5, activation="relu"),
+    "Conv2D": lambda: keras.layers.Conv2D(5, 3),
+    "Conv2D_relu": lambda: keras.layers.Conv2D(5, 3, activation="relu"),
+    "AveragePooling2D": lambda: keras.layers.AveragePooling2D(2),
+    "MaxPooling2D": lambda: keras.layers.MaxPooling2D(2),
+}
+# Noise of standard deviation 1 opens and closes gates and moves the maximum, so that the result
+# depends on the draws, which differ: the tolerance of innvestigate's own test.
+LOOSE = {("SmoothGrad", name) for name in ("Dense_relu", "Conv2D_relu", "MaxPooling2D")}
+
+
+@pytest.fixture(scope="module")
+def references(data_dir):
+    """Folder of the files."""
+    folder = data_dir / "innvestigate_reference"
+    if not folder.is_dir():
+        pytest.skip("TFEXPLAIN_TEST_DATA has no folder innvestigate_reference")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models():
+    """One model per layer; each file has weights of its own."""
+    found = {}
+    for name, layer in LAYERS.items():
+        stack = [keras.Input((10, 10, 3)), layer(), keras.layers.Flatten()]
+        found[name] = keras.Sequential(stack, name=name.lower())
+    return found
+
+
+def test_every_file_is_compared(references):
+    """No file of the folder is left out."""
+    assert {path.stem for path in references.glob("*.hdf5")} == set(FILES)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("file", FILES)
+def test_reference(file, layer, references, models):
+    """The stored attribution, from the stored weights and input."""
+    with h5py.File(references / f"{file}.hdf5") as stored:
+        assert stored.attrs["analyzer_name"] == file
+        x = stored["input"][:].astype("float32")
+        group = stored[layer]
+        weights = [group["weights"][key][:] for key in sorted(group.get("weights", ()))]
+        output, attribution = group["output"][:], group["attribution"][:]
+    model = models[layer]
+    model.set_weights(weights)
+    name, options = FILES[file]
+    analyzer = tfexplain.create_analyzer(name, model, compat="innvestigate", **options)
+    np.testing.assert_allclose(analyzer.outputs(x), output, rtol=1e-5, atol=1e-6)
+    tolerance = {"rtol": 0.25, "atol": 0.2} if (file, layer) in LOOSE else {}
+    np.testing.assert_allclose(
+        analyzer.analyze(x), attribution, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}
+    )
