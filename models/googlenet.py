@@ -43,6 +43,10 @@ class LocalResponseNormalization(layers.Layer):
         TensorShape([1, 1, 1, 8])
     """
 
+    # Each channel is divided by a number close to the same for its neighbours, so relevance methods
+    # let the relevance pass, as they do at activations.
+    relevance_policy = "pass"
+
     def __init__(
         self,
         depth_radius: int = 2,

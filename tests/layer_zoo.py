@@ -131,7 +131,7 @@ ENTRIES = (
     _entry(
         "conv2d_channels_first",
         _layers.Conv2D,
-        (2, 4, 5),
+        (2, 4, 7),
         3,
         3,
         data_format="channels_first",

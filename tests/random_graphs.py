@@ -116,31 +116,54 @@ LINEAR = {
 }
 
 
+class _Room:
+    """Counts how many positions an axis still has while blocks are drawn."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def valid(self, window: int, strides: int) -> bool:
+        """Tells whether a window fits without padding."""
+        return self.size >= window + strides
+
+    def take(self, window: int, strides: int, padding: str) -> None:
+        """Notes what a window leaves over."""
+        fits = self.size - window if padding == "valid" else self.size - 1
+        self.size = fits // strides + 1
+
+
 @st.composite
-def _linear(draw, kind: str, keep_size: bool, keep_filters: int | None = None):
+def _linear(draw, kind: str, room: _Room | None = None, keep_filters: int | None = None):
     layer = draw(st.sampled_from(LINEAR[kind]))
     if keep_filters is not None and layer == "depthwise":
         layer = "conv" if kind != "vector" else "dense"
-    plain = layer == "dense" or keep_size
+    padding, strides = "same", 1
+    if layer != "dense" and room is not None:
+        strides = draw(st.integers(1, 2))
+        paddings = ("same", "valid") if room.valid(3, strides) else ("same",)
+        padding = draw(st.sampled_from(paddings))
+        room.take(3, strides, padding)
     return Linear(
         layer,
         keep_filters or draw(st.integers(2, 3)),
-        "same" if plain else draw(st.sampled_from(("same", "valid"))),
-        1 if plain else draw(st.integers(1, 2)),
+        padding,
+        strides,
         draw(st.sampled_from((None, "before", "after"))),
         draw(st.sampled_from(("fused", "separate", "layer", None))),
     )
 
 
 @st.composite
-def _pool(draw, pools: tuple[str, ...]):
-    window = draw(st.integers(2, 3))
-    strides, padding = draw(st.integers(1, 2)), draw(st.sampled_from(("same", "valid")))
+def _pool(draw, room: _Room, pools: tuple[str, ...]):
+    window, strides = draw(st.integers(2, 3)), draw(st.integers(1, 2))
+    paddings = ("same", "valid") if room.valid(window, strides) else ("same",)
+    padding = draw(st.sampled_from(paddings))
+    room.take(window, strides, padding)
     return Pool(draw(st.sampled_from(pools)), window, strides, padding)
 
 
 @st.composite
-def _block(draw, kind: str, pools: tuple[str, ...], pads: bool, simple: bool = False):
+def _block(draw, kind: str, room: _Room, pools: tuple[str, ...], pads: bool, simple: bool = False):
     kinds = ["linear", "linear", "residual", "branches", "shared", "nested", "nested", "scale"]
     if kind != "vector":
         kinds += ["pool"] * bool(pools) + ["padding"] * pads
@@ -148,28 +171,32 @@ def _block(draw, kind: str, pools: tuple[str, ...], pads: bool, simple: bool = F
         kinds = ["linear", "linear", "scale"]
     choice = draw(st.sampled_from(kinds))
     if choice == "linear":
-        return draw(_linear(kind, keep_size=False))
+        return draw(_linear(kind, room))
     if choice == "pool":
-        return draw(_pool(pools))
+        return draw(_pool(room, pools))
     if choice == "padding":
-        return Padding(draw(st.integers(1, 2)))
+        size = draw(st.integers(1, 2))
+        room.size += 2 * size
+        return Padding(size)
     if choice == "scale":
         return Scale(draw(st.sampled_from((2.0, 0.5, -1.5))))
     if choice == "shared":
         return Shared("dense" if kind == "vector" else "conv", draw(st.booleans()))
     if choice == "residual":
-        inner = tuple(draw(st.lists(_linear(kind, keep_size=True), min_size=1, max_size=2)))
+        inner = tuple(draw(st.lists(_linear(kind), min_size=1, max_size=2)))
         merge = draw(st.sampled_from(("Add", "ops.add", "plus")))
         return Residual(inner, draw(st.booleans()), merge)
     if choice == "branches":
-        branch = st.lists(_linear(kind, keep_size=True), min_size=1, max_size=2).map(tuple)
+        branch = st.lists(_linear(kind), min_size=1, max_size=2).map(tuple)
         return Branches(draw(branch), draw(branch))
     calls = draw(st.integers(1, 2))
     if calls == 2:
         # Called twice, a nested model has to keep the shape: 2 channels, which `build` projects to.
-        inner = (draw(_linear(kind, keep_size=True, keep_filters=2)),)
+        inner = (draw(_linear(kind, keep_filters=2)),)
         return Nested(inner, draw(st.booleans()), calls)
-    inner = tuple(draw(st.lists(_block(kind, pools, pads, simple=True), min_size=1, max_size=2)))
+    inner = tuple(
+        draw(st.lists(_block(kind, room, pools, pads, simple=True), min_size=1, max_size=2))
+    )
     layered = all(isinstance(block, Linear) for block in inner)
     return Nested(inner, layered and draw(st.booleans()), calls)
 
@@ -196,7 +223,8 @@ def recipes(
         **fixed: Other fields of the recipe.
     """
     kind = draw(st.sampled_from(("image", "image", "sequence", "vector")))
-    blocks = draw(st.lists(_block(kind, pools, pads), min_size=min_blocks, max_size=4))
+    room = _Room(SHAPES[kind][0])
+    blocks = draw(st.lists(_block(kind, room, pools, pads), min_size=min_blocks, max_size=4))
     return Recipe(
         kind,
         tuple(blocks),
@@ -269,12 +297,7 @@ class _Maker:
     def _pool(self, block: Pool) -> Callable:
         cls = getattr(layers, f"{block.kind.capitalize()}Pooling{self.rank()}")
 
-        def apply(h):
-            # Windows may be larger than what is left.
-            padding = block.padding if min(h.shape[1:-1]) >= block.window else "same"
-            return self.layer(cls, block.window, block.strides, padding)(h)
-
-        return apply
+        return self.layer(cls, block.window, block.strides, block.padding)
 
     def _padding(self, block: Padding) -> Callable:
         return self.layer(getattr(layers, f"ZeroPadding{self.rank()}"), block.size)
@@ -378,7 +401,9 @@ def build(recipe: Recipe, samples: int = 3) -> Built:
         _set_weights(layer, np.random.default_rng([recipe.seed, number]), recipe.shift)
     x = np.random.default_rng(recipe.seed).normal(size=(samples, *SHAPES[recipe.kind]))
     # A layer of a block that is called twice is read by other calls too.
-    rectified = () if any(isinstance(b, Shared | Nested) for b in recipe.blocks) else maker.rectified
+    rectified = (
+        () if any(isinstance(b, Shared | Nested) for b in recipe.blocks) else maker.rectified
+    )
     return Built(model, x.astype(recipe.dtype), tuple(rectified))
 
 
@@ -395,6 +420,9 @@ def _set_weights(layer: layers.Layer, generator: np.random.Generator, shift: boo
         values = []
         for weight in layer.weights:
             fan_in = max(1, int(np.prod(weight.shape[:-1])))
-            scale = 0.3 if len(weight.shape) == 1 else (2 / fan_in) ** 0.5
-            values.append(generator.normal(size=weight.shape) * scale)
+            if weight.name == "bias":
+                # Rather positive, so that few rectifiers are closed on all samples.
+                values.append(generator.normal(0.2, 0.3, weight.shape))
+            else:
+                values.append(generator.normal(size=weight.shape) * (2 / fan_in) ** 0.5)
     layer.set_weights(values)

@@ -1,8 +1,6 @@
 """Networks of `models`: structure, weight files, accuracy on the images they were measured on."""
 
 import csv
-import os
-import pathlib
 import sys
 
 import keras
@@ -28,14 +26,6 @@ PARAMETERS = {
 # Keras 3.15 copies its variables for `save_weights` in a way that NumPy 2 deprecates.
 KERAS_SAVES = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 TORCH_NAMES = {"moving_mean": "running_mean", "moving_variance": "running_var", "beta": "bias"}
-
-
-@pytest.fixture(scope="module")
-def data_dir():
-    """Folder of weights and images (not part of the repository)."""
-    if not os.environ.get("TFEXPLAIN_TEST_DATA"):
-        pytest.skip("TFEXPLAIN_TEST_DATA does not name the folder of weights and images")
-    return pathlib.Path(os.environ["TFEXPLAIN_TEST_DATA"])
 
 
 @pytest.fixture(scope="module")

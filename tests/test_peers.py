@@ -4,7 +4,9 @@ The peer ran in float64 and its numbers are stored in float32, so that half a un
 place of float32, 6e-8 of the largest value, is all that may differ.
 """
 
+import functools
 import importlib.util
+import json
 import pathlib
 
 import keras
@@ -37,8 +39,6 @@ def _module(name):
 
 def _metadata():
     """Returns (network, key) of every stored map, without building a network."""
-    import json
-
     for network in NETWORKS:
         with np.load(PEERS / "results" / f"innvestigate_{network}.npz", allow_pickle=False) as file:
             for key in json.loads(str(file["metadata"]))["analyzers"]:
@@ -70,12 +70,19 @@ def our_options(options):
     return options
 
 
-def difference(network, key, **options):
+# A result for the largest output and one for given outputs come from the same analyzer.
+@functools.cache
+def analyzer_of(model, name, options, compat):
+    """Creates an analyzer in float64."""
+    return tfexplain.create_analyzer(name, model, dtype="float64", compat=compat, **dict(options))
+
+
+def difference(network, key, compat="innvestigate"):
     """Returns the largest difference, relative to the largest value of the peer's map."""
     model, arrays, metadata = network
     entry = metadata["analyzers"][key]
-    options = {"compat": "innvestigate", **our_options(entry["options"]), **options}
-    analyzer = tfexplain.create_analyzer(entry["name"], model, dtype="float64", **options)
+    options = tuple(our_options(entry["options"]).items())
+    analyzer = analyzer_of(model, entry["name"], options, compat)
     relevance = analyzer.analyze(arrays["input"], target=entry["target"])
     stored = arrays[f"analyzer/{key}"]
     assert relevance.shape == stored.shape
@@ -120,9 +127,7 @@ def test_z_plus_fast_differs_at_the_first_layer_alone(network, loaded):
     model, arrays, _ = loaded(network)
     first = model.layers[1]
     assert isinstance(first, keras.layers.Conv1D | keras.layers.Conv2D)
-    analyzer = tfexplain.create_analyzer(
-        "lrp.z_plus", model, compat="innvestigate", dtype="float64"
-    )
+    analyzer = analyzer_of(model, "lrp.z_plus", (), "innvestigate")
     outputs = analyzer.outputs(arrays["input"])
     start = outputs * (outputs == outputs.max(axis=1, keepdims=True))
     hidden = analyzer.propagate(arrays["input"], start[:, None], layers=(first.name,))

@@ -69,7 +69,6 @@ def test_rule_equals_the_formula_on_the_jacobian(entry, nonnegative):
     relevance = np.random.default_rng(4).normal(size=(2, 3, *outputs.shape[1:]))
     connected = connectivity(layer, x[0], wrap=functools.partial(runnable, entry))
 
-    @tf.function(autograph=False)
     def all_rules(x, outputs, relevance):
         results = {}
         for name, (rule, _, options) in RULES.items():

@@ -271,20 +271,27 @@ def _layers(*names: str) -> list[type]:
 
 RESHAPES = tuple(_layers("Reshape", "Flatten") + _ops("Reshape", "Squeeze", "ExpandDims", "Ravel"))
 
+# Keras class -> what makes its canonical operation, and of which kind that usually is.
 OPERATIONS: dict[type, Factory] = {}
+KINDS: dict[type, type[Operation] | None] = {}
 
 
-def _register(classes: Iterable[type], factory: Factory) -> None:
+def _register(classes: Iterable[type], factory: Factory, kind: type[Operation] | None) -> None:
     OPERATIONS.update(dict.fromkeys(classes, factory))
+    KINDS.update(dict.fromkeys(classes, kind))
 
 
-_register(LINEAR_LAYERS, _linear)
-_register([layers.BatchNormalization], _batch_norm)
-_register([layers.Rescaling], _rescaling)
-_register([layers.Normalization], _normalization)
-_register([layers.Embedding], _lookup)
-_register(_layers("MaxPooling1D", "MaxPooling2D", "MaxPooling3D"), _max_pooling)
-_register(_layers("GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D"), _global_max)
+_register(LINEAR_LAYERS, _linear, Linear)
+_register([layers.BatchNormalization], _batch_norm, Affine)
+_register([layers.Rescaling], _rescaling, Scaling)
+_register([layers.Normalization], _normalization, Scaling)
+_register([layers.Embedding], _lookup, Lookup)
+_register(_layers("MaxPooling1D", "MaxPooling2D", "MaxPooling3D"), _max_pooling, MaxPooling)
+_register(
+    _layers("GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D"),
+    _global_max,
+    GlobalMaxPooling,
+)
 _register(
     _layers(
         "AveragePooling1D",
@@ -295,9 +302,11 @@ _register(
         "GlobalAveragePooling3D",
     ),
     _average,
+    AveragePooling,
 )
-_register(_ops("Mean", "Sum", "Max"), _reduction)
-_register(_layers("UpSampling1D", "UpSampling2D", "UpSampling3D"), _up_sampling)
+_register(_ops("Mean", "Sum"), _reduction, AveragePooling)
+_register(_ops("Max"), _reduction, GlobalMaxPooling)
+_register(_layers("UpSampling1D", "UpSampling2D", "UpSampling3D"), _up_sampling, Rearrangement)
 _register(
     [
         *RESHAPES,
@@ -329,17 +338,18 @@ _register(
         ),
     ],
     _rearrangement,
+    Rearrangement,
 )
-_register([layers.Concatenate, *_ops("Concatenate")], _concatenation)
-_register([layers.Add], _sum(lambda count: [1.0] * count))
-_register([layers.Subtract], _sum(lambda count: [1.0, -1.0]))
-_register([layers.Average], _sum(lambda count: [1.0 / count] * count))
-_register([layers.Multiply], _product)
-_register(_ops("Add"), _binary([1.0, 1.0]))
-_register(_ops("Subtract"), _binary([1.0, -1.0]))
-_register(_ops("Multiply"), _binary(None))
-_register(_ops("Divide", "TrueDivide"), _division)
-_register(_ops("Negative"), _scaling)
+_register([layers.Concatenate, *_ops("Concatenate")], _concatenation, Concatenation)
+_register([layers.Add], _sum(lambda count: [1.0] * count), Sum)
+_register([layers.Subtract], _sum(lambda count: [1.0, -1.0]), Sum)
+_register([layers.Average], _sum(lambda count: [1.0 / count] * count), Sum)
+_register([layers.Multiply], _product, Product)
+_register(_ops("Add"), _binary([1.0, 1.0]), Sum)
+_register(_ops("Subtract"), _binary([1.0, -1.0]), Sum)
+_register(_ops("Multiply"), _binary(None), Product)
+_register(_ops("Divide", "TrueDivide"), _division, Scaling)
+_register(_ops("Negative"), _scaling, Scaling)
 _register(
     _layers(
         "Dropout",
@@ -361,8 +371,9 @@ _register(
     )
     + _ops("Copy"),
     _identity,
+    IDENTITY,
 )
-_register([layers.Activation], _activation_layer)
+_register([layers.Activation], _activation_layer, Activation)
 _register(
     _layers("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
     + _ops(
@@ -392,6 +403,7 @@ _register(
         "Square",
     ),
     _activation_op,
+    Activation,
 )
 
 
@@ -401,7 +413,7 @@ def _pad_op(call: Call) -> Operation:
     return _rearrangement(call) if constant and not any(value) else _opaque(call)
 
 
-_register(_ops("Pad"), _pad_op)
+_register(_ops("Pad"), _pad_op, Rearrangement)
 
 
 def _leaves(call: Call) -> list:
@@ -454,7 +466,8 @@ def to_canonical(graph: Graph) -> Graph:
         declared = getattr(call.operation, "relevance_policy", None)
         cls = _listed_class(call.operation, OPERATIONS)
         if declared == "pass" and len(inputs) == 1:
-            operation = Activation(type(call.operation).__name__, _replay(call), call.operation)
+            label = type(call.operation).__name__
+            operation = Activation(label, _replay(call), call.operation, joint=True)
         else:
             operation = OPERATIONS[cls](call) if cls else _opaque(call)
         if operation is IDENTITY:

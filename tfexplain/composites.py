@@ -251,7 +251,7 @@ class RuleAssignment:
     def __init__(self, graph: Graph, rules: dict[Call, Rule]) -> None:
         self.graph = graph
         self.rules = rules
-        self.rows = [(call.name, call.operation.label, repr(rules[call])) for call in graph.calls]
+        self.rows = [(call.name, call.operation.label, str(rules[call])) for call in graph.calls]
 
     def to_json(self) -> str:
         """Returns the rows as JSON text."""

@@ -223,6 +223,8 @@ class ReversedNetwork:
             for call in self.graph.calls
         }
         self._bounds_layers = {call: self._bounds_layer(call, names) for call in self.graph.calls}
+        self._zeros = _Zeros(name="zeros", dtype=dtype, autocast=False)
+        self._times = _TimesActivation(name="times_activation", dtype=dtype, autocast=False)
         self._build()
         self._compile(jit_compile)
 
@@ -264,8 +266,7 @@ class ReversedNetwork:
 
     def _walk(self, tensors: Mapping[Node, Any], relevance: Any, visit: Visit) -> list:
         """Walks from the start to the inputs; returns the relevance of every read-out."""
-        zeros = _Zeros(dtype=self.dtype, autocast=False)
-        times = _TimesActivation(dtype=self.dtype, autocast=False)
+        zeros, times = self._zeros, self._times
         arriving: dict[Node, list] = collections.defaultdict(list)
         arriving[self.start].append(relevance)
 

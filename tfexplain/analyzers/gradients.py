@@ -91,7 +91,9 @@ class RectGradAnalyzer(RectifierAnalyzer):
 
     Args:
         model: See `Analyzer`.
-        percentile: Percentile of activation times gradient, per sample, below which nothing passes.
+        percentile: Percentile of activation times gradient over the units of a sample (nearest
+            rank), up to which nothing passes. A rectifier with fewer than about
+            50 / (100 - percentile) units lets nothing pass: its largest product is the percentile.
         **common: See `Analyzer`.
     """
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import tempfile
 import zipfile
+import zlib
 from typing import Any
 
 import keras
@@ -19,6 +20,8 @@ from tfexplain.files import write_atomically
 
 FORMAT = 1
 _MODEL, _CONFIG, _ARRAYS = "model.keras", "analyzer.json", "arrays.npz"
+# What reading a foreign, truncated or altered archive raises.
+_INCOMPLETE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, OSError)
 
 
 def option_config(value: Any, key: str, arrays: dict[str, np.ndarray] | None = None) -> Any:
@@ -71,7 +74,11 @@ def option_value(config: Any, arrays: dict[str, np.ndarray], custom: dict[str, A
     if not isinstance(config, dict):
         return config
     if "__composite__" in config:
-        return Composite.from_config(config["__composite__"])
+        selectors = [selector for selector, _ in config["__composite__"]["rows"]]
+        names = [name for selector in selectors for name in selector.values()]
+        known = {n: custom[_plain(n)] for n in names if isinstance(n, str) and _plain(n) in custom}
+        with keras.saving.custom_object_scope({**custom, **known}):
+            return Composite.from_config(config["__composite__"])
     if "__stored__" in config:
         return arrays[config["__stored__"]]
     if "__array__" in config:
@@ -80,7 +87,7 @@ def option_value(config: Any, arrays: dict[str, np.ndarray], custom: dict[str, A
         return tuple(option_value(item, arrays, custom) for item in config["__tuple__"])
     if "__function__" in config:
         name = config["__function__"]
-        found = keras.saving.get_registered_object(name) or custom.get(name.split(">")[-1])
+        found = keras.saving.get_registered_object(name) or custom.get(_plain(name))
         if found is None:
             raise ValueError(
                 f"The function {name!r} is not known here; import the module that registers it, "
@@ -90,8 +97,24 @@ def option_value(config: Any, arrays: dict[str, np.ndarray], custom: dict[str, A
     return {key: option_value(item, arrays, custom) for key, item in config.items()}
 
 
+def _plain(name: str) -> str:
+    """Returns the name of a registered object without its package."""
+    return name.split(">")[-1]
+
+
 def save(analyzer: Analyzer, path: Any) -> None:
-    """Writes an analyzer into one file, which appears only when it is complete."""
+    """Writes an analyzer into one file, which appears only when it is complete.
+
+    Raises:
+        ValueError: If an option cannot be written, or the class belongs to no known name.
+    """
+    from tfexplain.analyzers import resolve_name
+
+    if resolve_name(analyzer.name)[0].cls is not type(analyzer):
+        raise ValueError(
+            f"{type(analyzer).__name__} is none of the analyzers that create_analyzer knows; only "
+            "these can be saved."
+        )
     arrays: dict[str, np.ndarray] = {}
     options = {k: option_config(v, k, arrays) for k, v in analyzer._options.items()}
     config = {"format": FORMAT, "analyzer": analyzer.name, "options": options}
@@ -125,30 +148,36 @@ def load_analyzer(path: Any, custom_objects: dict[str, Any] | None = None) -> An
         FileNotFoundError: If there is no such file.
         ValueError: If it is no complete analyzer file.
     """
-    from tfexplain.analyzers import create_analyzer
+    from tfexplain.analyzers import resolve_name
 
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no analyzer file {str(path)!r}.")
-    try:
-        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
-            config = json.loads(archive.read(_CONFIG))
-            with np.load(io.BytesIO(archive.read(_ARRAYS)), allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files}
-            archive.extract(_MODEL, folder)
-            version = config["format"]
-            if version == FORMAT:
-                model = keras.models.load_model(
-                    os.path.join(folder, _MODEL), custom_objects=custom_objects, compile=False
-                )
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, EOFError) as error:
-        raise ValueError(
-            f"{str(path)!r} is no complete analyzer file ({error}); write it with analyzer.save."
-        ) from None
-    if version != FORMAT:
-        raise ValueError(
-            f"{str(path)!r} has format {version!r}, this tfexplain reads format {FORMAT}."
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                config = json.loads(archive.read(_CONFIG))
+                with np.load(io.BytesIO(archive.read(_ARRAYS)), allow_pickle=False) as stored:
+                    arrays = {key: stored[key] for key in stored.files}
+                archive.extract(_MODEL, folder)
+            version, name, options = (config[key] for key in ("format", "analyzer", "options"))
+        except _INCOMPLETE as error:
+            raise ValueError(
+                f"{str(path)!r} is no complete analyzer file ({error}); write it with "
+                "analyzer.save."
+            ) from None
+        if version != FORMAT:
+            raise ValueError(
+                f"{str(path)!r} has format {version!r}, this tfexplain reads format {FORMAT}."
+            )
+        model = keras.models.load_model(
+            os.path.join(folder, _MODEL), custom_objects=custom_objects, compile=False
         )
     custom = custom_objects or {}
-    options = {k: option_value(v, arrays, custom) for k, v in config["options"].items()}
-    return create_analyzer(config["analyzer"], model, **options)
+    options = {key: option_value(value, arrays, custom) for key, value in options.items()}
+    # As `create_analyzer`, but an instance made from its class may set what a name presets.
+    entry, suffixed = resolve_name(name)
+    analyzer = entry.cls.__new__(entry.cls, **options)
+    analyzer.name = name
+    analyzer.__init__(model, **{**entry.preset, **suffixed, **options})
+    return analyzer

@@ -346,6 +346,8 @@ class DeepTaylor(ReversedAnalyzer):
             # Also at the first layer, whatever the sign of its input, as innvestigate does.
             rows += [(LINEAR + BATCH_NORM, ZPlus())]
             rows += [(ADDITION + AVERAGE_POOLING, Gradient())]
+            # Only activations that are layers of their own gate relevance there.
+            rows += [((keras.layers.Activation, keras.layers.ReLU), Gradient())]
         else:
             additive = LINEAR + BATCH_NORM + ADDITION
             rows += [(NonNegativeInput(additive), ZPlus()), (additive, WSquare())]
@@ -410,6 +412,8 @@ class ContrastiveLRP(_Contrast, Analyzer):
         if not isinstance(self.inner, ReversedAnalyzer):
             raise ValueError(f"{inner!r} cannot be contrasted: it is no reversed network.")
         self.rectify = rectify
+        # Built now: Keras layers are not made while a function is traced.
+        self._network = self.inner.network()
         inputs = [tf.TensorSpec(n.shape, self._spec_dtype(n)) for n in self.inputs.nodes]
         signature = [inputs, tf.TensorSpec((None, None), "int32")]
         self._run_explain = Compiled(self.explain, signature, self.jit_compile)
@@ -436,7 +440,7 @@ class ContrastiveLRP(_Contrast, Analyzer):
 
     def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
         """Returns [explained tensor, *relevance]."""
-        network = self.inner.network()
+        network = self._network
         records = network._records(inputs)
         outputs = records[network.start_index]
         flat = tf.reshape(outputs, [tf.shape(outputs)[0], -1])

@@ -392,6 +392,8 @@ class IntegratedGradients(SampledGradient):
         for value in self.baseline.values:
             if callable(value):
                 value = value(inputs[0] if len(inputs) == 1 else inputs)
+                if isinstance(value, dict):
+                    value = [value[name] for name in self.inputs.names]
                 value = list(value) if isinstance(value, list | tuple) else [value]
                 results.append([tf.cast(v, x.dtype) for v, x in zip(value, inputs, strict=True)])
                 continue

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfexplain.analyzers.base import Analyzer
+from tfexplain.analyzers.reversed import ReversedAnalyzer
+from tfexplain.canonizers import canonize
+from tfexplain.graph import has_graph, trace
 
 
 def export(analyzer: Analyzer, path: Any) -> None:
@@ -26,8 +30,9 @@ def export(analyzer: Analyzer, path: Any) -> None:
         path: Folder to make.
 
     Raises:
-        ValueError: If the folder holds something else, for channels_first without a GPU, or if a
-            function of the analyzer does not consist of TensorFlow operations.
+        ValueError: If the folder holds something else, for channels_first without a GPU, for
+            operations that run through XLA only, or if a function of the analyzer does not consist
+            of TensorFlow operations.
     """
     path = pathlib.Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -40,7 +45,7 @@ def export(analyzer: Analyzer, path: Any) -> None:
         temporary = os.path.join(folder, "model")
         tf.saved_model.save(module, temporary, signatures=signatures)
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, os.path.join(folder, "replaced"))
         os.replace(temporary, path)
 
 
@@ -63,24 +68,30 @@ def _all_layers(model: Any) -> list:
 
 
 def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
+    for part in (analyzer, getattr(analyzer, "inner", None)):
+        if isinstance(part, ReversedAnalyzer):
+            # Keras makes its layers outside of the functions that are traced below.
+            part.network()
     model, inputs = analyzer.user_model, analyzer.inputs
     names = [_argument(name) for name in inputs.names]
-    if len(set(names)) != len(names):
-        raise ValueError(f"Input names must differ as arguments, received {inputs.names}.")
+    if len({*names, "target"}) != len(names) + 1:
+        raise ValueError(
+            f"Input names must differ as arguments, also from 'target', received {inputs.names}."
+        )
     specs = [
         tf.TensorSpec(node.shape, analyzer.dtype if "float" in node.dtype else node.dtype, name)
         for node, name in zip(inputs.nodes, names, strict=True)
     ]
-    outputs = list(getattr(model, "output_names", None) or ["output"])
+    outputs = getattr(model, "output_names", None)
+
+    predict = _prediction(analyzer, specs)
 
     def predictions(tensors: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        given = tensors[0] if len(tensors) == 1 else dict(zip(inputs.names, tensors, strict=True))
-        if len(tensors) > 1 and not isinstance(getattr(model, "_inputs_struct", None), dict):
-            given = list(tensors)
-        results = tf.nest.flatten(model(given, training=False))
+        results = predict(*tensors)
         if len(results) == 1:
             return {"prediction": results[0]}
-        return {f"prediction_{name}": result for name, result in zip(outputs, results, strict=True)}
+        keys = outputs or [f"output_{index}" for index in range(len(results))]
+        return {f"prediction_{key}": result for key, result in zip(keys, results, strict=True)}
 
     def relevances(tensors: list[tf.Tensor], targets: tf.Tensor) -> dict[str, tf.Tensor]:
         _, *parts = analyzer.explain(tensors, targets)
@@ -99,26 +110,65 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
         result = relevances(list(tensors), tf.reshape(target, [-1, 1]))
         return {**predictions(list(tensors)), **result}
 
-    module = tf.Module()
-    module.analyzed_model = model
-    # Everything the functions read has to hang on the module.
-    module.variables_read = [v.value for v in model.variables]
-    default = tf.function(serve, input_signature=specs, autograph=False)
     target = tf.TensorSpec((None,), "int32", "target")
-    explaining = tf.function(explain, input_signature=[*specs, target], autograph=False)
-    module.default, module.explaining = default, explaining
+    module = tf.Module()
+    # Everything the functions read has to hang on the module.
+    module.variables_read = [variable.value for variable in model.variables]
+    module.default = tf.function(serve, input_signature=specs, autograph=False)
+    module.explaining = tf.function(explain, input_signature=[*specs, target], autograph=False)
     try:
-        return module, {
-            "serving_default": default.get_concrete_function(),
-            "explain": explaining.get_concrete_function(),
+        signatures = {
+            "serving_default": module.default.get_concrete_function(),
+            "explain": module.explaining.get_concrete_function(),
         }
     except (NotImplementedError, AttributeError, TypeError) as error:
-        if any(callable(value) for value in analyzer._options.values()):
+        if any(callable(value) for value in tf.nest.flatten(list(analyzer._options.values()))):
             raise ValueError(
                 "A function among the options does not consist of TensorFlow operations "
                 f"({error}). Write it with tf, or give numbers or arrays."
             ) from error
         raise
+    if needs_xla(signatures["explain"]):
+        raise ValueError(
+            "The model has operations that TensorFlow runs through XLA only, and an exported model "
+            "runs without XLA: convolutions in groups inside a custom or subclassed layer, "
+            "transposed convolutions with dilation, depthwise convolutions with uneven strides."
+        )
+    return module, signatures
+
+
+def needs_xla(function: Any) -> bool:
+    """Tells whether a concrete function holds a part that has to be compiled by XLA."""
+    library = function.graph.as_graph_def().library.function
+    return any(part.attr["_XlaMustCompile"].b for part in library)
+
+
+def _prediction(analyzer: Analyzer, specs: list[tf.TensorSpec]) -> Callable[..., list[tf.Tensor]]:
+    """Returns the function from the inputs to the outputs of the model."""
+    model = analyzer.user_model
+
+    def call(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        if getattr(model, "_inputs_struct", None) is not None:
+            given = keras.tree.pack_sequence_as(model._inputs_struct, tensors)
+        else:
+            (given,) = tensors
+        return keras.tree.flatten(model(given, training=False))
+
+    traced = tf.function(call, input_signature=specs, autograph=False).get_concrete_function()
+    if not (needs_xla(traced) and has_graph(model)):
+        return call
+    # Keras compiles some operations by XLA, grouped convolutions for example: replay the graph.
+    graph = canonize(trace(model), fold_batch_norm=False)
+
+    def replay(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        values = dict(zip(graph.inputs, tensors, strict=True))
+        for step in graph.calls:
+            results = step.operation.forward(*(values[node] for node in step.inputs))
+            results = list(results) if isinstance(results, list | tuple) else [results]
+            values.update(zip(step.outputs, results, strict=True))
+        return [values[node] for node in graph.outputs]
+
+    return replay
 
 
 def _argument(name: str) -> str:

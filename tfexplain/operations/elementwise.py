@@ -40,6 +40,7 @@ class Activation(Operation):
         function: Maps a tensor to one of the same shape.
         source: The Keras operation, or None for the fused activation of a layer.
         nonnegative: The function never returns a negative value.
+        joint: Each output depends on several inputs, as with softmax.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class Activation(Operation):
         function: Callable[[Tensor], Tensor],
         source: keras.Operation | None = None,
         nonnegative: bool | None = None,
+        joint: bool | None = None,
     ) -> None:
         self.name = self.label = name
         self.forward = function
         self.source = source
         self.layers = (source,) if isinstance(source, keras.layers.Layer) else ()
+        self.joint = name in JOINT if joint is None else joint
         self.nonnegative = name in NONNEGATIVE if nonnegative is None else nonnegative
 
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
@@ -70,7 +73,7 @@ class Activation(Operation):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Multiplies by the derivative, computed once per sample."""
-        if self.name in JOINT:
+        if self.joint:
             return super().gradient(inputs, outputs, relevances)
         return (relevances[0] * expand(self.derivative(inputs[0])),)
 

@@ -6,6 +6,7 @@ moved to the last axis inside, so that `channels_first` needs no kernel of its o
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import keras
@@ -47,6 +48,7 @@ class Linear(Operation):
         self.source = layer
         self.norm_before = norm_before
         self.norm_after = norm_after
+        self._parts: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         norms = [norm for norm in (norm_before, norm_after) if norm is not None]
         self.layers = (layer, *norms)
         self.label = type(layer).__name__
@@ -90,7 +92,22 @@ class Linear(Operation):
     # What rules use.
 
     def kernel(self, dtype: tf.DType, part: str = ALL) -> Tensor:
-        """Returns a part of the effective kernel, with folded normalisations."""
+        """Returns a part of the effective kernel, with folded normalisations.
+
+        Within one compiled function every part is computed once; the next call of the function
+        reads the current weights again.
+        """
+        if tf.executing_eagerly():
+            return self._kernel_part(dtype, part)
+        known = self._parts.setdefault(tf.compat.v1.get_default_graph(), {})
+        if (dtype, part) not in known:
+            known[dtype, part] = self._kernel_part(dtype, part)
+        return known[dtype, part]
+
+    def _kernel_part(self, dtype: tf.DType, part: str) -> Tensor:
+        if part not in (ALL, ONES):
+            kernel = self.kernel(dtype)
+            return {POSITIVE: positive, NEGATIVE: negative, SQUARE: tf.square}[part](kernel)
         kernel = self._kernel(dtype)
         if part == ONES:
             return tf.ones_like(kernel)
@@ -98,9 +115,7 @@ class Linear(Operation):
             kernel = self._input_scaled(kernel, batch_norm_affine(self.norm_before, dtype)[0])
         if self.norm_after is not None:
             kernel = self._output_scaled(kernel, batch_norm_affine(self.norm_after, dtype)[0])
-        if part == ALL:
-            return kernel
-        return {POSITIVE: positive, NEGATIVE: negative, SQUARE: tf.square}[part](kernel)
+        return kernel
 
     def bias_vector(self, dtype: tf.DType) -> Tensor | None:
         """Returns the effective bias, shaped as the layer's own (output channels last)."""
@@ -256,9 +271,16 @@ class ConvolutionLinear(Linear):
             padding = "valid"
         # Groups are applied one by one: TensorFlow has no grouped kernel for the CPU.
         groups = getattr(layer, "groups", 1)
+        # Named, because TensorFlow's eager gradient in three dimensions does not know a default.
+        data_format = {1: "NWC", 2: "NHWC", 3: "NDHWC"}[self.rank]
         return _by_group(
             lambda part, weights: tf.nn.convolution(
-                part, weights, self._tuple(layer.strides), padding.upper(), dilations=dilation
+                part,
+                weights,
+                self._tuple(layer.strides),
+                padding.upper(),
+                data_format=data_format,
+                dilations=dilation,
             ),
             x,
             kernel,
@@ -302,14 +324,16 @@ class TransposedLinear(ConvolutionLinear):
 
     def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
         layer = self.source
-        dilated = any(step > 1 for step in self._tuple(layer.dilation_rate))
-        return _by_xla(dilated)(keras.ops.conv_transpose)(
+        # TensorFlow dilates transposed convolutions through XLA only; a kernel with zeros between
+        # its taps is the same everywhere.
+        for axis, step in enumerate(self._tuple(layer.dilation_rate)):
+            kernel = _dilated(kernel, axis, step)
+        return keras.ops.conv_transpose(
             x,
             kernel,
             strides=layer.strides,
             padding=layer.padding,
             output_padding=layer.output_padding,
-            dilation_rate=layer.dilation_rate,
             data_format="channels_last",
         )
 
@@ -328,15 +352,28 @@ class DepthwiseLinear(ConvolutionLinear):
 
     def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
         layer = self.source
-        uneven = len(set(self._tuple(layer.strides))) > 1
-        return _by_xla(uneven)(keras.ops.depthwise_conv)(
+        strides, dilation = self._tuple(layer.strides), self._tuple(layer.dilation_rate)
+        padding = layer.padding
+        uneven = len(set(strides)) > 1
+        if uneven and padding == "same":
+            pads = []
+            for size, taps, stride, step in zip(
+                shape_of(x)[1:-1], kernel.shape, strides, dilation, strict=False
+            ):
+                need = (-(-size // stride) - 1) * stride + (taps - 1) * step + 1 - size
+                need = tf.maximum(need, 0) if tf.is_tensor(need) else max(need, 0)
+                pads.append([need // 2, need - need // 2])
+            x, padding = tf.pad(x, [[0, 0], *pads, [0, 0]]), "valid"
+        y = keras.ops.depthwise_conv(
             x,
             kernel,
-            strides=layer.strides,
-            padding=layer.padding,
-            dilation_rate=layer.dilation_rate,
+            strides=1 if uneven else strides,
+            padding=padding,
+            dilation_rate=dilation,
             data_format="channels_last",
         )
+        # Without XLA, TensorFlow knows equal strides only: the others skip positions afterwards.
+        return y[(slice(None), *(slice(None, None, s) for s in strides))] if uneven else y
 
     def _transpose(self, r: Tensor, kernel: Tensor, shape: Sequence) -> Tensor:
         return Linear._transpose(self, r, kernel, shape)
@@ -362,13 +399,20 @@ class SeparableLinear(ConvolutionLinear):
         return tf.einsum("...cm,cmo->...co", depthwise, pointwise)
 
 
-def _by_xla(needed: bool):
-    """Compiles what TensorFlow has no plain CPU kernel for: uneven strides, dilated transposes."""
-    return (lambda function: tf.function(function, jit_compile=True)) if needed else _unchanged
-
-
-def _unchanged(function):
-    return function
+def _dilated(kernel: Tensor, axis: int, step: int) -> Tensor:
+    """Puts step - 1 zeros between the taps of a kernel along an axis."""
+    if step == 1:
+        return kernel
+    taps = kernel.shape[axis]
+    apart = tf.expand_dims(kernel, axis + 1)
+    pads = [[0, 0]] * len(apart.shape)
+    pads[axis + 1] = [0, step - 1]
+    shape = kernel.shape.as_list()
+    shape[axis] = taps * step
+    spread = tf.reshape(tf.pad(apart, pads), shape)
+    size = [-1] * len(shape)
+    size[axis] = (taps - 1) * step + 1
+    return tf.slice(spread, [0] * len(shape), size)
 
 
 def _by_group(function, x: Tensor, kernel: Tensor, groups: int) -> Tensor:

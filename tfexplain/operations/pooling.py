@@ -76,7 +76,20 @@ class MaxPooling(Operation):
         return x if self.channels_last else channels_to_first(x, axes)
 
     def _pool(self, x: Tensor) -> Tensor:
+        if len(self.pool_size) == 3 and x.dtype == tf.float64:
+            return self._pool_in_turn(x)
         return tf.nn.max_pool(x, self.pool_size, self.strides, self.padding.upper())
+
+    def _pool_in_turn(self, x: Tensor) -> Tensor:
+        """Pools the last two axes, then the first: there is no float64 kernel for three."""
+        padding = self.padding.upper()
+        (batch, depth, *plane, channels) = shape_of(x)
+        y = tf.reshape(x, [batch * depth, *plane, channels])
+        y = tf.nn.max_pool2d(y, self.pool_size[1:], self.strides[1:], padding)
+        height, width = shape_of(y)[1:3]
+        y = tf.reshape(y, [batch, depth, height * width, channels])
+        y = tf.nn.max_pool2d(y, [self.pool_size[0], 1], [self.strides[0], 1], padding)
+        return tf.reshape(y, [batch, shape_of(y)[1], height, width, channels])
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the maximum of each window."""

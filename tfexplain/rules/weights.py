@@ -80,6 +80,15 @@ class ZBox(Rule):
                 f"{low.max()}, high={high.min()} to {high.max()}."
             )
 
+    def __str__(self) -> str:
+        """Shortens arrays, of which tables would otherwise print every number."""
+        ends = []
+        for value in (self.low, self.high):
+            array = np.asarray(value)
+            wide = array.size > 3
+            ends.append(f"{array.min()} to {array.max()}, shape {array.shape}" if wide else value)
+        return f"ZBox(low={ends[0]}, high={ends[1]})"
+
     def _sum_and_share(self, call: RecordedCall, relevance: Tensor) -> tuple[Tensor, Tensor]:
         low, high = call.bounds
         operation, x = call.operation, call.inputs[0]

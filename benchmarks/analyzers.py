@@ -1,0 +1,157 @@
+"""Times analyzers as multiples of the model's own forward pass, measured in the same run.
+
+    python -m benchmarks.analyzers [--model vgg16 resnet50] [--vectors 1 5 20] [--output FILE]
+
+Random weights, batch 4, 224 x 224. Every cell is the best of `--repeats` calls, with a forward pass
+timed right before each, so that a busy machine slows both. The peers' numbers come from scripts of
+their own: `benchmarks/peers/time_innvestigate.py`, and `--zennit` where torch and zennit exist.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+ANALYZERS = {
+    "gradient": ("gradient", {}),
+    "input_t_gradient": ("input_t_gradient", {}),
+    "guided_backprop": ("guided_backprop", {}),
+    "deconvnet": ("deconvnet", {}),
+    "rect_grad": ("rect_grad", {}),
+    "excitation_bp": ("excitation_bp", {}),
+    "deep_taylor": ("deep_taylor", {}),
+    "deep_taylor.bounded": ("deep_taylor.bounded", {"low": -150.0, "high": 152.0}),
+    "lrp.z": ("lrp.z", {}),
+    "lrp.epsilon": ("lrp.epsilon", {}),
+    "lrp.gamma": ("lrp.gamma", {}),
+    "lrp.z_plus": ("lrp.z_plus", {}),
+    "lrp.alpha_1_beta_0": ("lrp.alpha_1_beta_0", {}),
+    "lrp.alpha_2_beta_1": ("lrp.alpha_2_beta_1", {}),
+    "lrp.alpha_2_beta_1, box first": (
+        "lrp.alpha_2_beta_1",
+        {"input_rule": ("box", -150.0, 152.0)},
+    ),
+    "lrp.composite epsilon_plus_flat": ("lrp.composite", {"composite": "epsilon_plus_flat"}),
+    "lrp.composite epsilon_gamma_box": (
+        "lrp.composite",
+        {"composite": "epsilon_gamma_box", "low": -150.0, "high": 152.0},
+    ),
+    "grad_cam": ("grad_cam", {}),
+}
+MODELS = {"vgg16": "VGG16", "resnet50": "ResNet50"}
+
+
+def measure(model_name: str, analyzer_name: str, vectors: list[int], arguments) -> dict:
+    """Measures one analyzer in this process."""
+    import resource
+
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import tfexplain
+
+    keras.utils.set_random_seed(0)
+    model = getattr(keras.applications, MODELS[model_name])(weights=None)
+    generator = np.random.default_rng(0)
+    shape = (arguments.batch, arguments.size, arguments.size, 3)
+    x = generator.uniform(-120, 150, size=shape).astype("float32")
+    forward = tf.function(lambda x: model(x, training=False), autograph=False)
+    tensor = tf.constant(x)
+    forward(tensor)
+
+    def timed(function) -> float:
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    def best(function) -> tuple[float, float]:
+        """Returns the best time and the best forward time, measured in turns."""
+        pairs = [
+            (timed(function), timed(lambda: forward(tensor))) for _ in range(arguments.repeats)
+        ]
+        return min(p[0] for p in pairs), min(p[1] for p in pairs)
+
+    best(lambda: forward(tensor))
+    forward_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    name, options = ANALYZERS[analyzer_name]
+    row = {"model": model_name, "analyzer": analyzer_name, "batch": arguments.batch}
+    start = time.perf_counter()
+    analyzer = tfexplain.create_analyzer(name, model, **options)
+    analyzer.analyze(x, target=3)
+    row["first_s"] = time.perf_counter() - start
+    later, base = best(lambda: analyzer.analyze(x, target=3))
+    row.update(forward_s=base, later_s=later, ratio=later / base)
+    row["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    row["forward_peak_gib"] = forward_memory / 2**20
+    if name == "grad_cam":
+        return row
+    for count in vectors:
+        if count == 1:
+            continue
+        relevance = generator.normal(size=(arguments.batch, count, 1000)).astype("float32")
+        analyzer.propagate(x, relevance)
+        many, base = best(lambda r=relevance: analyzer.propagate(x, r))
+        row[f"ratio_{count}_vectors"] = many / base
+        row[f"each_of_{count}_relative"] = many / base / count / row["ratio"]
+    return row
+
+
+def table(rows: list[dict], vectors: list[int]) -> str:
+    """Returns the rows as a Markdown table."""
+    many = [count for count in vectors if count > 1]
+    head = ["model", "analyzer", "first call, s", "later calls, forward passes", "peak, GiB"]
+    head += [f"each of {count} vectors, % of one" for count in many]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        cells = [row["model"], row["analyzer"], f"{row['first_s']:.1f}", f"{row['ratio']:.2f}"]
+        cells.append(f"{row['peak_gib']:.1f}")
+        for count in many:
+            share = row.get(f"each_of_{count}_relative")
+            cells.append("" if share is None else f"{100 * share:.0f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs every analyzer in a process of its own, so that first calls and peaks are its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--analyzer", nargs="+", default=list(ANALYZERS), choices=list(ANALYZERS))
+    parser.add_argument("--vectors", nargs="+", type=int, default=[1, 5, 20])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=pathlib.Path, help="JSON lines to write")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.one:
+        row = measure(arguments.model[0], arguments.analyzer[0], arguments.vectors, arguments)
+        print("ROW " + json.dumps(row))
+        return
+    rows = []
+    for model in arguments.model:
+        for analyzer in arguments.analyzer:
+            command = [sys.executable, "-m", "benchmarks.analyzers", "--one", "--model", model]
+            command += ["--analyzer", analyzer, "--batch", str(arguments.batch)]
+            command += ["--size", str(arguments.size), "--repeats", str(arguments.repeats)]
+            command += ["--vectors", *map(str, arguments.vectors)]
+            environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
+            if not found:
+                sys.exit(f"{model} {analyzer} failed:\n{done.stderr[-3000:]}")
+            rows.append(json.loads(found[0].removeprefix("ROW ")))
+            print(table(rows[-1:], arguments.vectors).splitlines()[-1], flush=True)
+            if arguments.output:
+                text = "".join(json.dumps(row) + "\n" for row in rows)
+                arguments.output.write_text(text)
+    print()
+    print(table(rows, arguments.vectors))
+
+
+if __name__ == "__main__":
+    main()

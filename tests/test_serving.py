@@ -1,0 +1,434 @@
+"""Exported models run with TensorFlow alone to the same numbers, without XLA."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import tfexplain
+from tests.test_contract import OPTIONS
+from tfexplain.analyzers.serving import needs_xla
+from tfexplain.composites import epsilon_plus
+from tfexplain.rules import Flat
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHAPE = (6, 6, 2)
+TARGETS = (2, 0, 1, 1, 2)
+
+# Runs exported models in a process of their own: FOLDER/<case>/model and FOLDER/<case>/numbers.npz.
+# Keys: "in:NAME", "target", and "SIGNATURE:OUTPUT" for what is expected.
+SCRIPT = """
+import json, pathlib, sys
+import numpy as np
+import tensorflow as tf
+
+report = {}
+for folder in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    numbers = dict(np.load(folder / "numbers.npz"))
+    model = tf.saved_model.load(str(folder / "model"))
+    inputs = {key[3:]: value for key, value in numbers.items() if key.startswith("in:")}
+    count = len(numbers["target"])
+    found = {}
+    for signature in ("serving_default", "explain"):
+        function = model.signatures[signature]
+        library = function.graph.as_graph_def().library.function
+        assert not any(part.attr["_XlaMustCompile"].b for part in library), folder.name
+        parts = []
+        for size in (1, 3, count):
+            pieces = []
+            for start in range(0, count, size):
+                batch = slice(start, start + size)
+                given = {key: tf.constant(value[batch]) for key, value in inputs.items()}
+                if signature == "explain":
+                    given["target"] = tf.constant(numbers["target"][batch])
+                pieces.append({k: v.numpy() for k, v in function(**given).items()})
+            parts.append({k: np.concatenate([p[k] for p in pieces]) for k in pieces[0]})
+        for key, value in parts[0].items():
+            error = 0.0
+            name = signature + ":" + key
+            expected = numbers[name]
+            for part in parts:
+                assert part[key].shape == expected.shape, (folder.name, name, part[key].shape)
+                assert part[key].dtype == expected.dtype, (folder.name, name, part[key].dtype)
+                error = max(error, float(np.abs(part[key] - expected).max()))
+            found[name] = error / max(float(np.abs(expected).max()), 1e-30)
+    assert set(found) == {k for k in numbers if ":" in k and not k.startswith("in:")}, folder.name
+    report[folder.name] = found
+assert "tfexplain" not in sys.modules
+print(json.dumps(report))
+"""
+
+
+@keras.saving.register_keras_serializable("tests_serving")
+def half_mean(x):
+    """A baseline of TensorFlow operations."""
+    return 0.5 * tf.reduce_mean(x, axis=(1, 2), keepdims=True) * tf.ones(SHAPE, x.dtype)
+
+
+def numpy_baseline(x):
+    return np.median(x, axis=0, keepdims=True)
+
+
+def images():
+    return keras.Sequential(
+        [
+            layers.Input(SHAPE),
+            layers.Conv2D(3, 3, activation="relu", name="conv"),
+            layers.BatchNormalization(),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(3, activation="softmax", name="dense"),
+        ]
+    )
+
+
+def grouped():
+    return keras.Sequential(
+        [
+            layers.Input((6, 6, 4)),
+            layers.Conv2D(4, 3, groups=2, activation="relu"),
+            layers.BatchNormalization(),
+            layers.AveragePooling2D(2),
+            layers.Flatten(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def several():
+    image, numbers = layers.Input(SHAPE, name="image"), layers.Input((3,), name="numbers")
+    merged = layers.Concatenate()([layers.Flatten()(image), layers.Dense(4)(numbers)])
+    outputs = [layers.Dense(3, name="kind")(merged), layers.Dense(4, name="place")(merged)]
+    return keras.Model([image, numbers], outputs)
+
+
+def named():
+    """Inputs and outputs as dicts, whose order is that of their names."""
+    inputs = {
+        "second": layers.Input((4,), name="second"),
+        "first": layers.Input((3,), name="first"),
+    }
+    merged = layers.Concatenate()([inputs["second"], inputs["first"]])
+    outputs = {
+        "z": layers.Dense(3, name="last")(merged),
+        "a": layers.Dense(4, name="first_")(merged),
+    }
+    return keras.Model(inputs, outputs)
+
+
+def tokens():
+    return keras.Sequential(
+        [
+            layers.Input((5,), dtype="int32"),
+            layers.Embedding(11, 4),
+            layers.Conv1D(4, 2, activation="relu"),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(3),
+        ]
+    )
+
+
+def any_size():
+    return keras.Sequential(
+        [
+            layers.Input((None, None, 2)),
+            layers.Conv2D(4, 3, padding="same", activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        ]
+    )
+
+
+def mixed():
+    return keras.Sequential(
+        [
+            layers.Input(SHAPE),
+            layers.Conv2D(3, 3, activation="relu", dtype="mixed_bfloat16"),
+            layers.Flatten(),
+            layers.Dense(3, dtype="float32"),
+        ]
+    )
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.flat, self.dense = layers.Flatten(), layers.Dense(3, activation="tanh")
+
+    def call(self, x):
+        return self.dense(self.flat(x))
+
+
+def subclassed():
+    model = Subclassed()
+    model.build((None, *SHAPE))
+    return model
+
+
+BOXED = {"input_rule": ("box", np.full(SHAPE, -4.0), 4.0)}
+COMPOSITE = {"composite": epsilon_plus().prepend([("conv", Flat())])}
+# Name of the case -> (function that makes the model, name of the analyzer, options)
+CASES = {name: (images, name, OPTIONS.get(name, {})) for name in tfexplain.ANALYZERS} | {
+    "baselines": (images, "integrated_gradients", {"steps": 3, "baseline": [np.ones(SHAPE), 0.5]}),
+    "function": (images, "integrated_gradients", {"steps": 3, "baseline": half_mean}),
+    "box": (images, "lrp.gamma", BOXED),
+    "composite": (images, "lrp.composite", COMPOSITE),
+    "keep": (images, "lrp.epsilon", {"output_activation": "keep", "head": "one"}),
+    "float64": (images, "lrp.alpha_2_beta_1", {"dtype": "float64"}),
+    "contrast": (images, "lrp.contrastive", {"rule": "excitation_bp"}),
+    "grouped-gradient": (grouped, "gradient", {}),
+    "grouped-lrp": (grouped, "lrp.alpha_2_beta_1", {}),
+    "grouped-ig": (grouped, "integrated_gradients", {"steps": 3}),
+    "several-lrp": (several, "lrp.epsilon", {"output": "place"}),
+    "several-ig": (several, "integrated_gradients", {"output": 0, "steps": 3}),
+    "several-itg": (several, "input_t_gradient", {"output": 0}),
+    "named": (named, "lrp.epsilon", {"output": "a"}),
+    "tokens-lrp": (tokens, "lrp.epsilon", {}),
+    "tokens-ig": (tokens, "integrated_gradients", {"steps": 3}),
+    "any-size": (any_size, "lrp.z_plus", {}),
+    "mixed": (mixed, "lrp.epsilon", {}),
+    "subclassed": (subclassed, "gradient", {}),
+}
+
+
+def made(function):
+    keras.utils.set_random_seed(0)
+    return function()
+
+
+def sample(analyzer, count=len(TARGETS)):
+    rng = np.random.default_rng(0)
+    found = {}
+    for name, node in zip(analyzer.inputs.names, analyzer.inputs.nodes, strict=True):
+        shape = (count, *(size or 7 for size in node.shape[1:]))
+        if "int" in node.dtype:
+            found[name] = rng.integers(0, 11, shape).astype(node.dtype)
+        else:
+            found[name] = rng.normal(size=shape).astype(analyzer.dtype)
+    return found
+
+
+def expectations(analyzer):
+    """Returns what the served model has to give, under the keys that SCRIPT reads."""
+    model, arrays = analyzer.user_model, sample(analyzer)
+    single = len(arrays) == 1
+    given = next(iter(arrays.values())) if single else arrays
+    if isinstance(getattr(model, "_inputs_struct", None), list):
+        given = list(arrays.values())
+    predictions = model.predict(given if not single else next(iter(arrays.values())), verbose=0)
+    if isinstance(predictions, dict):
+        predictions = {f"prediction_{key}": value for key, value in predictions.items()}
+    elif isinstance(predictions, list):
+        names = [f"prediction_{name}" for name in model.output_names]
+        predictions = dict(zip(names, predictions, strict=True))
+    else:
+        predictions = {"prediction": predictions}
+    numbers = {f"in:{name}": value for name, value in arrays.items()}
+    if single:
+        numbers = {f"in:{argument(analyzer)}": given}
+    numbers["target"] = np.array(TARGETS, "int32")
+    for signature, target in (("serving_default", None), ("explain", list(TARGETS))):
+        relevance = analyzer.analyze(given if single else arrays, target=target)
+        parts = {"relevance": relevance}
+        if not single:
+            parts = {f"relevance_{name}": part for name, part in relevance.items()}
+        numbers |= {f"{signature}:{key}": value for key, value in {**predictions, **parts}.items()}
+    return numbers
+
+
+def argument(analyzer):
+    (name,) = analyzer.inputs.names
+    return name
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Exports every case and runs all in one fresh process; returns the relative errors."""
+    folder = tmp_path_factory.mktemp("served")
+    models = {}
+    for case, (function, name, options) in CASES.items():
+        if function not in models:
+            models[function] = made(function)
+        analyzer = tfexplain.create_analyzer(name, models[function], **options)
+        analyzer.export(folder / case / "model")
+        np.savez(folder / case / "numbers.npz", **expectations(analyzer))
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return folder, json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_fresh_process_gives_the_same_numbers(case, served):
+    errors = served[1][case]
+    # Batches of another size take other summation orders; bfloat16 has 8 bits.
+    tolerance = 2e-2 if case == "mixed" else 2e-5
+    assert max(errors.values()) < tolerance, errors
+
+
+def test_saved_model_cli_lists_both_signatures(served):
+    run = subprocess.run(
+        [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
+        + ["show", "--dir", str(served[0] / "several-lrp" / "model"), "--all"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    listed = run.stdout
+    for text in ("signature_def['serving_default']", "signature_def['explain']"):
+        assert text in listed
+    keys = ("prediction_kind", "prediction_place", "relevance_image", "relevance_numbers")
+    for text in (*keys, "inputs['target']", "inputs['image']", "inputs['numbers']"):
+        assert text in listed, text
+    assert "dtype: DT_INT32" in listed
+
+
+def test_the_model_itself_may_need_xla():
+    """Otherwise the cases of grouped convolutions would test nothing."""
+    model = made(grouped)
+    function = tf.function(lambda x: model(x), autograph=False)
+    assert needs_xla(function.get_concrete_function(tf.TensorSpec((None, 6, 6, 4))))
+
+
+def test_several_outputs_and_inputs_have_names(served):
+    parts = {"prediction_kind", "prediction_place", "relevance_image", "relevance_numbers"}
+    expected = {f"{name}:{part}" for name in ("serving_default", "explain") for part in parts}
+    assert set(served[1]["several-lrp"]) == expected
+    assert {"explain:prediction_a", "explain:relevance_first"} <= set(served[1]["named"])
+
+
+def test_the_model_is_unchanged(tmp_path):
+    model = made(images)
+    attributes, weights = set(vars(model)), [weight.numpy() for weight in model.weights]
+    nodes = [len(layer._inbound_nodes) for layer in model.layers]
+    tfexplain.create_analyzer("lrp.epsilon", model).export(tmp_path / "model")
+    assert set(vars(model)) == attributes
+    assert [len(layer._inbound_nodes) for layer in model.layers] == nodes
+    for before, weight in zip(weights, model.weights, strict=True):
+        np.testing.assert_array_equal(before, weight.numpy())
+
+
+def test_exported_weights_are_those_of_the_export(tmp_path):
+    model = made(images)
+    analyzer = tfexplain.create_analyzer("gradient", model)
+    x = sample(analyzer)[argument(analyzer)]
+    expected = analyzer.analyze(x)
+    analyzer.export(tmp_path / "model")
+    model.layers[-1].kernel.assign(0 * model.layers[-1].kernel)
+    found = tf.saved_model.load(tmp_path / "model").signatures["serving_default"](tf.constant(x))
+    np.testing.assert_allclose(found["relevance"], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.skipif(
+    bool(tf.config.list_physical_devices("GPU")), reason="a GPU runs channels_first"
+)
+def test_channels_first_is_refused_on_a_cpu(tmp_path):
+    model = keras.Sequential(
+        [
+            layers.Input((2, 6, 6)),
+            layers.Conv2D(3, 3, data_format="channels_first", name="first"),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    analyzer = tfexplain.create_analyzer("lrp.epsilon", model)
+    with pytest.raises(ValueError, match="channels_first layers .first.* run on a CPU through XLA"):
+        analyzer.export(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+class GroupedInside(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.conv = layers.Conv2D(4, 3, groups=2)
+
+    def call(self, x):
+        return layers.Flatten()(self.conv(x))
+
+
+def test_what_needs_xla_is_refused(tmp_path):
+    model = GroupedInside()
+    model.build((None, 6, 6, 4))
+    with pytest.raises(ValueError, match="through XLA only"):
+        tfexplain.create_analyzer("gradient", model).export(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("baseline", [numpy_baseline, [0, numpy_baseline]])
+def test_numpy_functions_are_refused(baseline, tmp_path):
+    analyzer = tfexplain.create_analyzer(
+        "integrated_gradients", made(images), steps=2, baseline=baseline
+    )
+    assert analyzer.analyze(sample(analyzer)[argument(analyzer)]).shape == (5, *SHAPE)
+    with pytest.raises(ValueError, match="does not consist of TensorFlow operations"):
+        analyzer.export(tmp_path / "new" / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_baseline_per_sample_is_refused(tmp_path):
+    baseline = np.zeros((5, *SHAPE))
+    analyzer = tfexplain.create_analyzer(
+        "integrated_gradients", made(images), steps=2, baseline=baseline
+    )
+    with pytest.raises(ValueError, match=r"baseline .* shape \(5, 6, 6, 2\)"):
+        analyzer.export(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_input_called_target_is_refused(tmp_path):
+    x = layers.Input((3,), name="target")
+    analyzer = tfexplain.create_analyzer("gradient", keras.Model(x, layers.Dense(2)(x)))
+    with pytest.raises(ValueError, match="'target'"):
+        analyzer.export(tmp_path / "model")
+
+
+def test_names_that_are_no_arguments(tmp_path):
+    x, y = layers.Input((3,), name="my-image.1"), layers.Input((2,), name="other image")
+    model = keras.Model([x, y], layers.Dense(2)(layers.Concatenate()([x, y])))
+    tfexplain.create_analyzer("gradient", model).export(tmp_path / "model")
+    function = tf.saved_model.load(tmp_path / "model").signatures["serving_default"]
+    found = function(my_image_1=tf.ones((2, 3)), other_image=tf.ones((2, 2)))
+    assert set(found) == {"prediction", "relevance_my_image_1", "relevance_other_image"}
+
+
+def test_folders(tmp_path, monkeypatch):
+    analyzer = tfexplain.create_analyzer("gradient", made(images))
+    path = tmp_path / "a" / "model"
+    path.mkdir(parents=True)
+    analyzer.export(path)
+    (path / "variables" / "older").touch()
+    analyzer.export(path)
+    assert not (path / "variables" / "older").exists()
+    assert [item.name for item in path.parent.iterdir()] == ["model"]
+
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").touch()
+    for place in (foreign, foreign / "thesis.txt"):
+        with pytest.raises(ValueError, match="is no SavedModel"):
+            analyzer.export(place)
+    assert [item.name for item in foreign.iterdir()] == ["thesis.txt"]
+
+    def fails(module, folder, signatures):
+        pathlib.Path(folder).mkdir()
+        (pathlib.Path(folder) / "saved_model.pb").touch()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(tf.saved_model, "save", fails)
+    (path / "kept").touch()
+    for place in (path, path.parent / "new"):
+        with pytest.raises(OSError, match="no space"):
+            analyzer.export(place)
+    assert [item.name for item in path.parent.iterdir()] == ["model"]
+    assert (path / "kept").exists()

@@ -1,0 +1,115 @@
+"""Which method does what at which operation, read off the code: `python -m tfexplain.support`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tfexplain.analyzers.gradients import Deconvnet, GuidedBackprop, RectGradAnalyzer
+from tfexplain.canonizers import IDENTITY, KINDS
+from tfexplain.composites import (
+    ANY,
+    NonNegativeInput,
+    relevance_rows,
+    routing_rows,
+)
+from tfexplain.operations import Opaque, Operation
+from tfexplain.rules import Gradient, Rule, WSquare, ZPlus
+from tfexplain.rules.gradients import RectifierRule
+
+
+class _Method(Rule, abstract=True):
+    """Stands for the rule that gives a method its name."""
+
+    handled = relevance_rows(ZPlus(), ZPlus())[0][1].handled
+
+    def __repr__(self) -> str:
+        return "the method's rule"
+
+
+def _families() -> dict[str, tuple[tuple[Any, Rule], ...]]:
+    """Returns the rows of one member of each family."""
+    method = _Method()
+    rectifiers = " / ".join(cls.name for cls in (GuidedBackprop, Deconvnet, RectGradAnalyzer))
+    additive = ZPlus.handled
+    return {
+        "gradient family": ((ANY, Gradient()),),
+        rectifiers: ((ANY, _AtRectifiers()), (ANY, Gradient())),
+        "LRP, excitation BP": relevance_rows(method, method),
+        "Deep Taylor": (
+            (NonNegativeInput(additive), ZPlus()),
+            (additive, WSquare()),
+            *routing_rows(),
+        ),
+    }
+
+
+class _AtRectifiers(RectifierRule, abstract=True):
+    def __repr__(self) -> str:
+        return "own rule at rectifiers, else gradient"
+
+
+def policy(kind: type[Operation], rows: Iterable[tuple[Any, Rule]]) -> str:
+    """Returns what the rows do with a kind of operation, in a few words."""
+    found = []
+    for selector, rule in rows:
+        types = selector.types if isinstance(selector, NonNegativeInput) else selector
+        # A row for a part of a kind (dense layers, convolutions) speaks for the kind.
+        concerned = isinstance(types, tuple) and any(
+            issubclass(kind, cls) or (issubclass(cls, kind) and kind is not Operation)
+            for cls in types
+        )
+        if concerned and issubclass(kind, rule.handled):
+            condition = " if x >= 0, else " if isinstance(selector, NonNegativeInput) else ""
+            found.append(repr(rule).removesuffix("()") + condition)
+            if not condition:
+                return "".join(found)
+    return "refused"
+
+
+def table() -> list[tuple[str, ...]]:
+    """Returns the rows (Keras classes, canonical operation, one policy per family)."""
+    families = _families()
+    kinds: dict[type[Operation] | None, list[str]] = {}
+    for cls, kind in KINDS.items():
+        module = "ops." if "ops" in cls.__module__.split(".") else ""
+        kinds.setdefault(kind, []).append(module + cls.__name__)
+    kinds[Opaque] = ["any other layer or operation"]
+    rows = [("Keras layers and operations", "treated as", *families)]
+    for kind, names in kinds.items():
+        listed = ", ".join(names)
+        if kind is IDENTITY:
+            rows.append((listed, "identity", *["left out"] * len(families)))
+            continue
+        cells = [policy(kind, composite) for composite in families.values()]
+        rows.append((listed, kind.__name__, *cells))
+    return rows
+
+
+def markdown() -> str:
+    """Returns the table as a Markdown page."""
+    head, *rows = table()
+    lines = [
+        "# Operations against analyzer families",
+        "",
+        "Made by `python -m tfexplain.support`; a test compares it with the code.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+        "* Fused activations of layers count as activations of their own. "
+        "Rectifiers are ReLU with every option, ReLU6, LeakyReLU and PReLU.",
+        "* `Gradient` at a `Rearrangement`, `Concatenation` or `Lookup` sends relevance back the "
+        "way the elements came; a token gets the sum over its vector.",
+        "* Batch normalisation is `Affine` only where it cannot be folded into a linear layer.",
+        "* A subclass that overrides `call` counts as another layer. A layer of one tensor may "
+        'declare `relevance_policy = "pass"`.',
+        "* Refusals name every call that has no rule; rows of a composite give it one.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown())
