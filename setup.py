@@ -5,7 +5,7 @@ import pathlib
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
-TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6"]
+TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "setuptools>=70.1"]
 
 setup(
     name="tfexplain",
@@ -20,7 +20,7 @@ setup(
         "keras>=3.10",
         "tensorflow>=2.18",
         "numpy>=1.26",
-        "scipy>=1.11",
+        "scipy>=1.11.1",
         "xarray>=2024.1",
         "h5netcdf>=1.3",
         "matplotlib>=3.8",

@@ -12,3 +12,15 @@ def data_dir():
     if not os.environ.get("TFEXPLAIN_TEST_DATA"):
         pytest.skip("TFEXPLAIN_TEST_DATA does not name the folder of test data")
     return pathlib.Path(os.environ["TFEXPLAIN_TEST_DATA"])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Makes skipped tests of the data fail where the data are there: none is left out unseen."""
+    report = yield
+    marked = item.get_closest_marker("data") or "data_dir" in getattr(item, "fixturenames", ())
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if marked and skipped and os.environ.get("TFEXPLAIN_TEST_DATA"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although TFEXPLAIN_TEST_DATA is set: {report.longrepr}"
+    return report

@@ -147,9 +147,7 @@ def test_z_plus_fast_differs_at_the_first_layer_alone(network, loaded):
 # says (of the bias, additions, quadrature, start of guided backpropagation, Deep Taylor).
 CONVENTIONS = [
     ("vgg_like", "lrp.alpha_2_beta_1", "the whole bias in both denominators"),
-    ("vgg_like", "lrp.alpha_1_beta_0", "the whole bias in the positive denominator"),
     ("residual", "lrp.z_plus", "additions in proportion"),
-    ("residual", "lrp.flat", "additions in proportion"),
     ("vgg_like", "guided_backprop", "the logit as start"),
     ("vgg_like", "deconvnet", "the logit as start"),
     ("sequence", "integrated_gradients(steps=64)", "the left end of each step"),

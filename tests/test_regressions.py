@@ -331,11 +331,29 @@ def test_innvestigate_npz_roundtrip(tmp_path, dense_relu):
 
 # Options that are not the defaults; together they are all options that there are.
 SAVED = [
-    ("lrp.epsilon", {"epsilon": 0.7, "bias": "ignore", "output": "second", "dtype": "float64"}),
-    ("lrp.epsilon", {"relative": True, "epsilon": 0.3, "output": 0, "head": "one"}),
-    ("lrp.gamma", {"gamma": 2.0, "batch_norm": "rule", "output": 1, "jit_compile": False}),
+    (
+        "lrp.epsilon",
+        {
+            "epsilon": 0.7,
+            "relative": True,
+            "bias": "ignore",
+            "output": "second",
+            "head": "one",
+            "dtype": "float64",
+        },
+    ),
+    (
+        "lrp.gamma",
+        {
+            "gamma": 2.0,
+            "input_rule": ("box", -5.0, 5.0),
+            "max_pool": "average",
+            "batch_norm": "rule",
+            "output": 1,
+            "jit_compile": False,
+        },
+    ),
     ("lrp.alpha_beta", {"alpha": 3, "beta": 2, "output": 1, "add": "proportional"}),
-    ("lrp.z_plus", {"input_rule": ("box", -5.0, 5.0), "max_pool": "average", "output": 1}),
     ("lrp.sequential_preset_a", {"epsilon": 0.9, "until": 0, "output": 1}),
     ("lrp.composite", {"composite": "epsilon_gamma_box", "low": -5, "high": 5, "output": 1}),
     ("deep_taylor.bounded", {"low": -4.5, "high": 5.5, "output": 1, "compat": "innvestigate"}),

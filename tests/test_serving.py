@@ -167,7 +167,7 @@ class Subclassed(keras.Model):
 
 def subclassed():
     model = Subclassed()
-    model.build((None, *SHAPE))
+    model(np.zeros((1, *SHAPE), "float32"))
     return model
 
 
@@ -188,7 +188,7 @@ CASES = {name: (images, name, OPTIONS.get(name, {})) for name in tfexplain.ANALY
     "several-lrp": (several, "lrp.epsilon", {"output": "place"}),
     "several-ig": (several, "integrated_gradients", {"output": 0, "steps": 3}),
     "several-itg": (several, "input_t_gradient", {"output": 0}),
-    "named": (named, "lrp.epsilon", {"output": "a"}),
+    "named": (named, "lrp.epsilon", {"output": "first_"}),
     "tokens-lrp": (tokens, "lrp.epsilon", {}),
     "tokens-ig": (tokens, "integrated_gradients", {"steps": 3}),
     "any-size": (any_size, "lrp.z_plus", {}),
@@ -202,11 +202,11 @@ def made(function):
     return function()
 
 
-def sample(analyzer, count=len(TARGETS)):
+def sample(analyzer):
     rng = np.random.default_rng(0)
     found = {}
     for name, node in zip(analyzer.inputs.names, analyzer.inputs.nodes, strict=True):
-        shape = (count, *(size or 7 for size in node.shape[1:]))
+        shape = (len(TARGETS), *(size or 7 for size in node.shape[1:]))
         if "int" in node.dtype:
             found[name] = rng.integers(0, 11, shape).astype(node.dtype)
         else:
@@ -219,22 +219,18 @@ def expectations(analyzer):
     model, arrays = analyzer.user_model, sample(analyzer)
     single = len(arrays) == 1
     given = next(iter(arrays.values())) if single else arrays
-    if isinstance(getattr(model, "_inputs_struct", None), list):
-        given = list(arrays.values())
-    predictions = model.predict(given if not single else next(iter(arrays.values())), verbose=0)
-    if isinstance(predictions, dict):
-        predictions = {f"prediction_{key}": value for key, value in predictions.items()}
-    elif isinstance(predictions, list):
+    ordered = isinstance(getattr(model, "_inputs_struct", None), list)
+    predictions = model.predict(list(arrays.values()) if ordered else given, verbose=0)
+    predictions = keras.tree.flatten(predictions)
+    if len(predictions) == 1:
+        predictions = {"prediction": predictions[0]}
+    else:
         names = [f"prediction_{name}" for name in model.output_names]
         predictions = dict(zip(names, predictions, strict=True))
-    else:
-        predictions = {"prediction": predictions}
     numbers = {f"in:{name}": value for name, value in arrays.items()}
-    if single:
-        numbers = {f"in:{argument(analyzer)}": given}
     numbers["target"] = np.array(TARGETS, "int32")
     for signature, target in (("serving_default", None), ("explain", list(TARGETS))):
-        relevance = analyzer.analyze(given if single else arrays, target=target)
+        relevance = analyzer.analyze(given, target=target)
         parts = {"relevance": relevance}
         if not single:
             parts = {f"relevance_{name}": part for name, part in relevance.items()}
@@ -305,7 +301,7 @@ def test_several_outputs_and_inputs_have_names(served):
     parts = {"prediction_kind", "prediction_place", "relevance_image", "relevance_numbers"}
     expected = {f"{name}:{part}" for name in ("serving_default", "explain") for part in parts}
     assert set(served[1]["several-lrp"]) == expected
-    assert {"explain:prediction_a", "explain:relevance_first"} <= set(served[1]["named"])
+    assert {"explain:prediction_first_", "explain:relevance_first"} <= set(served[1]["named"])
 
 
 def test_the_model_is_unchanged(tmp_path):
@@ -359,7 +355,7 @@ class GroupedInside(keras.Model):
 
 def test_what_needs_xla_is_refused(tmp_path):
     model = GroupedInside()
-    model.build((None, 6, 6, 4))
+    model(np.zeros((1, 6, 6, 4), "float32"))
     with pytest.raises(ValueError, match="through XLA only"):
         tfexplain.create_analyzer("gradient", model).export(tmp_path / "model")
     assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ linear layer, and a final softmax or sigmoid left out. Each step returns a new g
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -40,6 +41,7 @@ from tfexplain.operations import (
     Sum,
 )
 from tfexplain.operations.linear import DepthwiseLinear, SeparableLinear, TransposedLinear
+from tfexplain.operations.pooling import channels_to_first, channels_to_last, pool
 
 IDENTITY = None
 Factory = Callable[[Call], Operation | None]
@@ -55,6 +57,13 @@ def _linear(call: Call) -> Operation:
 
 
 def _opaque(call: Call) -> Operation:
+    layer = call.operation
+    if getattr(layer, "_layers", None) and layer.compute_dtype == "float16":
+        warnings.warn(
+            f"{call.name} ({type(layer).__name__}) holds layers that compute in float16, whatever "
+            "the precision of the analysis.",
+            stacklevel=2,
+        )
     return Opaque(_replay(call), type(call.operation).__name__, call.operation)
 
 
@@ -69,6 +78,18 @@ def _rearrangement(call: Call) -> Operation:
 
 def _average(call: Call) -> Operation:
     return AveragePooling(type(call.operation).__name__, _replay(call), call.operation)
+
+
+def _average_pooling(call: Call) -> Operation:
+    layer = call.operation
+    last = layer.data_format == "channels_last"
+
+    def function(x: tf.Tensor) -> tf.Tensor:
+        y = x if last else channels_to_last(x)
+        y = pool(tf.nn.avg_pool, y, layer.pool_size, layer.strides, layer.padding)
+        return y if last else channels_to_first(y)
+
+    return AveragePooling(type(layer).__name__, function, layer)
 
 
 def _up_sampling(call: Call) -> Operation:
@@ -294,14 +315,16 @@ _register(
 )
 _register(
     _layers(
-        "AveragePooling1D",
-        "AveragePooling2D",
-        "AveragePooling3D",
         "GlobalAveragePooling1D",
         "GlobalAveragePooling2D",
         "GlobalAveragePooling3D",
     ),
     _average,
+    AveragePooling,
+)
+_register(
+    _layers("AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
+    _average_pooling,
     AveragePooling,
 )
 _register(_ops("Mean", "Sum"), _reduction, AveragePooling)
@@ -602,11 +625,12 @@ def check_replayable(graph: Graph) -> None:
         source = operation.source if isinstance(operation, Operation) else operation
         if getattr(source, "mask_zero", False) or isinstance(source, layers.Masking):
             offenders.append(f"{call.name} ({type(source).__name__}): it makes a mask")
-        elif any(node.batch != graph.inputs[0].batch for node in call.outputs):
+        elif any(node.batch not in (None, graph.inputs[0].batch) for node in call.outputs):
             offenders.append(f"{call.name} ({type(source).__name__}): its result has no batch axis")
     if offenders:
         raise UnsupportedLayerError(
             "These calls cannot be replayed in a reversed network: "
             + "; ".join(offenders)
-            + ". Remove masks (mask_zero=False) or use the gradient methods."
+            + ". Explain a copy of the model without masks (mask_zero=False); with "
+            "a single floating input, the gradient methods take it as it is."
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfexplain.composites import RuleAssignment, bounded_path, is_transparent, uses_bounds
@@ -169,6 +170,34 @@ def _dtype(node: Node, dtype: str) -> str:
     return dtype if "float" in node.dtype else node.dtype
 
 
+def check_bounds(graph: Graph, assignment: RuleAssignment) -> None:
+    """Refuses box rules whose bounds are unknown or have another shape than the input.
+
+    Raises:
+        ValueError: If a first layer also reads computed tensors, or bounds do not broadcast.
+    """
+    for call, rule in assignment.rules.items():
+        if not uses_bounds(rule):
+            continue
+        source = graph.upstream([call.inputs[0]])
+        inside = [c.name for c in source.calls if not is_transparent(c.operation)]
+        if inside:
+            raise ValueError(
+                f"The box rule at {call.name!r} needs the bounds of its input, but that also "
+                f"depends on computed tensors ({', '.join(inside)}). Use input_rule='w_square'."
+            )
+        for node in graph.inputs:
+            sizes = node.shape[1:]
+            for name in ("low", "high"):
+                given = np.shape(getattr(rule, name))
+                pairs = zip(reversed(given), reversed(sizes), strict=False)
+                if len(given) > len(sizes) or any(g not in (1, s) and s for g, s in pairs):
+                    raise ValueError(
+                        f"{name} has shape {given}, which does not broadcast to the input's "
+                        f"{sizes}; give a number, one per channel, or an array of that shape."
+                    )
+
+
 Visit = Callable[[Call, Sequence, Sequence, Sequence, Any], Sequence]
 
 
@@ -231,13 +260,6 @@ class ReversedNetwork:
     def _bounds_layer(self, call: Call, names: _LayerNames) -> Bounds | None:
         if not uses_bounds(self.rules[call]):
             return None
-        source = self.graph.upstream([call.inputs[0]])
-        inside = [c.name for c in source.calls if not is_transparent(c.operation)]
-        if inside:
-            raise ValueError(
-                f"The box rule at {call.name!r} needs the bounds of its input, but that also "
-                f"depends on computed tensors ({', '.join(inside)}). Use input_rule='w_square'."
-            )
         return Bounds(self.rules[call], self.graph, call, names("bounds", call), self.dtype)
 
     # --- the Keras models ---

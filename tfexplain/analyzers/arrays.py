@@ -88,7 +88,9 @@ class Inputs:
             if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
                 raise ValueError(f"Input {name!r} takes integers, received fractions.")
             return array.astype(node.dtype)
-        array = array.astype(self.dtype)
+        with np.errstate(over="ignore"):
+            # What does not fit the precision becomes infinite and is refused as such.
+            array = array.astype(self.dtype)
         if not np.isfinite(array).all():
             bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
             raise ValueError(

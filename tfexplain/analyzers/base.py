@@ -24,7 +24,7 @@ from tfexplain.analyzers.arrays import (
 )
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError
-from tfexplain.graph import check_built
+from tfexplain.graph import check_built, has_graph
 
 
 class Analyzer(abc.ABC):
@@ -303,7 +303,10 @@ def check_relevance(value: Any, count: int, shape: Sequence[int | None], dtype: 
 
 
 def _precision(model: keras.Model) -> str:
-    dtypes = {keras.backend.standardize_dtype(weight.dtype) for weight in model.weights}
+    tensors = list(model.weights)
+    if has_graph(model):
+        tensors += [*model.inputs, *model.outputs]
+    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors}
     return "float64" if "float64" in dtypes else "float32"
 
 

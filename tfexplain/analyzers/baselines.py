@@ -66,9 +66,10 @@ class Baseline:
     ) -> np.ndarray:
         dtype = array.dtype if array.dtype.kind == "f" else None
         try:
-            value = finite(np.asarray(given, dtype=dtype), "baseline")
-        except TypeError:
+            value = np.asarray(given, dtype=dtype)
+        except (TypeError, ValueError):
             raise ValueError(f"baseline of {name!r} is no array of numbers: {given!r}.") from None
+        finite(value, "baseline")
         if value.ndim == 0:
             return np.full((1, *array.shape[1:]), value, dtype=value.dtype)
         if value.shape == array.shape[1:]:

@@ -16,7 +16,7 @@ from tfexplain.analyzers.base import Analyzer, check_relevance, nearest
 from tfexplain.canonizers import canonize, check_replayable, drop_output_activation
 from tfexplain.composites import Composite, RuleAssignment, assign
 from tfexplain.graph import Graph, Node, trace
-from tfexplain.reverse import ReversedNetwork, start_relevance
+from tfexplain.reverse import ReversedNetwork, check_bounds, start_relevance
 
 # Bytes that the relevance of one chunk of vectors may take at the largest tensor.
 CHUNK_BYTES = 2**28
@@ -135,6 +135,7 @@ class ReversedAnalyzer(GraphAnalyzer):
             self.composite(),
             self.name or type(self).__name__,
         )
+        check_bounds(self.graph, self.assignment)
         self._networks: dict[tuple, ReversedNetwork] = {}
 
     def describe(self) -> RuleAssignment:

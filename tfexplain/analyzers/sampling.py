@@ -250,7 +250,8 @@ class SmoothGrad(SampledGradient):
         # float32 draws for every precision: float64 explains the same noisy inputs.
         seed = tf.stack([tf.constant(self.seed + 1000003 * place), index])
         shape = tf.concat([[1], tf.shape(x)[1:]], 0)
-        return tf.cast(tf.random.stateless_normal(shape, seed=seed), x.dtype)
+        # Named, because XLA would choose another generator than TensorFlow.
+        return tf.cast(tf.random.stateless_normal(shape, seed=seed, alg="philox"), x.dtype)
 
     def _deviation(self, x: Tensor) -> Tensor:
         if self.noise_range != "sample":

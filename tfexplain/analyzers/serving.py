@@ -100,22 +100,19 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
             return {"relevance": parts[0]}
         return {f"relevance_{name}": part for name, part in zip(names, parts, strict=True)}
 
-    def serve(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
-        tensors = list(tensors)
-        largest = tf.fill([tf.shape(tensors[0])[0], 1], -1)
-        return {**predictions(tensors), **relevances(tensors, largest)}
-
     def explain(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         *tensors, target = tensors
-        result = relevances(list(tensors), tf.reshape(target, [-1, 1]))
-        return {**predictions(list(tensors)), **result}
+        return {**predictions(tensors), **relevances(tensors, tf.reshape(target, [-1, 1]))}
+
+    def serve(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+        return module.explaining(*tensors, tf.fill([tf.shape(tensors[0])[0]], -1))
 
     target = tf.TensorSpec((None,), "int32", "target")
     module = tf.Module()
     # Everything the functions read has to hang on the module.
     module.variables_read = [variable.value for variable in model.variables]
-    module.default = tf.function(serve, input_signature=specs, autograph=False)
     module.explaining = tf.function(explain, input_signature=[*specs, target], autograph=False)
+    module.default = tf.function(serve, input_signature=specs, autograph=False)
     try:
         signatures = {
             "serving_default": module.default.get_concrete_function(),

@@ -76,20 +76,7 @@ class MaxPooling(Operation):
         return x if self.channels_last else channels_to_first(x, axes)
 
     def _pool(self, x: Tensor) -> Tensor:
-        if len(self.pool_size) == 3 and x.dtype == tf.float64:
-            return self._pool_in_turn(x)
-        return tf.nn.max_pool(x, self.pool_size, self.strides, self.padding.upper())
-
-    def _pool_in_turn(self, x: Tensor) -> Tensor:
-        """Pools the last two axes, then the first: there is no float64 kernel for three."""
-        padding = self.padding.upper()
-        (batch, depth, *plane, channels) = shape_of(x)
-        y = tf.reshape(x, [batch * depth, *plane, channels])
-        y = tf.nn.max_pool2d(y, self.pool_size[1:], self.strides[1:], padding)
-        height, width = shape_of(y)[1:3]
-        y = tf.reshape(y, [batch, depth, height * width, channels])
-        y = tf.nn.max_pool2d(y, [self.pool_size[0], 1], [self.strides[0], 1], padding)
-        return tf.reshape(y, [batch, shape_of(y)[1], height, width, channels])
+        return pool(tf.nn.max_pool, x, self.pool_size, self.strides, self.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the maximum of each window."""
@@ -139,7 +126,7 @@ class MaxPooling(Operation):
 
     def _average(self, x: Tensor) -> Tensor:
         x = self._last(x)
-        y = tf.nn.avg_pool(x, self.pool_size, self.strides, self.padding.upper())
+        y = pool(tf.nn.avg_pool, x, self.pool_size, self.strides, self.padding)
         return self._back(y)
 
     def _route_tiles(self, x: Tensor, y: Tensor, relevance: Tensor) -> Tensor:
@@ -255,6 +242,25 @@ class GlobalMaxPooling(Operation):
 
         pool = AveragePooling(self.label, mean, self.source)
         return pool.in_proportion(inputs, (mean(inputs[0]),), relevance)
+
+
+def pool(
+    function: Callable, x: Tensor, size: Sequence[int], strides: Sequence[int], padding: str
+) -> Tensor:
+    """Pools windows of channels-last x by `tf.nn.max_pool` or `tf.nn.avg_pool`.
+
+    For three axes there is no float64 kernel: then the last two are pooled first.
+    """
+    padding = padding.upper()
+    if len(size) < 3 or x.dtype != tf.float64:
+        return function(x, size, strides, padding)
+    batch, depth, *plane, channels = shape_of(x)
+    y = tf.reshape(x, [batch * depth, *plane, channels])
+    y = function(y, size[1:], strides[1:], padding)
+    height, width = shape_of(y)[1:3]
+    y = tf.reshape(y, [batch, depth, height * width, channels])
+    y = function(y, [size[0], 1], [strides[0], 1], padding)
+    return tf.reshape(y, [batch, shape_of(y)[1], height, width, channels])
 
 
 def channels_to_last(x: Tensor, axes: int = 0) -> Tensor:

@@ -93,7 +93,7 @@ class _Shares:
     """The denominators of one call and what they make of the relevance."""
 
     def __init__(self, rule: ContributionRule, call: RecordedCall, relevance: Tensor) -> None:
-        self.rule = rule
+        self.rule, self.relevance = rule, relevance
         operation, (z,) = call.operation, call.outputs
         bias = operation.bias(call.inputs)
         self.bias = tf.zeros((), z.dtype) if bias is None else bias
@@ -138,7 +138,9 @@ class _Shares:
 
     def absorbed(self) -> Absorbed:
         """Returns what bias, stabilizer and zero denominators take."""
-        bias = stabilizer = lost = 0
+        bias = stabilizer = 0
+        # A contrast of two groups hands out less than arrives.
+        lost = total(self.relevance - sum(part[3] for part in self.parts))
         for biased, denominator, stabilized, arriving, share in self.parts:
             bias += total(expand(tf.broadcast_to(biased, tf.shape(denominator))) * share)
             stabilizer += total(expand(stabilized - denominator) * share)
