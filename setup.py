@@ -26,7 +26,7 @@ setup(
         "matplotlib>=3.8",
         "pillow>=10",
         "scikit-learn>=1.4",
-        "typer>=0.12",
+        "typer>=0.16",
         "rich>=13",
     ],
     extras_require={"test": TEST},

@@ -308,7 +308,7 @@ def test_long_errors_fit_one_screen(runner, monkeypatch):
 
 
 def test_methods(runner):
-    text = plain(runner("methods").stdout)
+    text = plain(runner("methods", "--options").stdout)
     for word in ("lrp.z", "The z rule.", "scale=1.0", "[d out / d in]", "steps (required)"):
         assert word in text
     assert "Most methods also take dtype=None." in text

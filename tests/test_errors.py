@@ -1,4 +1,4 @@
-"""What users see when they hand in something wrong: every message says what, where and what to do."""
+"""What users see when they hand in something wrong: each message says what, where, what to do."""
 
 import zipfile
 

@@ -189,25 +189,37 @@ def explain(
 
 
 @app.command()
-def methods(debug: Debug = False) -> None:
-    """List the methods with their options and defaults."""
+def methods(
+    options: Annotated[
+        bool, typer.Option("--options", help="Show the options of each method and defaults.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """List the methods, a line each."""
     with _reported(debug) as stage:
         _start_tensorflow()
         from tfexplain.analyzers import ANALYZERS
 
         stage.begin_work()
-        entries = sorted(ANALYZERS.items(), key=lambda item: item[1].family)
-        taken = collections.Counter(o for _, e in entries for o in map(_option, e.options.items()))
-        common = {option for option, number in taken.items() if number > len(entries) / 2}
-        for family in dict.fromkeys(entry.family for _, entry in entries):
-            table = Table("method", "summary", "options", title=f"{family} methods", expand=True)
-            table.columns[0].no_wrap = True
-            for name, entry in entries:
-                if entry.family == family:
-                    own = [o for o in map(_option, entry.options.items()) if o not in common]
-                    table.add_row(*map(escape, (name, entry.summary, ", ".join(own))))
-            out.print(table)
-        _print(f"Most methods also take {', '.join(sorted(common))}.")
+        taken = collections.Counter(
+            o for e in ANALYZERS.values() for o in map(_option, e.options.items())
+        )
+        common = {option for option, number in taken.items() if number > len(ANALYZERS) / 2}
+        width = max(map(len, ANALYZERS))
+        for name, entry in ANALYZERS.items():
+            out.print(
+                f"{name:{width}}  {entry.summary}", markup=False, highlight=False, soft_wrap=True
+            )
+            own = [o for o in map(_option, entry.options.items()) if o not in common]
+            if options and own:
+                out.print(
+                    f"{'':{width}}    {', '.join(own)}",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
+        if options:
+            _print(f"Most methods also take {', '.join(sorted(common))}.")
 
 
 @app.command()

@@ -280,7 +280,7 @@ class AlphaBeta(ContributionRule):
 class ZPlus(ContributionRule):
     """Shares in proportion to positive contributions, without the bias (z+ rule).
 
-    R_i = sum_j c_ij^+ / sum_i c_ij^+ R_j (Eq. 8 of [montavon2017explaining] for x >= 0).
+    R_i = sum_j c_ij^+ / sum_i c_ij^+ R_j ([montavon2017explaining] for x >= 0).
     """
 
     @property

@@ -55,7 +55,7 @@ class RectGrad(RectifierRule):
     """Lets through only relevance whose product with the activation is among the largest.
 
     R_i = f'(x_i) R_i where a_i R_i > tau, else 0, with a = f(x) and tau the given percentile of
-    a R over all units of a sample (nearest rank) ([kim2019saliency], Eq. 3).
+    a R over all units of a sample (nearest rank) ([kim2019saliency]).
 
     Args:
         percentile: Float in [0, 100).

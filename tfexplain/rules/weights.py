@@ -39,7 +39,7 @@ class _WeightRule(Rule, abstract=True):
 
 @dataclass(frozen=True)
 class WSquare(_WeightRule):
-    """R_i = sum_j w_ij^2 / sum_k w_kj^2 R_j (w^2 rule, Eq. 12 of [montavon2017explaining])."""
+    """R_i = sum_j w_ij^2 / sum_k w_kj^2 R_j (w^2 rule of [montavon2017explaining])."""
 
     part: ClassVar[str] = SQUARE
 
@@ -53,7 +53,7 @@ class Flat(_WeightRule):
 
 @dataclass(frozen=True)
 class ZBox(Rule):
-    """Shares for inputs inside a box (z^B rule, Eq. 15 of [montavon2017explaining]).
+    """Shares for inputs inside a box (z^B rule of [montavon2017explaining]).
 
     R_i = sum_j q_ij / sum_k q_kj R_j with q_ij = x_i w_ij - low_i w_ij^+ - high_i w_ij^-.
 
