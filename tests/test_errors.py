@@ -534,7 +534,7 @@ def test_truncated_file(stored, tmp_path, part):
 def test_damaged_file(stored, tmp_path, place):
     whole = bytearray(stored.read_bytes())
     middle = int(len(whole) * place)
-    whole[middle : middle + 200] = bytes(200)
+    whole[middle : middle + 200] = bytes(byte ^ 255 for byte in whole[middle : middle + 200])
     path = tmp_path / "damaged"
     path.write_bytes(bytes(whole))
     with pytest.raises(ValueError, match="is no complete analyzer file"):

@@ -321,13 +321,13 @@ def check_relevance(model, x, loses=(), tolerance=1e-9):
         assert np.abs(relevance).max() > 0, name
         relevance = relevance.reshape(len(x), -1)
         sums, scale = relevance.sum(axis=1), np.abs(relevance).sum(axis=1) + np.abs(start)
+        missing = start - sums
+        if name == "lrp.alpha_2_beta_1" and (np.abs(missing) > tolerance * scale).any():
+            missing -= analyzer.ledger(x, target=1).lost.sum("call").values
         if name in loses:
-            assert (np.abs(sums - start) > 1e-6 * scale).any(), f"{name} loses nothing"
-            continue
-        if name == "lrp.alpha_2_beta_1":
-            sums += analyzer.ledger(x, target=1).lost.sum("call").values
-        error = np.abs(sums - start) / scale
-        assert error.max() < tolerance, f"{name} loses relevance: {sums} of {start}"
+            assert (np.abs(missing) > 1e-6 * scale).any(), f"{name} loses nothing"
+        else:
+            assert (np.abs(missing) <= tolerance * scale).all(), f"{name} loses {missing}"
 
 
 @pytest.mark.parametrize("case", CONSERVED, ids=lambda case: case.id)
@@ -343,8 +343,9 @@ def test_relevance(case):
 
 def test_relevance_of_activations_and_identities():
     # Side by side in one network, which costs less than one network each.
+    separate = [case for case in ACTIVATIONS if not case.id.endswith("_fused")]
     inputs = keras.Input(SEQUENCE, dtype="float64")
-    h = layers.Concatenate(dtype="float64")([case.apply(inputs) for case in ACTIVATIONS])
+    h = layers.Concatenate(dtype="float64")([case.apply(inputs) for case in separate])
     for case in IDENTITIES:
         if case.shape == SEQUENCE:
             h = case.apply(h)

@@ -5,8 +5,9 @@ import functools
 import keras
 import numpy as np
 import pytest
-from layer_zoo import ENTRIES, LAYER_ZOO, make_model, runnable
-from reference_rules import (
+
+from tests.layer_zoo import ENTRIES, LAYER_ZOO, make_model, runnable
+from tests.reference_rules import (
     REFERENCE_POOL_RULES,
     REFERENCE_RELU_RULES,
     REFERENCE_RULES,

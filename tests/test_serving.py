@@ -1,6 +1,7 @@
 """Exported models run with TensorFlow alone to the same numbers, without XLA."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from keras import layers
 
 import tfexplain
 from tests.test_contract import OPTIONS
-from tfexplain.analyzers.serving import needs_xla
+from tfexplain.analyzers.serving import runs_anywhere
 from tfexplain.composites import epsilon_plus
 from tfexplain.rules import Flat
 
@@ -21,7 +22,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 SHAPE = (6, 6, 2)
 TARGETS = (2, 0, 1, 1, 2)
 
-# Runs exported models in a process of their own: FOLDER/<case>/model and FOLDER/<case>/numbers.npz.
+# Runs exported models in a process of their own, without oneDNN: FOLDER/<case>/model and
+# FOLDER/<case>/numbers.npz.
 # Keys: "in:NAME", "target", and "SIGNATURE:OUTPUT" for what is expected.
 SCRIPT = """
 import json, pathlib, sys
@@ -97,6 +99,19 @@ def grouped():
             layers.AveragePooling2D(2),
             layers.Flatten(),
             layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def rare():
+    """Convolutions that TensorFlow has no plain kernel for on a CPU."""
+    return keras.Sequential(
+        [
+            layers.Input((6, 6, 4)),
+            layers.DepthwiseConv2D(3, strides=(1, 2), padding="same", activation="relu"),
+            layers.Conv2DTranspose(2, 2, dilation_rate=2),
+            layers.Flatten(),
+            layers.Dense(3),
         ]
     )
 
@@ -185,6 +200,8 @@ CASES = {name: (images, name, OPTIONS.get(name, {})) for name in tfexplain.ANALY
     "grouped-gradient": (grouped, "gradient", {}),
     "grouped-lrp": (grouped, "lrp.alpha_2_beta_1", {}),
     "grouped-ig": (grouped, "integrated_gradients", {"steps": 3}),
+    "rare-gradient": (rare, "gradient", {}),
+    "rare-lrp": (rare, "lrp.gamma", {}),
     "several-lrp": (several, "lrp.epsilon", {"output": "place"}),
     "several-ig": (several, "integrated_gradients", {"output": 0, "steps": 3}),
     "several-itg": (several, "input_t_gradient", {"output": 0}),
@@ -259,6 +276,7 @@ def served(tmp_path_factory):
         capture_output=True,
         text=True,
         cwd=folder,
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"},
         timeout=600,
     )
     assert run.returncode == 0, run.stderr[-3000:]
@@ -290,11 +308,12 @@ def test_saved_model_cli_lists_both_signatures(served):
     assert "dtype: DT_INT32" in listed
 
 
-def test_the_model_itself_may_need_xla():
-    """Otherwise the cases of grouped convolutions would test nothing."""
-    model = made(grouped)
-    function = tf.function(lambda x: model(x), autograph=False)
-    assert needs_xla(function.get_concrete_function(tf.TensorSpec((None, 6, 6, 4))))
+@pytest.mark.parametrize("function", [grouped, rare])
+def test_the_model_itself_may_need_xla_or_onednn(function):
+    """Otherwise the cases of these models would test nothing."""
+    model = made(function)
+    call = tf.function(lambda x: model(x), autograph=False)
+    assert not runs_anywhere(call.get_concrete_function(tf.TensorSpec((None, 6, 6, 4))))
 
 
 def test_several_outputs_and_inputs_have_names(served):
@@ -356,7 +375,7 @@ class GroupedInside(keras.Model):
 def test_what_needs_xla_is_refused(tmp_path):
     model = GroupedInside()
     model(np.zeros((1, 6, 6, 4), "float32"))
-    with pytest.raises(ValueError, match="through XLA only"):
+    with pytest.raises(ValueError, match="XLA or oneDNN only, such as convolutions in groups"):
         tfexplain.create_analyzer("gradient", model).export(tmp_path / "model")
     assert not list(tmp_path.iterdir())
 

@@ -7,7 +7,6 @@ linear layer, and a final softmax or sigmoid left out. Each step returns a new g
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -57,13 +56,6 @@ def _linear(call: Call) -> Operation:
 
 
 def _opaque(call: Call) -> Operation:
-    layer = call.operation
-    if getattr(layer, "_layers", None) and layer.compute_dtype == "float16":
-        warnings.warn(
-            f"{call.name} ({type(layer).__name__}) holds layers that compute in float16, whatever "
-            "the precision of the analysis.",
-            stacklevel=2,
-        )
     return Opaque(_replay(call), type(call.operation).__name__, call.operation)
 
 

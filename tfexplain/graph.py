@@ -188,6 +188,8 @@ def opaque_graph(model: keras.Model) -> Graph:
 
 
 def _known_input_shape(model: keras.Model) -> tuple[int | None, ...]:
+    if has_graph(model):
+        return model.inputs[0].shape
     shapes = getattr(model, "_build_shapes_dict", None) or {}
     if len(shapes) == 1:
         (shape,) = shapes.values()

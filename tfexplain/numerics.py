@@ -55,7 +55,8 @@ def negative(tensor: Tensor) -> Tensor:
 def repeat(activation: Tensor, vectors: int | Tensor) -> Tensor:
     """Copies each sample once per relevance vector, for operations without a vector axis."""
     if isinstance(vectors, int) and vectors == 1:
-        return activation
+        # A tensor of its own: an operation that reads one tensor twice has two gradients.
+        return tf.identity(activation)
     return tf.repeat(activation, vectors, axis=0)
 
 

@@ -70,8 +70,7 @@ class GraphAnalyzer(Analyzer):
         if self.output_activation == "drop":
             graph, start = drop_output_activation(graph, start)
         for call in graph.calls:
-            if hasattr(call.operation, "dtype"):
-                call.operation.dtype = self.dtype
+            call.operation.prepare(self.dtype)
         self.graph = graph
         self.start = start
         self._inputs = Inputs(graph.inputs, graph.input_names, self.dtype)

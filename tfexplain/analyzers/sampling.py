@@ -336,13 +336,20 @@ class IntegratedGradients(SampledGradient):
         self.baseline = Baseline(baseline)
         self._count: int | None = None
         super().__init__(model, **common)
-        # Baselines of tokens may be integers or floating, so the signature is left open.
-        self._run_integrate = tf.function(
-            self.integrate,
-            autograph=False,
-            reduce_retracing=True,
-            jit_compile=self.jit_compile or None,
-        )
+        self._compiled: dict[tuple[str, ...], Compiled] = {}
+
+    def _run_integrate(self, inputs: list, targets: Tensor, baselines: list) -> list[Tensor]:
+        """Runs `integrate`; baselines of tokens may be integers (tokens) or floating."""
+        kinds = tuple(part.dtype.name for part in baselines)
+        if kinds not in self._compiled:
+            specs, target = _signature(self)
+            starts = [
+                tf.TensorSpec(spec.shape, kind) for spec, kind in zip(specs, kinds, strict=True)
+            ]
+            self._compiled[kinds] = Compiled(
+                self.integrate, [specs, target, starts], self.jit_compile
+            )
+        return self._compiled[kinds](inputs, targets, baselines)
 
     def integrate(self, inputs: list, targets: Tensor, baselines: list) -> list[Tensor]:
         """Integrates from one baseline per input to the inputs."""

@@ -31,8 +31,8 @@ def export(analyzer: Analyzer, path: Any) -> None:
 
     Raises:
         ValueError: If the folder holds something else, for channels_first without a GPU, for
-            operations that run through XLA only, or if a function of the analyzer does not consist
-            of TensorFlow operations.
+            operations that need XLA or oneDNN, or if a function of the analyzer does not consist of
+            TensorFlow operations.
     """
     path = pathlib.Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -83,7 +83,6 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
         for node, name in zip(inputs.nodes, names, strict=True)
     ]
     outputs = getattr(model, "output_names", None)
-
     predict = _prediction(analyzer, specs)
 
     def predictions(tensors: list[tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -125,19 +124,29 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
                 f"({error}). Write it with tf, or give numbers or arrays."
             ) from error
         raise
-    if needs_xla(signatures["explain"]):
+    if not runs_anywhere(signatures["explain"]):
         raise ValueError(
-            "The model has operations that TensorFlow runs through XLA only, and an exported model "
-            "runs without XLA: convolutions in groups inside a custom or subclassed layer, "
-            "transposed convolutions with dilation, depthwise convolutions with uneven strides."
+            "The model has a custom or subclassed layer with operations that TensorFlow runs "
+            "through XLA or oneDNN only, such as convolutions in groups, and an exported model "
+            "runs without. Use Keras' layers in a functional model."
         )
     return module, signatures
 
 
-def needs_xla(function: Any) -> bool:
-    """Tells whether a concrete function holds a part that has to be compiled by XLA."""
-    library = function.graph.as_graph_def().library.function
-    return any(part.attr["_XlaMustCompile"].b for part in library)
+def runs_anywhere(function: Any) -> bool:
+    """Tells whether TensorFlow's plain CPU kernels, without XLA and oneDNN, run a function."""
+    graph = function.graph.as_graph_def()
+    nodes = list(graph.node)
+    for part in graph.library.function:
+        if part.attr["_XlaMustCompile"].b:
+            return False
+        nodes.extend(part.node_def)
+    for node in nodes:
+        if node.op.startswith("DepthwiseConv2d") and len(set(node.attr["strides"].list.i[1:3])) > 1:
+            return False
+        if node.op == "Conv2DBackpropInput" and max(node.attr["dilations"].list.i) > 1:
+            return False
+    return True
 
 
 def _prediction(analyzer: Analyzer, specs: list[tf.TensorSpec]) -> Callable[..., list[tf.Tensor]]:
@@ -152,9 +161,9 @@ def _prediction(analyzer: Analyzer, specs: list[tf.TensorSpec]) -> Callable[...,
         return keras.tree.flatten(model(given, training=False))
 
     traced = tf.function(call, input_signature=specs, autograph=False).get_concrete_function()
-    if not (needs_xla(traced) and has_graph(model)):
+    if runs_anywhere(traced) or not has_graph(model):
         return call
-    # Keras compiles some operations by XLA, grouped convolutions for example: replay the graph.
+    # Keras runs some convolutions through XLA or oneDNN only; replayed calls need neither.
     graph = canonize(trace(model), fold_batch_norm=False)
 
     def replay(*tensors: tf.Tensor) -> list[tf.Tensor]:

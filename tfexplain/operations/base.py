@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,26 @@ class Replay:
         if getattr(operation, "_call_has_training_arg", False):
             kwargs["training"] = False
         self.arguments = (args, kwargs)
+        self.twin: keras.layers.Layer | None = None
+
+    def prepare(self, dtype: str) -> None:
+        """Makes a twin of a layer that computes in another precision; it reads its variables."""
+        layer = self.operation
+        if not isinstance(layer, keras.layers.Layer) or layer.compute_dtype == dtype:
+            return
+        try:
+            self.twin = type(layer).from_config(_in_precision(layer.get_config(), dtype))
+            self.twin.build_from_config(layer.get_build_config() or {})
+            same = [v.shape for v in self.twin.variables] == [v.shape for v in layer.variables]
+        except (NotImplementedError, TypeError, ValueError):
+            same = False
+        if not same:
+            self.twin = None
+            warnings.warn(
+                f"{layer.name} ({type(layer).__name__}) may compute in {layer.compute_dtype} "
+                f"inside, not in {dtype}: it cannot be rebuilt from its configuration.",
+                stacklevel=2,
+            )
 
     def __call__(self, *tensors: Tensor) -> Any:
         """Returns what the operation returns for `tensors`."""
@@ -47,13 +68,41 @@ class Replay:
         )
         floating = [tensor.dtype.name for tensor in tensors if tensor.dtype.is_floating]
         dtype = floating[0] if floating else None
-        with AutocastScope(dtype):
-            results = self.operation.call(*args, **kwargs)
+        if self.twin is not None:
+            layer = self.operation
+            values = [
+                [_converted(variable, dtype) for variable in variables]
+                for variables in (layer.trainable_variables, layer.non_trainable_variables)
+            ]
+            results, _ = self.twin.stateless_call(*values, *args, **kwargs)
+        else:
+            with AutocastScope(dtype):
+                results = self.operation.call(*args, **kwargs)
         if dtype is None:
             return results
         return tree.map_structure(
             lambda result: tf.cast(result, dtype) if result.dtype.is_floating else result, results
         )
+
+
+def _converted(variable: keras.Variable, dtype: str) -> Tensor:
+    """Returns the current value, floating ones in the given precision."""
+    value = tf.convert_to_tensor(variable)
+    return tf.cast(value, dtype) if value.dtype.is_floating else value
+
+
+def _in_precision(config: Any, dtype: str) -> Any:
+    """Replaces every dtype policy in a layer's configuration, also those of layers inside."""
+    if isinstance(config, dict):
+        if config.get("class_name", "").endswith("DTypePolicy"):
+            return dtype
+        return {
+            key: dtype if key == "dtype" and value is not None else _in_precision(value, dtype)
+            for key, value in config.items()
+        }
+    if isinstance(config, list | tuple):
+        return type(config)(_in_precision(item, dtype) for item in config)
+    return config
 
 
 class Operation:
@@ -72,6 +121,12 @@ class Operation:
     def forward(self, *inputs: Tensor) -> Tensor | Sequence[Tensor]:
         """Returns the output tensor or tensors for inputs of shape (batch, *shape)."""
         raise NotImplementedError
+
+    def prepare(self, dtype: str) -> None:
+        """Makes ready for a precision, before anything is traced."""
+        replay = getattr(self, "forward", None)
+        if isinstance(replay, Replay):
+            replay.prepare(dtype)
 
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """Tells whether outputs are >= 0 for certain, given which inputs are."""

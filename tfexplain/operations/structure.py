@@ -60,6 +60,10 @@ class Lookup(Operation):
         # The table has the precision of the analysis, which integer inputs do not tell.
         self.dtype = "float32"
 
+    def prepare(self, dtype: str) -> None:
+        """Sets the precision of the vectors."""
+        self.dtype = dtype
+
     def forward(self, indices: Tensor) -> Tensor:
         """Returns (batch, *shape, vector)."""
         table = tf.cast(tf.convert_to_tensor(self.source.embeddings), self.dtype)
