@@ -3,8 +3,8 @@
     python -m benchmarks.analyzers [--model vgg16 resnet50] [--vectors 1 5 20] [--output FILE]
 
 Random weights, batch 4, 224 x 224. Every cell is the best of `--repeats` calls, with a forward pass
-timed right before each, so that a busy machine slows both. The peers' numbers come from scripts of
-their own: `benchmarks/peers/time_innvestigate.py`, and `--zennit` where torch and zennit exist.
+timed right before each, so that a busy machine slows both. `--innvestigate PYTHON` and `--zennit
+PYTHON` name the interpreters of the peers' environments, where these exist, and add their rows.
 """
 
 import argparse
@@ -126,6 +126,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=pathlib.Path, help="JSON lines to write")
+    parser.add_argument("--innvestigate", metavar="PYTHON", help="interpreter with innvestigate")
+    parser.add_argument("--zennit", metavar="PYTHON", help="interpreter with torch and zennit")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.one:
@@ -151,6 +153,12 @@ def main(argv: list[str] | None = None) -> None:
                 arguments.output.write_text(text)
     print()
     print(table(rows, arguments.vectors))
+    for peer in ("innvestigate", "zennit"):
+        interpreter = getattr(arguments, peer)
+        if interpreter:
+            script = pathlib.Path(__file__).parent / "peers" / f"time_{peer}.py"
+            print(f"\n{peer}, VGG-16:", flush=True)
+            subprocess.run([interpreter, str(script)], check=True)
 
 
 if __name__ == "__main__":

@@ -222,8 +222,6 @@ LEDGERS = (
     "lrp.alpha_2_beta_1",
     "lrp.z_plus",
     "lrp.w_square",
-    "lrp.flat",
-    "deep_taylor",
     "lrp.composite",
 )
 

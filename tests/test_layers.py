@@ -314,9 +314,12 @@ def check_relevance(model, x, loses=(), tolerance=1e-9):
     """Checks that all relevance arrives at the input, or where the ledger says it is lost."""
     for name, options in METHODS.items():
         analyzer = create_analyzer(name, model, **options)
-        found = analyzer.attribute(x, target=1)
-        relevance, start = found.relevance.values[:, 0], found.output.values[:, 1]
+        # Eager, which is quick for networks of this size; once as users run it.
+        outputs, relevance = analyzer.explain([tf.constant(x)], tf.ones([len(x), 1], tf.int32))
+        start, relevance = outputs.numpy()[:, 1], relevance.numpy()[:, 0]
         assert relevance.shape == x.shape and relevance.dtype == "float64"
+        if name == "lrp.epsilon":
+            assert_same(analyzer.analyze(x, target=1), relevance)
         assert np.isfinite(relevance).all(), name
         assert np.abs(relevance).max() > 0, name
         relevance = relevance.reshape(len(x), -1)
@@ -404,7 +407,7 @@ def pixels():
     return np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype("float32")
 
 
-@pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "lrp.alpha_2_beta_1", "deep_taylor"])
+@pytest.mark.parametrize("name", ["gradient", "lrp.alpha_2_beta_1", "lrp.flat"])
 def test_unknown_image_size(cnn, pixels, name):
     free = _small_cnn((None, None, 3))
     free.set_weights(cnn.get_weights())
@@ -424,9 +427,7 @@ def test_unknown_image_size(cnn, pixels, name):
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["gradient", "lrp.epsilon", "lrp.alpha_2_beta_1", "lrp.w_square", "deep_taylor"]
-)
+@pytest.mark.parametrize("name", ["gradient", "lrp.alpha_2_beta_1", "lrp.w_square"])
 def test_unknown_sequence_length(name):
     def build(length):
         generator = np.random.default_rng(2)
@@ -497,9 +498,7 @@ def test_channels_first_equals_channels_last(formats, name):
     assert_same(np.moveaxis(first, 2, -1), last)
 
 
-@pytest.mark.parametrize(
-    "name", ["gradient", "lrp.epsilon", "lrp.alpha_2_beta_1", "deep_taylor", "guided_backprop"]
-)
+@pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "lrp.alpha_2_beta_1", "deep_taylor"])
 def test_mixed_precision_is_explained_in_float32(cnn, pixels, name):
     mixed = _small_cnn(dtype="mixed_float16")
     assert mixed.get_layer("conv1").compute_dtype == "float16"
@@ -530,9 +529,7 @@ def test_mixed_precision_of_opaque_layers(attention):
     assert_same(found, expected, 1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", ["gradient", "lrp.epsilon", "lrp.alpha_2_beta_1", "deep_taylor", "smoothgrad"]
-)
+@pytest.mark.parametrize("name", ["gradient", "lrp.alpha_2_beta_1", "smoothgrad"])
 def test_float64_of_a_float32_model(cnn, pixels, name):
     double = _small_cnn(dtype="float64")
     double.set_weights(cnn.get_weights())
@@ -917,13 +914,28 @@ OPTIONS = {
 }
 
 
+@pytest.fixture(scope="module")
+def tiny():
+    """Convolution, normalisation, both poolings, an addition and two dense layers, in few calls."""
+    generator = np.random.default_rng(12)
+    inputs = keras.Input((6, 6, 2), name="pixels")
+    h = layers.Conv2D(4, 3, activation="relu")(inputs)
+    h = layers.BatchNormalization()(layers.MaxPooling2D(2)(h))
+    h = layers.Add()([h, layers.Conv2D(4, 1, padding="same", activation="relu")(h)])
+    h = layers.GlobalAveragePooling2D()(h)
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax")(h))
+    for layer in model.layers:
+        set_random_weights(layer, generator)
+    return model, generator.normal(size=(3, 6, 6, 2)).astype("float32")
+
+
 @pytest.mark.parametrize("name", tfexplain.ANALYZERS)
-def test_xla_compiles_every_method(cnn, pixels, name):
+def test_xla_compiles_every_method(tiny, name):
+    model, x = tiny
     options = OPTIONS.get(name, {})
-    # The head keeps relevance away from 0, where methods of one sign may have nothing to show.
-    targets = cnn(pixels).numpy().argmax(axis=1).tolist()
+    # Of the largest output, where methods of one sign have something to show.
     plain, compiled = (
-        create_analyzer(name, cnn, jit_compile=compile_, **options).analyze(pixels, target=targets)
+        create_analyzer(name, model, jit_compile=compile_, **options).analyze(x)
         for compile_ in (False, True)
     )
     assert np.abs(plain).max() > 0

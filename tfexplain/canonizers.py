@@ -187,7 +187,12 @@ def _normalization(call: Call) -> Operation:
     layer = call.operation
 
     def function(x: tf.Tensor) -> tf.Tensor:
-        mean, variance = (tf.cast(value, x.dtype) for value in (layer.mean, layer.variance))
+        mean, variance = layer.mean, layer.variance
+        if layer.input_mean is None:
+            # The variables behind `mean`, which `adapt` may set again.
+            mean = tf.reshape(layer.adapt_mean, mean.shape)
+            variance = tf.reshape(layer.adapt_variance, variance.shape)
+        mean, variance = tf.cast(mean, x.dtype), tf.cast(variance, x.dtype)
         deviation = tf.maximum(tf.sqrt(variance), keras.config.epsilon())
         return x * deviation + mean if layer.invert else (x - mean) / deviation
 

@@ -216,7 +216,8 @@ class ReversedNetwork:
         jit_compile: Compile by XLA.
 
     Attributes:
-        model: keras.Model of [*inputs, output_relevance] -> {name: relevance}.
+        model: keras.Model of [*inputs, output_relevance] -> relevance of the input; a dict by
+            name if there are several read-outs.
     """
 
     def __init__(
@@ -331,9 +332,9 @@ class ReversedNetwork:
         inputs, relevance = self._inputs(), self._relevance_input()
         tensors = self._replay(inputs)
         results = self._walk(tensors, relevance, self._visit)
-        self.model = keras.Model(
-            [*inputs, relevance], dict(zip(self.readouts, results, strict=True)), name="reversed"
-        )
+        named = dict(zip(self.readouts, results, strict=True))
+        outputs = results[0] if len(results) == 1 else named
+        self.model = keras.Model([*inputs, relevance], outputs, name="reversed")
         # The same layers as two models, so that one forward pass can serve many chunks of vectors.
         self._nodes = list(tensors)
         self.start_index = self._nodes.index(self.start)

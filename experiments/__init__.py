@@ -1,0 +1,1 @@
+"""Reproductions of papers, one package each: `python -m experiments.<paper>.<experiment>`."""
