@@ -29,6 +29,7 @@ TAYLOR = "deep_taylor"
 class Case:
     """A piece of a network; without biases, all methods but `loses` conserve relevance.
 
+    The model itself runs on a CPU by XLA alone where `needs_xla`; the analyzers run anyway.
     What alpha-beta loses where contributions have one sign, the ledger tells.
     """
 
@@ -40,9 +41,9 @@ class Case:
     tolerance: float = 1e-9
 
 
-def _layer(cls, shape, *args, id=None, loses=(), **options):
+def _layer(cls, shape, *args, id=None, loses=(), needs_xla=False, **options):
     name = id or "-".join([cls.__name__, *(f"{k}={v}" for k, v in options.items())])
-    return Case(name, shape, lambda h: cls(*args, dtype="float64", **options)(h), loses)
+    return Case(name, shape, lambda h: cls(*args, dtype="float64", **options)(h), loses, needs_xla)
 
 
 def _dense(units=4, **options):
@@ -98,10 +99,12 @@ POOLING = []
 for _rank, _shape in ((1, (7, 3)), (2, (5, 6, 2)), (3, (4, 3, 5, 2))):
     for _kind in ("Max", "Average"):
         _cls = getattr(layers, f"{_kind}Pooling{_rank}D")
+        # Keras itself pools volumes of float64 on a CPU through XLA only.
+        _xla = {"needs_xla": _rank == 3}
         POOLING += [
-            _layer(_cls, _shape, 2),
-            _layer(_cls, _shape, 3, strides=2, padding="same"),
-            _layer(_cls, _shape, 2, strides=1, padding="valid"),
+            _layer(_cls, _shape, 2, **_xla),
+            _layer(_cls, _shape, 3, strides=2, padding="same", **_xla),
+            _layer(_cls, _shape, 2, strides=1, padding="valid", **_xla),
         ]
         _cls = getattr(layers, f"Global{_kind}Pooling{_rank}D")
         POOLING += [_layer(_cls, _shape), _layer(_cls, _shape, keepdims=True)]

@@ -20,24 +20,24 @@ class ClippedAddition(Rule):
     the backward pass non-linear and deletes negative relevance.
 
     Args:
-        rule: The rule that shares the relevance.
+        inner: The rule that shares the relevance.
         low: Smallest relevance that is kept.
         high: Largest relevance that is kept.
     """
 
-    rule: Rule
+    inner: Rule
     low: float = 0.0
     high: float = 1000.0
     handled: ClassVar[tuple[type[Operation], ...]] = (Sum,)
 
     def __post_init__(self) -> None:
         """Takes the inner rule also as a configuration."""
-        if isinstance(self.rule, dict):
-            object.__setattr__(self, "rule", rule_from_config(self.rule))
+        if isinstance(self.inner, dict):
+            object.__setattr__(self, "inner", rule_from_config(self.inner))
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Shares by the inner rule, then clips."""
-        shares = self.rule.propagate(call, relevance)
+        shares = self.inner.propagate(call, relevance)
         return tuple(tf.clip_by_value(share, self.low, self.high) for share in shares)
 
     def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
