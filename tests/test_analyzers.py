@@ -32,8 +32,8 @@ def network():
             keras.Input((8, 8, 2), dtype="float64"),
             layers.Conv2D(4, 3, activation="relu", name="first", **options),
             layers.Conv2D(5, 3, activation="relu", name="second", **options),
-            layers.MaxPooling2D(2, name="pool"),
-            layers.Flatten(name="flat"),
+            layers.MaxPooling2D(2, name="pool", dtype="float64"),
+            layers.Flatten(name="flat", dtype="float64"),
             layers.Dense(3, activation="softmax", name="last", **options),
         ]
     )
