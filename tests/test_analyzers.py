@@ -9,6 +9,7 @@ from keras import layers
 import tfexplain
 from tfexplain.analyzers.sampling import QUADRATURES, quadrature_rule
 from tfexplain.composites import COMPOSITES, Composite, First, Last
+from tfexplain.numerics import random_normal
 from tfexplain.rules import (
     AlphaBeta,
     ClippedAddition,
@@ -101,7 +102,7 @@ def test_smoothgrad_is_the_mean_gradient_of_its_draws(network):
     total = 0
     spans = x.max(axis=(1, 2, 3), keepdims=True) - x.min(axis=(1, 2, 3), keepdims=True)
     for index in range(5):
-        noise = tf.random.stateless_normal((1, *x.shape[1:]), seed=[7, index], alg="philox")
+        noise = random_normal([1, *x.shape[1:]], [7, index], tf.float64)
         point = tf.constant(x + 0.2 * spans * noise.numpy())
         with tf.GradientTape() as tape:
             tape.watch(point)
@@ -115,6 +116,17 @@ def test_smoothgrad_is_the_mean_gradient_of_its_draws(network):
     np.testing.assert_allclose(backward[::-1], total, rtol=1e-9, atol=1e-12)
     times = tfexplain.create_analyzer("smoothgrad", model, times_input=True, **options)
     np.testing.assert_allclose(times.analyze(x, target=2), total * x, rtol=1e-9, atol=1e-12)
+
+
+def test_random_numbers_are_standard_normal():
+    draws = random_normal([200_000], [3, 4], tf.float64).numpy()
+    moments = [draws.mean(), draws.var(), (draws**3).mean(), (draws**4).mean()]
+    np.testing.assert_allclose(moments, [0, 1, 0, 3], atol=0.05)
+    assert not np.array_equal(draws, random_normal([200_000], [3, 5], tf.float64))
+    compiled = tf.function(random_normal, jit_compile=True)
+    shape, seed = tf.constant([50]), tf.constant([3, 4])
+    again = random_normal(shape, seed, tf.float64)
+    np.testing.assert_allclose(compiled(shape, seed, tf.float64), again, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -56,11 +56,11 @@ def wheel(tmp_path_factory):
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
-    for folder in ("tfexplain", "models", "experiments", "benchmarks", "tests"):
-        ignored = shutil.ignore_patterns("__pycache__", "output")
-        shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
-    # Names that a search for packages could find.
-    for folder in ("experiments", "models"):
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, source / "tfexplain", ignore=ignored)
+    # Packages of the checkout that a search for packages could find.
+    for folder in ("models", "experiments", "benchmarks", "docs", "tests"):
+        (source / folder).mkdir()
         (source / folder / "__init__.py").touch()
     options = ("--no-deps", "--no-build-isolation", "--quiet", "--no-index")
     built = run("-m", "pip", "wheel", *options, "--wheel-dir", str(target), str(source))

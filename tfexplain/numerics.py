@@ -7,6 +7,7 @@ and `expand` gives an activation the axis of length one that broadcasts over the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -163,6 +164,27 @@ class Stabilizer:
     def __call__(self, denominator: Tensor) -> Tensor:
         """Returns the stabilized denominator."""
         return denominator + self.added(denominator) if self.epsilon else denominator
+
+
+def random_normal(shape: Tensor, seed: Tensor, dtype: tf.DType) -> Tensor:
+    """Draws standard normal numbers, the same on every device and under XLA.
+
+    `tf.random.stateless_normal` makes other floats of the same bits under XLA; integers agree
+    everywhere, and Box and Muller's formula in float64 makes the rest.
+
+    Args:
+        shape: Shape of the result.
+        seed: Two integers.
+        dtype: Precision of the result.
+    """
+    bits = tf.random.stateless_uniform(
+        tf.concat([[2], shape], 0), seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
+    )
+    # 24 bits each, in (0, 1]: the logarithm stays finite.
+    uniform = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 8), 0xFFFFFF)
+    uniform = (tf.cast(uniform, tf.float64) + 1) / 2**24
+    normal = tf.sqrt(-2 * tf.math.log(uniform[0])) * tf.cos(2 * math.pi * uniform[1])
+    return tf.cast(normal, dtype)
 
 
 class Compiled:

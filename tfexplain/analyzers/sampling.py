@@ -15,7 +15,7 @@ from tfexplain.analyzers.gradients import GradientAnalyzer
 from tfexplain.analyzers.reversed import tensors
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import Graph, Node
-from tfexplain.numerics import Compiled, Tensor, expand
+from tfexplain.numerics import Compiled, Tensor, expand, random_normal
 from tfexplain.operations import Lookup
 from tfexplain.reverse import ReversedNetwork
 
@@ -247,11 +247,8 @@ class SmoothGrad(SampledGradient):
 
     def _noise(self, index: Tensor, place: int, x: Tensor) -> Tensor:
         """Draws (1, *shape): every sample gets the same, so batches do not matter."""
-        # float32 draws for every precision: float64 explains the same noisy inputs.
         seed = tf.stack([tf.constant(self.seed + 1000003 * place), index])
-        shape = tf.concat([[1], tf.shape(x)[1:]], 0)
-        # Named, because XLA would choose another generator than TensorFlow.
-        return tf.cast(tf.random.stateless_normal(shape, seed=seed, alg="philox"), x.dtype)
+        return random_normal(tf.concat([[1], tf.shape(x)[1:]], 0), seed, x.dtype)
 
     def _deviation(self, x: Tensor) -> Tensor:
         if self.noise_range != "sample":
