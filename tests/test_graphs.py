@@ -123,7 +123,7 @@ def test_nested_equals_flat(recipe, inner, calls):
     recipe = replace(recipe, blocks=(*recipe.blocks, block))
     nested, flat = build(recipe), build(replace(recipe, nested=False))
     assert any(isinstance(layer, keras.Model) for layer in nested.model.layers)
-    for name in ("lrp.epsilon", "lrp.alpha_2_beta_1", "deep_taylor"):
+    for name in ("lrp.alpha_2_beta_1", "deep_taylor"):
         found, expected = (
             create_analyzer(name, built.model).analyze(built.x, target=1)
             for built in (nested, flat)
@@ -132,7 +132,7 @@ def test_nested_equals_flat(recipe, inner, calls):
 
 
 @pytest.mark.parametrize("name", LINEAR_METHODS)
-@examples(3)
+@examples(2)
 @given(recipe=recipes(min_blocks=3), seed=st.integers(0, 99))
 def test_linear_in_the_output_relevance(name, recipe, seed):
     # The name enters the seed, so that each method meets a network of its own.
