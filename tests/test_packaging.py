@@ -25,6 +25,7 @@ ORDER = (
     "numerics",
     "operations",
     "graph",
+    "layer_types",
     "canonizers",
     "rules",
     "composites",

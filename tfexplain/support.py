@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from tfexplain.analyzers.gradients import Deconvnet, GuidedBackprop, RectGradAnalyzer
-from tfexplain.canonizers import IDENTITY, KINDS
 from tfexplain.composites import (
     ANY,
     NonNegativeInput,
     relevance_rows,
     routing_rows,
 )
+from tfexplain.layer_types import IDENTITY, KINDS
 from tfexplain.operations import Opaque, Operation
 from tfexplain.rules import Gradient, Rule, WSquare, ZPlus
 from tfexplain.rules.gradients import RectifierRule
