@@ -244,6 +244,24 @@ def test_ledger_accounts_for_all_relevance(name, recipe):
     assert ledger.received.values[0] == pytest.approx(start, rel=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ledger_of_a_contribution_far_below_its_bias(dtype):
+    # One positive contribution below the rounding of the bias: the negative group is empty, and
+    # rounding must not fill it.
+    norm = keras.layers.BatchNormalization(epsilon=0.0, dtype=dtype)
+    model = keras.Sequential([keras.Input((400,), dtype=dtype), norm])
+    generator = np.random.default_rng(0)
+    scale, shift = generator.uniform(0.5, 1, 400), generator.uniform(1, 3, 400)
+    norm.set_weights([scale, shift, np.zeros(400), np.ones(400)])
+    x = generator.uniform(0.001, 0.01, (1, 400)).astype(dtype)
+    analyzer = create_analyzer("lrp.alpha_2_beta_1", model)
+    for index in range(0, 400, 40):
+        row = analyzer.ledger(x, target=index).isel(call=0, sample=0)
+        start = analyzer.outputs(x)[0, index]
+        assert float(row.lost) == pytest.approx(-start, rel=1e-5)
+        assert float(row.kept + row.absorbed_by_bias) == pytest.approx(2 * start, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", ["lrp.flat", "lrp.w_square"])
 @examples(3)
 @given(recipe=recipes(pools=("max",), heads=("flatten", "max"), pads=False))

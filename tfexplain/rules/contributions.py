@@ -103,7 +103,7 @@ class _Shares:
         if any(group.positive != group.negative for group in rule.groups):
             above = operation.positive_sum(call.inputs, call.nonnegative)
             if any(group.negative for group in rule.groups):
-                below = _remainder(everything, above)
+                below = _remainder(everything, above, self.bias)
         self.parts = []
         to_positive = to_negative = None
         for group in rule.groups:
@@ -153,14 +153,15 @@ def _add(first: Tensor | None, second: Tensor) -> Tensor:
     return second if first is None else first + second
 
 
-def _remainder(everything: Tensor, above: Tensor) -> Tensor:
-    """Returns the sum of negative contributions, z - z+, without another pass.
+def _remainder(everything: Tensor, above: Tensor, bias: Tensor) -> Tensor:
+    """Returns the sum of negative contributions, z - b - z+, without another pass.
 
     Rounding can leave a remainder where there is none. What is within a few units of rounding of
-    the positive sum counts as zero, so that no relevance is divided by noise.
+    the positive sum and the bias counts as zero, so that no relevance is divided by noise.
     """
     below = everything - above
-    noise = 8 * tf.experimental.numpy.finfo(below.dtype.as_numpy_dtype).eps * above
+    epsilon = tf.experimental.numpy.finfo(below.dtype.as_numpy_dtype).eps
+    noise = 8 * epsilon * (above + tf.abs(bias))
     return tf.where(-below > noise, below, tf.zeros((), below.dtype))
 
 
