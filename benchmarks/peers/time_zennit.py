@@ -4,10 +4,21 @@ Runs where torch and zennit are installed (any environment). Prints a JSON line 
 """
 
 import argparse
+import importlib.util
 import json
+import sys
 import time
+import types
 
 import torch
+
+if importlib.util.find_spec("torchvision") is None:
+    # zennit imports torchvision for canonizers of ResNets, which nothing here uses.
+    for name in ("torchvision", "torchvision.models", "torchvision.models.resnet"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["torchvision.models.resnet"].Bottleneck = torch.nn.Module
+    sys.modules["torchvision.models.resnet"].BasicBlock = torch.nn.Module
+
 from zennit.attribution import Gradient
 from zennit.composites import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus
 
