@@ -230,6 +230,7 @@ def test_relative_epsilon_scales_with_the_layer(layer):
     )
     np.testing.assert_allclose(small, large, **TIGHT)
     absolute = explain("epsilon", x, 50 * W, R, 50 * b, epsilon=0.2)
+    # A wide tolerance makes this stricter: they have to differ by more than a hundredth.
     assert not np.allclose(absolute, large, rtol=1e-2)
     # z = (1, 3) has the standard deviation 1
     r = explain("epsilon", [1.0], [[1.0, 3.0]], [1.0, 0.0], epsilon=1.0, relative=True)

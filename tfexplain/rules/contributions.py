@@ -170,7 +170,7 @@ class Epsilon(ContributionRule):
     """Shares in proportion to contributions, damped by epsilon; epsilon 0 is the z rule.
 
     R_i = sum_j x_i w_ij / (z_j + epsilon sign(z_j)) R_j with z_j = sum_i x_i w_ij + b_j
-    (Eq. 58 of [bach2015pixel]; LRP-0 and LRP-epsilon of [montavon2019layer]).
+    ([bach2015pixel]; LRP-0 and LRP-epsilon of [montavon2019layer]).
 
     Args:
         epsilon: Float >= 0 in the unit of z. With 0, a share of z = 0 is 0.
@@ -206,7 +206,7 @@ class Gamma(ContributionRule):
     """Favours contributions with the sign of the output by the factor 1 + gamma.
 
     R_i = sum_j (c_ij + gamma c_ij^s) / (sum_i (c_ij + gamma c_ij^s) + b_j + gamma b_j^s) R_j, with
-    s the sign of z_j: LRP-gamma of [montavon2019layer] (table 10.1), generalised to signed inputs
+    s the sign of z_j: LRP-gamma of [montavon2019layer], generalised to signed inputs
     as in [andeol2021learning].
 
     Args:
@@ -242,7 +242,7 @@ class AlphaBeta(ContributionRule):
     """Shares alpha times over positive and -beta times over negative contributions.
 
     R_i = sum_j (alpha c_ij^+ / (sum c^+ + b^+) - beta c_ij^- / (sum c^- + b^-)) R_j
-    (Eq. 60 of [bach2015pixel]; Eq. 5 of [sixt2020when] for alpha 1, beta 0).
+    ([bach2015pixel]; Eq. 5 of [sixt2020when] for alpha 1, beta 0).
 
     Args:
         alpha: Float >= 1.
