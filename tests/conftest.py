@@ -3,7 +3,10 @@
 import os
 import pathlib
 
+import numpy as np
 import pytest
+
+from tests.networks import small_cnn
 
 
 @pytest.fixture(scope="session")
@@ -12,6 +15,18 @@ def data_dir():
     if not os.environ.get("TFEXPLAIN_TEST_DATA"):
         pytest.skip("TFEXPLAIN_TEST_DATA does not name the folder of test data")
     return pathlib.Path(os.environ["TFEXPLAIN_TEST_DATA"])
+
+
+@pytest.fixture(scope="session")
+def cnn():
+    """A small network of float32; nobody changes it."""
+    return small_cnn()
+
+
+@pytest.fixture(scope="session")
+def pixels():
+    """Four samples for `cnn`."""
+    return np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype("float32")
 
 
 @pytest.hookimpl(wrapper=True)
