@@ -32,7 +32,7 @@ def _keras_backend() -> str:
     """Returns the backend that Keras runs on, or will run on, without importing it."""
     if "keras" in sys.modules:
         return sys.modules["keras"].backend.backend()
-    if "KERAS_BACKEND" in os.environ:
+    if os.environ.get("KERAS_BACKEND"):
         return os.environ["KERAS_BACKEND"]
     home = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"))
     try:
@@ -41,12 +41,22 @@ def _keras_backend() -> str:
         return "tensorflow"
 
 
+def _is_command() -> bool:
+    """Tells whether the command line imports the package, which prints no tracebacks."""
+    module = sys.orig_argv[1:3] == ["-m", "tfexplain"]
+    return module or pathlib.Path(sys.argv[0]).stem == "tfexplain"
+
+
 if _keras_backend() != "tensorflow":
-    raise ImportError(
+    _message = (
         f"tfexplain needs Keras with the TensorFlow backend, but Keras runs on "
         f"{_keras_backend()!r}. Set KERAS_BACKEND=tensorflow in the environment (or in "
         "~/.keras/keras.json) before keras is imported."
     )
+    if _is_command():
+        sys.stderr.write(f"error: {_message}\n")
+        raise SystemExit(2)
+    raise ImportError(_message)
 
 
 def __getattr__(name: str) -> Any:

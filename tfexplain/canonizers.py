@@ -9,20 +9,37 @@ from __future__ import annotations
 from dataclasses import replace
 
 import keras
+import numpy as np
 from keras import layers
 
 from tfexplain.errors import UnsupportedLayerError
-from tfexplain.graph import Call, Graph, Node
-from tfexplain.layer_types import IDENTITY, OPERATIONS, activation_of, listed_class, opaque, replay
+from tfexplain.graph import Call, Graph, Node, check_stateless
+from tfexplain.layer_types import (
+    ACROSS_AXES,
+    IDENTITY,
+    KINDS,
+    OPERATIONS,
+    RESHAPES,
+    activation_of,
+    listed_class,
+    opaque,
+    replay,
+)
 from tfexplain.operations import (
     Activation,
     Affine,
     ConvolutionLinear,
     EinsumLinear,
     Linear,
+    Opaque,
     Operation,
+    Product,
+    Rearrangement,
+    Scaling,
+    Slot,
+    Sum,
 )
-from tfexplain.operations.linear import DepthwiseLinear, SeparableLinear, TransposedLinear
+from tfexplain.operations.linear import SeparableLinear, TransposedLinear
 
 
 def canonize(graph: Graph, fold_batch_norm: bool = True) -> Graph:
@@ -32,10 +49,54 @@ def canonize(graph: Graph, fold_batch_norm: bool = True) -> Graph:
         graph: A traced graph.
         fold_batch_norm: Fold batch normalisation into a neighbouring linear layer.
     """
-    graph = to_canonical(graph)
+    graph = to_canonical(settle_inputs(graph))
     if fold_batch_norm:
         graph = fold_batch_norms(graph)
     return analyse_signs(graph)
+
+
+def settle_inputs(graph: Graph) -> Graph:
+    """Makes inputs that embeddings read integers, and those that are computed with floating.
+
+    Keras gives tokens floating inputs where nothing else is said, and images may be integers.
+    """
+    readers = graph.consumers()
+
+    def kinds(node: Node) -> set:
+        return {KINDS.get(listed_class(call.operation, KINDS), Opaque) for call in readers[node]}
+
+    def is_token(node: Node) -> bool:
+        return bool(readers[node]) and all(
+            listed_class(call.operation, KINDS) is layers.Embedding
+            or (
+                issubclass(KINDS.get(listed_class(call.operation, KINDS)) or Opaque, Rearrangement)
+                and all(is_token(output) for output in call.outputs)
+            )
+            for call in readers[node]
+        )
+
+    settled = {}
+    for node in graph.inputs:
+        dtype = node.dtype
+        if node.floating and is_token(node):
+            dtype = "int32"
+        elif not node.floating and readers[node] and kinds(node) <= COMPUTING:
+            dtype = "float32"
+        settled[node] = node if dtype == node.dtype else replace(node, dtype=dtype)
+
+    def new(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+        return tuple(settled.get(node, node) for node in nodes)
+
+    return replace(
+        graph,
+        inputs=new(graph.inputs),
+        outputs=new(graph.outputs),
+        calls=tuple(replace(call, inputs=new(call.inputs)) for call in graph.calls),
+    )
+
+
+# Kinds of operations that take integers as numbers; None stands for identities and casts.
+COMPUTING = {None, Linear, Affine, Scaling, Sum, Product}
 
 
 def to_canonical(graph: Graph) -> Graph:
@@ -45,11 +106,9 @@ def to_canonical(graph: Graph) -> Graph:
     for call in graph.calls:
         inputs = tuple(renamed.get(node, node) for node in call.inputs)
         call = replace(call, inputs=inputs)
-        declared = getattr(call.operation, "relevance_policy", None)
         cls = listed_class(call.operation, OPERATIONS)
-        if declared == "pass" and len(inputs) == 1:
-            label = type(call.operation).__name__
-            operation = Activation(label, replay(call), call.operation, joint=True)
+        if getattr(call.operation, "relevance_policy", None) is not None:
+            operation = _declared(call)
         else:
             operation = OPERATIONS[cls](call) if cls else opaque(call)
         if operation is IDENTITY:
@@ -73,21 +132,45 @@ def to_canonical(graph: Graph) -> Graph:
     )
 
 
-def drop_output_activation(graph: Graph, output: Node) -> tuple[Graph, Node]:
-    """Leaves out a softmax or sigmoid that makes `output`; returns the logits in its place."""
+def _declared(call: Call) -> Operation:
+    """Returns the operation of a layer that declares how relevance passes it.
+
+    Raises:
+        UnsupportedLayerError: If it declares something else than "pass", or changes the shape.
+    """
+    layer = call.operation
+    shapes = {node.shape for node in (*call.inputs, *call.outputs)}
+    if layer.relevance_policy != "pass" or len(shapes) != 1 or len(call.inputs) != 1:
+        raise UnsupportedLayerError(
+            f"{call.name} ({type(layer).__name__}) declares relevance_policy = "
+            f'{layer.relevance_policy!r}. It can be "pass", for a layer of one tensor that keeps '
+            f"its shape; shapes here: {[node.shape for node in (*call.inputs, *call.outputs)]}."
+        )
+    return Activation(type(layer).__name__, replay(call), layer, joint=True)
+
+
+def drop_output_activation(graph: Graph, output: Node) -> tuple[Graph, Node, Operation | None]:
+    """Leaves out a softmax or sigmoid that makes `output`.
+
+    Returns:
+        The graph, the logits (or `output`), and the activation that was left out, if any. Where
+        other calls read the probabilities too, the activation stays in the graph for them.
+    """
     call = graph.producer().get(output)
     if (
         call is None
         or not isinstance(call.operation, Activation)
         or call.operation.name not in ("softmax", "sigmoid")
-        or graph.consumers()[output]
     ):
-        return graph, output
+        return graph, output, None
     logits = call.inputs[0]
-    readouts = {name: logits if node is output else node for name, node in graph.readouts.items()}
-    return replace(
-        graph, calls=tuple(c for c in graph.calls if c is not call), readouts=readouts
-    ), logits
+    if not graph.consumers()[output]:
+        graph = replace(
+            graph,
+            calls=tuple(c for c in graph.calls if c is not call),
+            readouts={k: logits if n is output else n for k, n in graph.readouts.items()},
+        )
+    return graph, logits, call.operation
 
 
 def fold_batch_norms(graph: Graph) -> Graph:
@@ -154,7 +237,7 @@ def _on_channels(operation: Linear, norm: layers.BatchNormalization, tensor: Nod
 def _pads_nothing(operation: Linear) -> bool:
     if isinstance(operation, SeparableLinear | TransposedLinear | EinsumLinear):
         return False
-    if isinstance(operation, ConvolutionLinear | DepthwiseLinear):
+    if isinstance(operation, ConvolutionLinear):
         return operation.source.padding == "valid"
     return True
 
@@ -172,20 +255,28 @@ def analyse_signs(graph: Graph) -> Graph:
 
 
 def check_replayable(graph: Graph) -> None:
-    """Refuses calls that cannot run again sample by sample, all in one message.
+    """Refuses calls of a traced graph that cannot run again sample by sample, all in one message.
 
     Raises:
-        UnsupportedLayerError: For masks, layers with a state of their own and results without a
-            batch axis.
+        UnsupportedLayerError: For masks, operations across samples and results without a batch
+            axis.
+        UnsupportedModelError: For layers with a state, which a replay would change.
     """
     offenders = []
     for call in graph.calls:
-        operation = call.operation
-        source = operation.source if isinstance(operation, Operation) else operation
+        source = call.operation
+        check_stateless(source, call.name)
+        reason = None
         if getattr(source, "mask_zero", False) or isinstance(source, layers.Masking):
-            offenders.append(f"{call.name} ({type(source).__name__}): it makes a mask")
+            reason = "it makes a mask"
+        elif isinstance(call.arguments[1].get("mask"), Slot):
+            reason = "it reads a mask"
         elif any(node.batch not in (None, graph.inputs[0].batch) for node in call.outputs):
-            offenders.append(f"{call.name} ({type(source).__name__}): its result has no batch axis")
+            reason = "its result has no batch axis"
+        elif _crosses_samples(call):
+            reason = "it works across samples"
+        if reason:
+            offenders.append(f"{call.name} ({type(source).__name__}): {reason}")
     if offenders:
         raise UnsupportedLayerError(
             "These calls cannot be replayed in a reversed network: "
@@ -193,3 +284,17 @@ def check_replayable(graph: Graph) -> None:
             + ". Explain a copy of the model without masks (mask_zero=False); with "
             "a single floating input, the gradient methods take it as it is."
         )
+
+
+def _crosses_samples(call: Call) -> bool:
+    """Tells whether an operation mixes or moves samples although the batch axis seems to stay."""
+    operation, rank = call.operation, len(call.inputs[0].shape) if call.inputs else 0
+    if listed_class(operation, RESHAPES):
+        sizes = [node.shape[1:] for node in (call.inputs[0], call.outputs[0])]
+        known = not any(None in part for part in sizes)
+        return known and np.prod(sizes[0]) != np.prod(sizes[1])
+    if not listed_class(operation, ACROSS_AXES) or not hasattr(operation, "axis"):
+        return False
+    axes = operation.axis
+    axes = [axes] if axes is None or isinstance(axes, int) else list(axes)
+    return any(axis is None or axis % rank == 0 for axis in axes)

@@ -34,6 +34,7 @@ BAD_INPUT = 2
 
 _MOST_LINES = 30  # of an error or a table: one screen
 _OVERLAY_PERCENTILE = 99  # a few pixels are so strong that others would not show on the image
+_MOST_AXES = 4  # of what is drawn: samples, height, width, channels
 _CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 
 out = Console()
@@ -165,7 +166,8 @@ def explain(
         if output_activation is OutputActivation.keep:
             options = {name: {"output_activation": "keep", **o} for name, o in options.items()}
         analyzers = {name: _create(name, network, given) for name, given in options.items()}
-        _check_target(target, network)
+        for analyzer in analyzers.values():
+            _check_target(target, analyzer)
         about = {"model": model, "weights": weights or "", "preprocess": preprocess or ""}
         rows = []
         stage.begin_work()
@@ -179,12 +181,15 @@ def explain(
                 _write(dataset, name, raw, folder, lambda task=task: progress.advance(task))
                 rows += _summary(dataset, name)
         _print_table(("image", "method", "target", "output", "sum of relevance"), rows)
-        shown = x.ndim == 4
+        files_ = f"{', '.join(f'{name}.nc' for name in analyzers)} (tfexplain.results.load)"
+        if x.ndim > _MOST_AXES:
+            _print(f"{out_folder}: {files_}. Inputs with {x.ndim - 1} axes are not drawn.")
+            return
+        overlays = x.ndim == _MOST_AXES
         _print(
-            f"{out_folder}: {len(x) * len(analyzers) * (1 + shown)} pictures "
-            f"(IMAGE_METHOD.png{' and IMAGE_METHOD_overlay.png' if shown else ''}) and "
-            f"{', '.join(f'{name}.nc' for name in analyzers)} (read with tfexplain.results.load).\n"
-            "In the maps red speaks for the target, blue against it, white is zero."
+            f"{out_folder}: {len(x) * len(analyzers) * (1 + overlays)} pictures "
+            f"(IMAGE_METHOD.png{' and IMAGE_METHOD_overlay.png' if overlays else ''}) and "
+            f"{files_}.\nIn the maps red speaks for the target, blue against it, white is zero."
         )
 
 
@@ -391,11 +396,6 @@ def _progress() -> Progress:
 
 def _start_tensorflow() -> None:
     """Imports TensorFlow and the analyzers without their start-up messages."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    if (backend := os.environ["KERAS_BACKEND"]) != "tensorflow":
-        raise ValueError(
-            f"KERAS_BACKEND is {backend!r}. tfexplain needs 'tensorflow': unset it or set it so."
-        )
     if "tensorflow" in sys.modules:
         return
     quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ and sys.stderr is sys.__stderr__
@@ -468,18 +468,12 @@ def _input_shape(model: "keras.Model") -> tuple[int | None, ...]:
     return tuple(inputs[0].shape[1:])
 
 
-def _check_target(target: int | None, model: "keras.Model") -> None:
-    """Refuses an index that is none of a single output."""
-    outputs = getattr(model, "outputs", None) or []
-    if target is None or len(outputs) != 1 or None in (sizes := outputs[0].shape[1:]):
-        return
-    number = 1
-    for size in sizes:
-        number *= size
-    if not 0 <= target < number:
-        raise ValueError(
-            f"--target is {target}. The model has {number} outputs: expected 0 to {number - 1}."
-        )
+def _check_target(target: int | None, analyzer: Any) -> None:
+    """Refuses an index that is none of the explained output, before anything is computed."""
+    from tfexplain.analyzers.arrays import flat_targets
+
+    if None not in analyzer.output_shape:
+        flat_targets(target, 1, analyzer.output_shape)
 
 
 def _warn_of_random_weights(model: str, weights: str | None) -> None:
@@ -517,13 +511,19 @@ def _write(
     advance: Callable[[], None],
 ) -> None:
     """Writes the NetCDF file of a method and the pictures of each sample."""
+    import numpy as np
+
     from tfexplain import plotting, results
 
     results.save(dataset, folder / f"{method}.nc")
+    if dataset["input"].ndim > _MOST_AXES:
+        return
     shown = dataset["input"].values if raw is None else raw
     relevance = dataset["relevance"].values[:, 0]
     for name, image, values in zip(dataset["sample"].values, shown, relevance, strict=True):
         title = f"{name}: {method}"
+        if not np.isfinite(values).all():
+            raise ValueError(f"{method} gives NaN or infinity for {name}; nothing was written.")
         plotting.picture(values, title=title).savefig(folder / f"{name}_{method}.png", dpi=150)
         if values.ndim == 3:
             figure = plotting.picture(values, image, title=title, percentile=_OVERLAY_PERCENTILE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -62,32 +61,24 @@ ACTIVATION = (Activation,)
 SCALING = (Scaling,)
 STRUCTURE = (Rearrangement, Concatenation, Lookup)
 
-_TYPES: dict[str, type] = {
-    cls.__name__: cls
-    for group in (
-        ANY,
-        LINEAR,
-        CONVOLUTION,
-        DENSE,
-        BATCH_NORM,
-        ADDITION,
-        PRODUCT,
-        AVERAGE_POOLING,
-        MAX_POOLING,
-        ACTIVATION,
-        SCALING,
-        STRUCTURE,
-    )
-    for cls in group
-}
+
+def _operation_types(base: type = Operation) -> dict[str, type]:
+    """Maps the names of all canonical operations to their classes."""
+    found = {base.__name__: base}
+    for cls in base.__subclasses__():
+        found.update(_operation_types(cls))
+    return found
+
+
+_TYPES = _operation_types()
 
 
 @dataclass(frozen=True)
 class First:
     """Selects the first linear call on each path from an input.
 
-    It is looked for through padding, reshaping, Rescaling, Normalization and activations of the
-    input itself.
+    It is looked for through padding, reshaping, joining, Rescaling, Normalization and batch
+    normalisation that could not be folded.
     """
 
 
@@ -118,8 +109,9 @@ class Composite:
     """An ordered list of rows (selector, rule); the first row that matches a call wins.
 
     A selector is a tuple of types (Keras classes or the groups of this module), a name pattern
-    such as "block1_*", `First()`, `Last()`, or a function of a `Call` that is registered with
-    `keras.saving.register_keras_serializable`. A row only concerns calls that its rule can handle.
+    such as "block1_*", `First()`, `Last()`, `NonNegativeInput(types)`, `UpTo(index)`, or a function
+    of a `Call` that is registered with `keras.saving.register_keras_serializable`. A row only
+    concerns calls that its rule can handle.
 
     Args:
         name: For tables and saved results.
@@ -168,12 +160,16 @@ class Composite:
 
 
 def _ensure_selector(selector: Any) -> Any:
-    if isinstance(selector, type) and not isinstance(selector, tuple):
+    if isinstance(selector, type):
         selector = (selector,)
     if isinstance(selector, tuple | list):
         selector = tuple(selector)
-        if not all(isinstance(item, type) for item in selector):
-            raise TypeError(f"A tuple selector holds types, received {selector!r}.")
+        places = (First, Last, NonNegativeInput, UpTo)
+        if not all(isinstance(item, type) and item not in places for item in selector):
+            raise TypeError(
+                f"A tuple selector holds types of layers, received {selector!r}; places are "
+                "values, as First()."
+            )
         return selector
     if isinstance(selector, str | First | Last | NonNegativeInput | UpTo) or callable(selector):
         return selector
@@ -224,7 +220,17 @@ def _selector_from(config: dict[str, Any]) -> Any:
 def _type_name(cls: type) -> str:
     if _TYPES.get(cls.__name__) is cls:
         return cls.__name__
-    return "keras:" + keras.saving.get_registered_name(cls)
+    name = "keras:" + keras.saving.get_registered_name(cls)
+    try:
+        known = _type_named(name) is cls
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError(
+            f"The layer class {cls.__name__!r} is not registered. Decorate it with "
+            "@keras.saving.register_keras_serializable() so that it can be saved."
+        )
+    return name
 
 
 def _type_named(name: str) -> type:
@@ -249,13 +255,8 @@ class RuleAssignment:
     """
 
     def __init__(self, graph: Graph, rules: dict[Call, Rule]) -> None:
-        self.graph = graph
         self.rules = rules
         self.rows = [(call.name, call.operation.label, str(rules[call])) for call in graph.calls]
-
-    def to_json(self) -> str:
-        """Returns the rows as JSON text."""
-        return json.dumps(self.rows)
 
     def __str__(self) -> str:
         """Returns the printable table."""
@@ -299,7 +300,7 @@ class _Places:
 
 def is_transparent(operation: Operation) -> bool:
     """Tells whether the first layer is looked for behind an operation."""
-    return isinstance(operation, Rearrangement | Concatenation | Scaling)
+    return isinstance(operation, Rearrangement | Concatenation | Scaling | Affine)
 
 
 def _first_calls(graph: Graph) -> set[Call]:
@@ -311,7 +312,7 @@ def _first_calls(graph: Graph) -> set[Call]:
             continue
         seen.add(node)
         for call in consumers[node]:
-            if isinstance(call.operation, Linear | Affine):
+            if isinstance(call.operation, Linear):
                 found.add(call)
             elif is_transparent(call.operation):
                 waiting.extend(call.outputs)
@@ -344,9 +345,15 @@ def assign(graph: Graph, composite: Composite, method: str) -> RuleAssignment:
 
     Raises:
         UnsupportedLayerError: If no row covers a call; the message names all such calls.
-        ValueError: If a name pattern of the composite concerns no call.
+        ValueError: If a name pattern of the composite, or the first layer, concerns no call.
     """
     places = _Places(graph)
+    if not places.first and any(isinstance(row[0], First) for row in composite.rows):
+        raise ValueError(
+            f"{method} has a rule for the first layer, but no linear layer follows the input "
+            "directly (through padding, reshaping or scaling). Leave out input_rule, or low and "
+            "high, or name the layer in a row of a Composite."
+        )
     rules: dict[Call, Rule] = {}
     named: dict[str, bool] = {}
     offenders = []
@@ -471,6 +478,8 @@ def register_composite(name: str) -> Callable[[Callable], Callable]:
     """Enters a preset under a name that the command line, docs and tests list."""
 
     def decorate(function: Callable[..., Composite]) -> Callable[..., Composite]:
+        if name in COMPOSITES:
+            raise ValueError(f"There is a composite {name!r} already; choose another name.")
         COMPOSITES[name] = function
         return function
 
@@ -550,5 +559,4 @@ def uses_bounds(rule: Rule) -> bool:
 
 def bounded_path(graph: Graph, node: Node) -> tuple[Call, ...]:
     """Returns the transparent calls between the inputs and a tensor, for its bounds."""
-    path = graph.upstream([node]).calls
-    return tuple(call for call in path if is_transparent(call.operation))
+    return graph.upstream([node]).calls

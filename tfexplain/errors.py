@@ -1,5 +1,8 @@
 """Exception classes of tfexplain; bad values of arguments are plain ValueError or TypeError."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UnsupportedLayerError(ValueError):
     """Raised before anything is computed when operations of a model have no rule.
@@ -10,3 +13,10 @@ class UnsupportedLayerError(ValueError):
 
 class UnsupportedModelError(ValueError):
     """Raised when a method cannot explain a whole model: no graph, not built, no output."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns a sentence with the names that `name` may have meant, or nothing."""
+    lower = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.4)
+    return f" Did you mean {' or '.join(repr(lower[item]) for item in close)}?" if close else ""

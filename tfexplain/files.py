@@ -43,6 +43,9 @@ def write_atomically(path: str | os.PathLike, writer: Callable[[pathlib.Path], o
 def check_folder(path: str | os.PathLike) -> pathlib.Path:
     """Returns `path` as a `pathlib.Path` if it is a folder or can become one.
 
+    Args:
+        path: The folder, which need not exist.
+
     Raises:
         NotADirectoryError: If `path`, or what would be its parent, is a file.
     """
@@ -61,9 +64,9 @@ def check_folder(path: str | os.PathLike) -> pathlib.Path:
 def output_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary folder whose content moves into the folder `path` at the end.
 
-    The temporary folder lies beside `path`, so that moving is renaming. After an exception it is
-    removed, and so are the folders made for it; `path` is then as it was. Files of the same name
-    in `path` are replaced, all others stay.
+    The temporary folder lies in `path`, or beside it if that does not exist, so that moving is
+    renaming. After an exception it is removed, and so are the folders made for it; `path` is then
+    as it was. Files of the same name in `path` are replaced, all others stay.
 
     Args:
         path: The folder, which need not exist.
@@ -73,30 +76,54 @@ def output_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     Raises:
         NotADirectoryError: If `path`, or what would be its parent, is a file.
-        IsADirectoryError: If a folder in `path` has the name of something new. Nothing is moved.
+        IsADirectoryError: If a folder in `path` has the name of something new, or a file the name
+            of a new folder. Nothing is moved.
     """
     path = check_folder(path).absolute()
-    made = []
-    for parent in reversed(path.parents):
-        if not parent.exists():
-            parent.mkdir()
-            made.append(parent)
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    temporary.mkdir()
+    made: list[pathlib.Path] = []
+    scratch = None
     try:
+        for parent in reversed(path.parents):
+            if not parent.exists():
+                parent.mkdir()
+                made.append(parent)
+        name = f".{path.name}-{secrets.token_hex(4)}"
+        scratch = path / name if path.is_dir() else path.with_name(name)
+        temporary, replaced = scratch / "new", scratch / "replaced"
+        for folder in (scratch, temporary, replaced):
+            folder.mkdir()
         yield temporary
-        files = sorted(temporary.iterdir())
-        if taken := [file.name for file in files if (path / file.name).is_dir()]:
-            raise IsADirectoryError(
-                f"Cannot write {', '.join(taken)} into {path}: folders of that name are there. "
-                "Move them or choose another folder."
-            )
-        path.mkdir(exist_ok=True)
-        for file in files:
-            os.replace(file, path / file.name)
+        _move(sorted(temporary.iterdir()), path, replaced)
         made.clear()
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
         for parent in reversed(made):
             with contextlib.suppress(OSError):
                 parent.rmdir()
+
+
+def _move(files: list[pathlib.Path], path: pathlib.Path, replaced: pathlib.Path) -> None:
+    """Moves files into a folder, all or none; what they replace goes to `replaced`."""
+    for file in files:
+        target = path / file.name
+        if target.is_dir() or (file.is_dir() and target.exists()):
+            kind = "a folder" if target.is_dir() else "a file"
+            raise IsADirectoryError(
+                f"Cannot write {file.name} into {path}: {kind} of that name is there. Move it or "
+                "choose another folder."
+            )
+    path.mkdir(exist_ok=True)
+    moved: list[tuple[pathlib.Path, pathlib.Path]] = []
+    try:
+        for file in files:
+            target = path / file.name
+            if target.exists():
+                os.replace(target, replaced / file.name)
+                moved.append((target, replaced / file.name))
+            os.replace(file, target)
+            moved.append((file, target))
+    except OSError:
+        for before, now in reversed(moved):
+            os.replace(now, before)
+        raise

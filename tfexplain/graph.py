@@ -7,14 +7,14 @@ count like layers (they are in `model.operations`, not in `model.layers`).
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import keras
 from keras import tree
 
 from tfexplain.errors import UnsupportedModelError
-from tfexplain.operations import Opaque, Operation, Slot
+from tfexplain.operations import Operation, Slot, WholeModel
 
 
 @dataclass(eq=False)
@@ -24,12 +24,22 @@ class Node:
     Attributes:
         shape: (None, *sizes), the batch axis always unknown.
         dtype: Name of the dtype in the user's model.
-        batch: Size of the first axis in the user's model: None, or a fixed batch size.
+        batch: Size of the first axis in the user's model: None, a fixed batch size, or -1 for a
+            tensor without axes.
     """
 
     shape: tuple[int | None, ...]
     dtype: str
     batch: int | None = None
+
+    @property
+    def floating(self) -> bool:
+        """Whether it holds floating numbers."""
+        return "float" in self.dtype
+
+    def dtype_in(self, precision: str) -> str:
+        """Returns `precision` for floating tensors, the own dtype of others."""
+        return precision if self.floating else self.dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +52,7 @@ class Call:
         inputs: The tensors it reads, in the order of its `Slot`s.
         outputs: The tensors it makes.
         arguments: (args, kwargs) of the call with a `Slot` for each input.
-        names: All names under which a user may ask for this call's output.
+        nonnegative: For each input, whether it is >= 0 for certain; known after canonizing.
     """
 
     name: str
@@ -86,7 +96,7 @@ class Graph:
         return found
 
     def upstream(self, nodes: Iterable[Node]) -> Graph:
-        """Returns the graph of the calls that `nodes` depend on, with them as outputs."""
+        """Returns the graph with only the calls that `nodes` depend on."""
         producer, needed = self.producer(), set()
         waiting = list(nodes)
         while waiting:
@@ -104,12 +114,43 @@ def has_graph(model: keras.Model) -> bool:
 
 
 def _function(model: keras.Operation):
-    """Returns the Functional graph of a model, or None."""
+    """Returns the Functional graph of a model; None where it has none, or a `call` of its own."""
+    functional = keras.src.models.functional.Functional
     if isinstance(model, keras.Sequential):
-        return getattr(model, "_functional", None)
-    if isinstance(model, keras.src.models.functional.Functional):
-        return model
+        return getattr(model, "_functional", None) if _inherits(model, keras.Sequential) else None
+    if isinstance(model, functional):
+        return model if _inherits(model, functional) else None
     return None
+
+
+def _inherits(model: keras.Operation, cls: type) -> bool:
+    return type(model).call is cls.call
+
+
+def all_layers(operation: keras.Operation) -> list[keras.layers.Layer]:
+    """Returns a layer or model and all layers inside it."""
+    return list(operation._flatten_layers()) if isinstance(operation, keras.layers.Layer) else []
+
+
+def call_model(model: keras.Model, tensors: Sequence) -> list:
+    """Calls a model at inference with one tensor per input; returns its outputs as a list."""
+    struct = getattr(model, "_inputs_struct", None)
+    given = tensors[0] if struct is None else tree.pack_sequence_as(struct, list(tensors))
+    return tree.flatten(model(given, training=False))
+
+
+def check_stateless(operation: keras.Operation, name: str) -> None:
+    """Refuses layers that keep a state from call to call, which explaining would change.
+
+    Raises:
+        UnsupportedModelError: For a stateful layer, also inside of others.
+    """
+    stateful = [layer.name for layer in all_layers(operation) if getattr(layer, "stateful", False)]
+    if stateful:
+        raise UnsupportedModelError(
+            f"{name} keeps a state between batches ({', '.join(stateful)}), which explaining would "
+            "change. Explain a copy of the model with stateful=False."
+        )
 
 
 def check_built(model: keras.Model) -> None:
@@ -168,8 +209,9 @@ def opaque_graph(model: keras.Model) -> Graph:
     """Returns a graph with the whole model as one call, for models without a graph of layers.
 
     Raises:
-        UnsupportedModelError: If its input shape is unknown.
+        UnsupportedModelError: If its input shape is unknown, or it keeps a state.
     """
+    check_stateless(model, model.name)
     shape = _known_input_shape(model)
     result = model.compute_output_spec(keras.KerasTensor(shape, dtype=model.input_dtype))
     results = tree.flatten(result)
@@ -181,15 +223,16 @@ def opaque_graph(model: keras.Model) -> Graph:
         # The model computes in its own precision, whatever the analysis asks for.
         return [keras.ops.cast(tensor, x.dtype) for tensor in found]
 
-    operation = Opaque(function, type(model).__name__, model)
+    operation = WholeModel(function, type(model).__name__, model)
     names = tuple(f"output_{index}" for index in range(len(outputs)))
     call = Call(model.name, operation, inputs, outputs, nonnegative=(False,))
     return Graph(inputs, ("input",), outputs, names, (call,))
 
 
 def _known_input_shape(model: keras.Model) -> tuple[int | None, ...]:
-    if has_graph(model):
-        return model.inputs[0].shape
+    inputs = getattr(model, "inputs", None) or []
+    if len(inputs) == 1:
+        return inputs[0].shape
     shapes = getattr(model, "_build_shapes_dict", None) or {}
     if len(shapes) == 1:
         (shape,) = shapes.values()
@@ -216,14 +259,16 @@ class _Tracer:
         self.readouts: dict[str, Node] = {}
         self.uses: collections.Counter = collections.Counter()
 
-    def name(self, prefix: str, operation: keras.Operation) -> str:
-        name = prefix + operation.name
-        use = self.uses[name]
+    def name(self, prefix: str, step, before: collections.Counter, order: dict[int, int]) -> str:
+        """Returns the name of a call: numbers follow the order in which the user called."""
+        name = prefix + step.operation.name
+        use = before[name] + order[id(step)]
         self.uses[name] += 1
         return f"{name}@{use}" if use else name
 
     def run(self, function, inputs: tuple[Node, ...], prefix: str) -> list[Node]:
         """Walks through `function`, applied to `inputs`, and returns its outputs."""
+        before, order = self.uses.copy(), _order_of_uses(function)
         known = {id(tensor): node for tensor, node in zip(function.inputs, inputs, strict=True)}
         for depth in sorted(function._nodes_by_depth, reverse=True):
             for step in function._nodes_by_depth[depth]:
@@ -231,21 +276,19 @@ class _Tracer:
                     continue
                 if any(id(tensor) not in known for tensor in step.input_tensors):
                     continue
-                outputs = self.visit(step, known, prefix)
+                name = self.name(prefix, step, before, order)
+                outputs = self.visit(step, name, known, prefix)
                 for tensor, node in zip(step.outputs, outputs, strict=True):
                     known[id(tensor)] = node
         return [known[id(tensor)] for tensor in function.outputs]
 
-    def visit(self, step, known: dict[int, Node], prefix: str) -> list[Node]:
+    def visit(self, step, name: str, known: dict[int, Node], prefix: str) -> list[Node]:
         """Records one call, or all calls of a nested model."""
         operation = step.operation
-        name = self.name(prefix, operation)
         inner = _function(operation) if isinstance(operation, keras.Model) else None
         if inner is not None:
             # Only the first argument carries data; masks and flags are no inputs of the graph.
-            given = tree.flatten(step.arguments.args[0] if step.arguments.args else [])
-            if not step.arguments.args:
-                given = [t for t in step.arguments.keras_tensors]
+            given = _given(inner, step.arguments)
             nodes = tuple(known[id(tensor)] for tensor in given)
             outputs = self.run(inner, nodes, prefix + operation.name + "/")
         else:
@@ -263,3 +306,29 @@ class _Tracer:
         if len(outputs) == 1:
             self.readouts[name] = outputs[0]
         return outputs
+
+
+def _order_of_uses(function) -> dict[int, int]:
+    """Maps each step of a model to how many uses of the same operation came before it."""
+    uses = collections.defaultdict(list)
+    for steps in function._nodes_by_depth.values():
+        for step in steps:
+            if step.operation is not None:
+                uses[id(step.operation)].append(step)
+    order = {}
+    for steps in uses.values():
+        place = {id(step): index for index, step in enumerate(steps[0].operation._inbound_nodes)}
+        steps.sort(key=lambda step: place.get(id(step), len(place)))
+        order.update({id(step): index for index, step in enumerate(steps)})
+    return order
+
+
+def _given(inner, arguments) -> list:
+    """Returns the tensors that a nested model is called with, in the order of its inputs."""
+    if not arguments.args:
+        return list(arguments.keras_tensors)
+    value = arguments.args[0]
+    if isinstance(value, dict) and not isinstance(inner._inputs_struct, dict):
+        # Keras wires a dict by the names of the inputs then.
+        return [value[tensor._keras_history.operation.name] for tensor in inner.inputs]
+    return tree.flatten(value)

@@ -55,6 +55,9 @@ def replay(call: Call) -> Replay:
 
 
 def _rearrangement(call: Call) -> Operation:
+    if len(call.inputs) > 1 and not all(node.floating for node in call.inputs):
+        # Indices that are tensors themselves.
+        return opaque(call)
     kind = Reshaping if listed_class(call.operation, RESHAPES) else Rearrangement
     return kind(type(call.operation).__name__, replay(call), call.operation)
 
@@ -76,17 +79,18 @@ def _average_pooling(call: Call) -> Operation:
 
 
 def _up_sampling(call: Call) -> Operation:
-    nearest = getattr(call.operation, "interpolation", "nearest") == "nearest"
-    return _rearrangement(call) if nearest else _average(call)
+    interpolation = getattr(call.operation, "interpolation", "nearest")
+    # Others overshoot: some of their weights are negative.
+    known = {"nearest": _rearrangement, "bilinear": _average}
+    return known.get(interpolation, opaque)(call)
 
 
 def _max_pooling(call: Call) -> Operation:
     layer = call.operation
-    rank = len(layer.pool_size)
     return MaxPooling(
         type(layer).__name__,
         layer.pool_size,
-        layer.strides if isinstance(layer.strides, tuple | list) else (layer.strides,) * rank,
+        layer.strides,
         layer.padding,
         layer.data_format == "channels_last",
         layer,
@@ -114,7 +118,7 @@ def _reduction(call: Call) -> Operation:
 
 def _sum(coefficients: Callable[[int], list[float]]) -> Factory:
     def factory(call: Call) -> Operation:
-        if not _same_rank(call):
+        if not _same_rank(call) or not _all_tensors(call):
             return opaque(call)
         return Sum(type(call.operation).__name__, coefficients(len(_leaves(call))), call.operation)
 
@@ -125,8 +129,7 @@ def _binary(coefficients: list[float] | None) -> Factory:
     """`a + b`, `a - b` and `a * b`; a constant makes it a scaling of single elements."""
 
     def factory(call: Call) -> Operation:
-        leaves = _leaves(call)
-        if all(isinstance(leaf, Slot) for leaf in leaves) and _same_rank(call):
+        if _all_tensors(call) and _same_rank(call):
             if coefficients is None:
                 return Product(type(call.operation).__name__, call.operation)
             return Sum(type(call.operation).__name__, coefficients, call.operation)
@@ -136,7 +139,12 @@ def _binary(coefficients: list[float] | None) -> Factory:
 
 
 def _product(call: Call) -> Operation:
-    return Product("Multiply", call.operation) if _same_rank(call) else opaque(call)
+    merges = _same_rank(call) and _all_tensors(call)
+    return Product("Multiply", call.operation) if merges else opaque(call)
+
+
+def _all_tensors(call: Call) -> bool:
+    return all(isinstance(leaf, Slot) for leaf in _leaves(call))
 
 
 def _same_rank(call: Call) -> bool:
@@ -170,8 +178,11 @@ def _rescaling(call: Call) -> Operation:
         scale, offset = (tf.constant(value, x.dtype) for value in (layer.scale, layer.offset))
         return x * scale + offset
 
-    monotone = bool(np.all(np.asarray(layer.scale) >= 0) and np.all(np.asarray(layer.offset) >= 0))
-    return Scaling("Rescaling", function, layer, monotone)
+    parts = [np.asarray(value) for value in (layer.scale, layer.offset)]
+    if parts[0].ndim and keras.config.image_data_format() == "channels_first":
+        # Keras gives the scale other axes then.
+        return opaque(call)
+    return Scaling("Rescaling", function, layer, bool(all(np.all(part >= 0) for part in parts)))
 
 
 def _normalization(call: Call) -> Operation:
@@ -199,15 +210,19 @@ def _concatenation(call: Call) -> Operation:
     axis = getattr(call.operation, "axis", -1)
     if axis is None or axis % len(call.outputs[0].shape) == 0:
         return opaque(call)
-    if not all(isinstance(leaf, Slot) for leaf in _leaves(call)):
-        return opaque(call)
-    if len(_leaves(call)) != len(call.inputs):
+    if not _all_tensors(call):
         return opaque(call)
     return Concatenation(type(call.operation).__name__, axis, call.operation)
 
 
 def _identity(call: Call) -> None:
     return IDENTITY
+
+
+def _cast(call: Call) -> Operation | None:
+    """Floating numbers stay what they are, in the precision of the analysis."""
+    floating = call.inputs[0].floating and call.outputs[0].floating
+    return IDENTITY if floating else opaque(call)
 
 
 KNOWN_ACTIVATIONS = (
@@ -246,7 +261,9 @@ def activation_of(
         source: The Keras operation of the call, None for a fused activation.
         function: What computes it, if not `parameters`.
     """
-    function = parameters if function is None else function
+    if function is None:
+        layer = isinstance(parameters, layers.Layer)
+        function = Replay(parameters, ((Slot(0),), {})) if layer else parameters
     name = getattr(parameters, "__name__", type(parameters).__name__)
     name = ALIASES.get(_snake_case(name), _snake_case(name))
     if name not in KNOWN_ACTIVATIONS:
@@ -254,11 +271,14 @@ def activation_of(
         if isinstance(parameters, layers.Layer):
             operation.layers = (parameters,)
         return operation
-    nonnegative = None
+    nonnegative = keeps_sign = None
     if name == "relu":
         slope = getattr(parameters, "negative_slope", 0)
-        nonnegative = not slope and getattr(parameters, "threshold", 0) >= 0
-    activation = Activation(name, function, source, nonnegative)
+        threshold = getattr(parameters, "threshold", 0)
+        nonnegative = not slope and threshold >= 0
+        # Below the threshold, the slope starts at zero and leads down.
+        keeps_sign = not (slope and threshold)
+    activation = Activation(name, function, source, nonnegative, keeps_sign=keeps_sign)
     if isinstance(parameters, layers.Layer):
         activation.layers = (parameters,)
     return activation
@@ -274,11 +294,21 @@ def _ops(*names: str) -> list[type]:
     return [getattr(module, name) for name in names for module in modules if hasattr(module, name)]
 
 
+def _classes(module: object, *names: str) -> list[type]:
+    return [getattr(module, name) for name in names if hasattr(module, name)]
+
+
 def _layers(*names: str) -> list[type]:
-    return [getattr(layers, name) for name in names if hasattr(layers, name)]
+    return _classes(layers, *names)
 
 
-RESHAPES = tuple(_layers("Reshape", "Flatten") + _ops("Reshape", "Squeeze", "ExpandDims", "Ravel"))
+RESHAPES = tuple(_layers("Reshape", "Flatten") + _ops("Reshape", "Squeeze", "ExpandDims"))
+
+# What moves or joins elements along an axis, which must not be that of the samples.
+ACROSS_AXES = tuple(
+    _layers("Softmax")
+    + _ops("Flip", "Roll", "Repeat", "Take", "Softmax", "LogSoftmax", "Split", "Sort", "Cumsum")
+)
 
 # Keras class -> what makes its canonical operation, and of which kind that usually is.
 OPERATIONS: dict[type, Factory] = {}
@@ -384,9 +414,12 @@ _register(
     _identity,
     IDENTITY,
 )
+_register(_ops("Cast"), _cast, IDENTITY)
 _register([layers.Activation], _activation_layer, Activation)
 _register(
     _layers("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
+    # What functions of `keras.activations` record.
+    + _classes(keras.src.activations.activations, "ReLU", "Mish")
     + _ops(
         "Relu",
         "Relu6",
@@ -430,20 +463,21 @@ _register(_ops("Pad"), _pad_op, Rearrangement)
 def _leaves(call: Call) -> list:
     """Returns the arguments that carry data: tensors (as slots) and constants, in order."""
     args, kwargs = call.arguments
-    leaves = keras.tree.flatten(args) + [
-        value for key, value in kwargs.items() if key not in ("training", "mask")
-    ]
+    given = {key: value for key, value in kwargs.items() if key not in ("training", "mask")}
+    leaves = keras.tree.flatten(args) + keras.tree.flatten(given)
     return [leaf for leaf in leaves if leaf is not None]
 
 
 def listed_class(operation: keras.Operation, classes: Iterable[type]) -> type | None:
     """Returns the listed class of an operation.
 
-    A subclass may compute something else, so only one that inherits `call` counts.
+    A subclass may compute something else, so only one that inherits what computes counts.
     """
     for cls in type(operation).__mro__:
         if cls in classes:
-            return cls if type(operation).call is cls.call else None
+            parts = ("call", "convolution_op")
+            own = type(operation)
+            return cls if all(getattr(own, p, 0) is getattr(cls, p, 0) for p in parts) else None
     return None
 
 

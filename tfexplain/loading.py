@@ -14,7 +14,6 @@ A preprocessing is written as one of
 
 import collections
 import contextlib
-import difflib
 import importlib
 import os
 import pathlib
@@ -24,6 +23,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from tfexplain.errors import nearest
 
 if TYPE_CHECKING:
     import keras
@@ -157,7 +158,7 @@ def preprocessing(text: str) -> Callable[[np.ndarray], np.ndarray]:
     ]
     if text not in modules:
         raise ValueError(
-            f"The preprocessing is {text!r}.{_nearest(text, modules)} Expected a module of "
+            f"The preprocessing is {text!r}.{nearest(text, modules)} Expected a module of "
             f"keras.applications ({', '.join(modules)}), a formula as "
             "'scale=0.00392,mean=0.5,std=0.2', or module:function."
         )
@@ -191,7 +192,7 @@ def _application(name: str, weights: str | None) -> "keras.Model":
     names = [n for n in dir(applications) if n[0].isupper()]
     if name not in names:
         raise ValueError(
-            f"keras.applications has no {name!r}.{_nearest(name, names)} Expected one of "
+            f"keras.applications has no {name!r}.{nearest(name, names)} Expected one of "
             f"{', '.join(names)}."
         )
     if weights != "imagenet":
@@ -271,7 +272,7 @@ def _import_function(spec: str, purpose: str) -> tuple[Callable, dict]:
     names = [n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n))]
     if not hasattr(module, name):
         raise ValueError(
-            f"The module {module_name!r} has no function {name!r}.{_nearest(name, names)}"
+            f"The module {module_name!r} has no function {name!r}.{nearest(name, names)}"
         )
     function = getattr(module, name)
     if not callable(function):
@@ -480,15 +481,8 @@ def _check_file(path: str | os.PathLike, what: str) -> None:
     if path.is_dir():
         raise ValueError(f"The {what} {path} is a folder. Give a file.")
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = _nearest(path.name, siblings) or f" The current folder is {os.getcwd()}."
+    hint = nearest(path.name, siblings) or f" The current folder is {os.getcwd()}."
     raise FileNotFoundError(f"The {what} {path} does not exist.{hint}")
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    """A sentence with the names that `name` may have meant, or nothing."""
-    lower = {candidate.lower(): candidate for candidate in names}
-    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3)]
-    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def _short(error: BaseException) -> str:

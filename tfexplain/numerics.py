@@ -1,5 +1,7 @@
 """Small numerical helpers that rules share: the vector axis, safe division, parts, pull-backs.
 
+Also what makes results reproducible: random numbers and compiled functions.
+
 Relevance has the axes (batch, num_vectors, *shape), activations (batch, *shape). `fold` merges the
 first two axes so that an ordinary operation serves all vectors, `unfold` takes them apart again,
 and `expand` gives an activation the axis of length one that broadcasts over the vectors.
@@ -8,9 +10,12 @@ and `expand` gives an activation the axis of length one that broadcasts over the
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 Tensor = tf.Tensor
@@ -64,11 +69,8 @@ def repeat(activation: Tensor, vectors: int | Tensor) -> Tensor:
 def sum_to_shape(tensor: Tensor, shape: Sequence) -> Tensor:
     """Sums a (batch, num_vectors, *big) tensor to what broadcast up to it, (…, *shape[1:]).
 
-    `shape` is the shape (batch, *sizes) of the activation that was broadcast.
+    `shape` is the shape (batch, *sizes) of the activation that was broadcast, of the same rank.
     """
-    extra = len(tensor.shape) - 1 - len(shape)
-    if extra > 0:
-        tensor = tf.reduce_sum(tensor, axis=list(range(2, 2 + extra)))
     axes = [
         axis
         for axis, size in enumerate(shape)
@@ -79,11 +81,16 @@ def sum_to_shape(tensor: Tensor, shape: Sequence) -> Tensor:
     return tensor
 
 
+class DisconnectedError(ValueError):
+    """A function does not depend on its inputs in a way that has a gradient."""
+
+
 def pull_back(
     function: Callable[..., Tensor | Sequence[Tensor]],
     inputs: Sequence[Tensor],
     relevances: Sequence[Tensor],
     linear: bool = False,
+    connected: bool = False,
 ) -> tuple[Tensor, ...]:
     """Pulls K relevance vectors back through `function` (vector-Jacobian product).
 
@@ -92,9 +99,13 @@ def pull_back(
         inputs: Its arguments, each (batch, *shape).
         relevances: One (batch, num_vectors, *output_shape) for each of its results.
         linear: The Jacobian does not depend on the inputs; then they are not copied K times.
+        connected: Refuse inputs that the results do not depend on, instead of returning zeros.
 
     Returns:
         One (batch, num_vectors, *shape) for each input; zeros for integer inputs.
+
+    Raises:
+        DisconnectedError: If `connected`, and there is no gradient.
     """
     dtype = relevances[0].dtype
     vectors = shape_of(relevances[0])[1]
@@ -116,8 +127,10 @@ def pull_back(
             tf.cast(fold(relevance), result.dtype)
             for relevance, result in zip(relevances, results, strict=True)
         ],
-        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        unconnected_gradients=tf.UnconnectedGradients("none" if connected else "zero"),
     )
+    if any(gradient is None for gradient in gradients):
+        raise DisconnectedError
     found = iter(gradients)
     pulled = []
     for tensor in copies:
@@ -127,6 +140,26 @@ def pull_back(
             gradient = tf.zeros(shape_of(tensor), dtype)
         pulled.append(unfold(tf.cast(gradient, dtype), relevances[0]))
     return tuple(pulled)
+
+
+def rounding(dtype: tf.DType) -> float:
+    """Returns the error of a sum relative to its terms below which a difference is noise."""
+    return 8 * float(np.finfo(dtype.as_numpy_dtype).eps)
+
+
+def real(name: str, value: Any, least: float, most: float = math.inf, hint: str = "") -> float:
+    """Returns an option as a number in [least, most), infinity excluded.
+
+    Raises:
+        ValueError: If it is no such number.
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+    if number and least <= value < most:
+        return float(value)
+    wanted = f"in [{least}, {most})"
+    if most == math.inf:
+        wanted = "a finite number" + (f" >= {least}" if least > -math.inf else "")
+    raise ValueError(f"{name} must be {wanted}, received {value!r}. {hint}".rstrip())
 
 
 @dataclass(frozen=True)
@@ -146,12 +179,10 @@ class Stabilizer:
 
     def __post_init__(self) -> None:
         """Checks the value."""
-        number = isinstance(self.epsilon, int | float) and not isinstance(self.epsilon, bool)
-        if not (number and 0 <= self.epsilon < float("inf")):
-            raise ValueError(
-                f"epsilon must be a finite number >= 0, received {self.epsilon!r}. "
-                "Typical values lie between 1e-9 and 1."
-            )
+        hint = "Typical values lie between 1e-9 and 1."
+        object.__setattr__(self, "epsilon", real("epsilon", self.epsilon, 0, hint=hint))
+        if not isinstance(self.relative, bool | np.bool_):
+            raise ValueError(f"relative must be True or False, received {self.relative!r}.")
 
     def added(self, denominator: Tensor) -> Tensor:
         """Returns what is added to `denominator`, (batch, *shape)."""

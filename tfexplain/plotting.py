@@ -225,7 +225,7 @@ def picture(
         limit = symmetric_limits(reduced, percentile)[1]
         _no_ticks(ax)
         ax.imshow(overlay(image, reduced, percentile), interpolation="nearest")
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title, fontsize=9, parse_math=False)
     scale = ScalarMappable(Normalize(-limit, limit), COLORMAP)
     bar = figure.colorbar(scale, ax=ax, fraction=0.05, pad=0.02, ticks=[-limit, 0, limit])
     low, high = f"\N{MINUS SIGN}{limit:.3g}", f"+{limit:.3g}"
@@ -294,14 +294,19 @@ def maps(
     for row, (label, sample) in enumerate(zip(labels, x, strict=True)):
         draw_input(cells[row, 0], sample)
         cells[row, 0].set_ylabel(
-            str(label), fontsize=_SMALL, rotation=0, horizontalalignment="right", labelpad=3
+            str(label),
+            fontsize=_SMALL,
+            rotation=0,
+            horizontalalignment="right",
+            labelpad=3,
+            parse_math=False,
         )
         for column, values in enumerate(relevance.values(), start=1):
             cell = cells[row, column]
             _, limit = draw_map(cell, values[row], reduction=reduction, percentile=percentile)
             cell.set_xlabel(f"\N{PLUS-MINUS SIGN}{limit:.2g}", fontsize=_SMALL - 1, labelpad=1.5)
     for cell, title in zip(cells[0], titles, strict=True):
-        cell.set_title(title, fontsize=_SMALL, pad=3)
+        cell.set_title(title, fontsize=_SMALL, pad=3, parse_math=False)
     return cells[0, 0].figure
 
 

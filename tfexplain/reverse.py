@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfexplain.composites import RuleAssignment, bounded_path, is_transparent, uses_bounds
 from tfexplain.graph import Call, Graph, Node
 from tfexplain.numerics import Compiled, Tensor, expand, shape_of
-from tfexplain.operations import Lookup, Operation, Scaling
+from tfexplain.operations import Affine, Lookup, Operation, Scaling
 from tfexplain.rules import RecordedCall, Rule
 from tfexplain.rules.base import total
 
@@ -56,7 +56,7 @@ class ForwardCall(_CallLayer):
 
     def compute_output_spec(self, inputs: Sequence) -> list[keras.KerasTensor]:
         """Takes the shapes from the user's model: nothing is traced twice."""
-        return [keras.KerasTensor(n.shape, _dtype(n, self.compute_dtype)) for n in self.results]
+        return [keras.KerasTensor(n.shape, n.dtype_in(self.compute_dtype)) for n in self.results]
 
 
 class ReverseLayer(_CallLayer):
@@ -132,7 +132,7 @@ class Bounds(keras.layers.Layer):
                 result = step.operation.forward(*(tensors[node] for node in step.inputs))
                 results.append(result if isinstance(result, list | tuple) else [result])
             for node, first, second in zip(step.outputs, *results, strict=True):
-                if isinstance(step.operation, Scaling):
+                if isinstance(step.operation, Scaling | Affine):
                     # A negative factor exchanges the ends.
                     first, second = tf.minimum(first, second), tf.maximum(first, second)
                 ends[0][node], ends[1][node] = first, second
@@ -164,10 +164,6 @@ class _TimesActivation(keras.layers.Layer):
 
     def compute_output_spec(self, x, relevance) -> keras.KerasTensor:
         return keras.KerasTensor(relevance.shape, self.compute_dtype)
-
-
-def _dtype(node: Node, dtype: str) -> str:
-    return dtype if "float" in node.dtype else node.dtype
 
 
 def check_bounds(graph: Graph, assignment: RuleAssignment) -> None:
@@ -232,13 +228,13 @@ class ReversedNetwork:
         times_activation: bool = False,
         jit_compile: bool = False,
     ) -> None:
-        self.whole = graph
         self.graph = graph.upstream([start])
         self.rules = assignment.rules
         self.start = start
         self.dtype = dtype
         self.head = head
         self.times_activation = times_activation
+        self._largest: dict[tuple, int] = {}
         for node in self.graph.inputs:
             if node.dtype not in ("bool", "string") and "complex" not in node.dtype:
                 continue
@@ -267,7 +263,7 @@ class ReversedNetwork:
 
     def _inputs(self) -> list[keras.KerasTensor]:
         return [
-            keras.Input(node.shape[1:], dtype=_dtype(node, self.dtype), name=_keras_name(name))
+            keras.Input(node.shape[1:], dtype=node.dtype_in(self.dtype), name=_keras_name(name))
             for node, name in zip(self.graph.inputs, self.graph.input_names, strict=True)
         ]
 
@@ -323,7 +319,7 @@ class ReversedNetwork:
         found = []
         for node in self.readouts.values():
             result = summed(node)
-            if self.times_activation and "float" in node.dtype:
+            if self.times_activation and node.floating:
                 result = times(tensors[node], result)
             found.append(result)
         return found
@@ -340,18 +336,38 @@ class ReversedNetwork:
         self.start_index = self._nodes.index(self.start)
         self.forward = keras.Model(inputs, [tensors[node] for node in self._nodes])
         records = [
-            keras.Input(node.shape[1:], dtype=_dtype(node, self.dtype)) for node in self._nodes
+            keras.Input(node.shape[1:], dtype=node.dtype_in(self.dtype)) for node in self._nodes
         ]
         relevance = self._relevance_input()
         results = self._walk(dict(zip(self._nodes, records, strict=True)), relevance, self._visit)
         self.backward = keras.Model([*records, relevance], results)
 
+    def vectors_at_once(self, arrays: Sequence[np.ndarray], limit: int) -> int:
+        """Returns how many vectors fit into `limit` bytes at the largest tensor.
+
+        Args:
+            arrays: The batch, one (n, *shape) per input.
+            limit: Bytes.
+        """
+        shapes = tuple(array.shape[1:] for array in arrays)
+        if shapes not in self._largest:
+            sizes = [node.shape[1:] for node in self._nodes]
+            if any(None in size for size in sizes):
+                # The sizes of the tensors follow those of this batch.
+                sample = [tf.constant(array[:1]) for array in arrays]
+                sizes = [tensor.shape[1:] for tensor in self.run_records(sample)]
+            self._largest[shapes] = max(int(np.prod(size)) for size in sizes)
+        item = np.dtype(self.dtype).itemsize
+        return max(1, limit // (len(arrays[0]) * self._largest[shapes] * item))
+
     # --- compiled functions ---
 
     def _compile(self, jit_compile: bool) -> None:
-        inputs = [tf.TensorSpec(node.shape, _dtype(node, self.dtype)) for node in self.graph.inputs]
+        inputs = [
+            tf.TensorSpec(node.shape, node.dtype_in(self.dtype)) for node in self.graph.inputs
+        ]
         relevance = tf.TensorSpec((None, None, *self.start.shape[1:]), self.dtype)
-        records = [tf.TensorSpec(node.shape, _dtype(node, self.dtype)) for node in self._nodes]
+        records = [tf.TensorSpec(node.shape, node.dtype_in(self.dtype)) for node in self._nodes]
         targets = tf.TensorSpec((None, None), "int32")
 
         def outputs(inputs: Sequence[Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfexplain.analyzers.base import Analyzer, nearest, option_names
+from tfexplain.analyzers.base import Analyzer, option_names
 from tfexplain.analyzers.grad_cam import GradCAM
 from tfexplain.analyzers.gradients import (
     Deconvnet,
@@ -35,6 +35,7 @@ from tfexplain.analyzers.relevance import (
     LRPZPlus,
 )
 from tfexplain.analyzers.sampling import IntegratedGradients, SmoothGrad
+from tfexplain.errors import nearest
 
 __all__ = [
     "ANALYZERS",
@@ -74,14 +75,12 @@ class Entry:
     Attributes:
         cls: The class.
         summary: One line on what it computes.
-        family: "gradient", "relevance" or "reference".
         references: Keys of `tfexplain.references.REFERENCES`.
         preset: Options that belong to the name.
     """
 
     cls: type[Analyzer]
     summary: str
-    family: str
     references: tuple[str, ...]
     preset: dict[str, Any] = field(default_factory=dict)
 
@@ -102,133 +101,101 @@ PRACTICE, ZHANG, SIXT = "kohlbrenner2020towards", "zhang2018top", "sixt2020when"
 CLEVER = "lapuschkin2019unmasking"
 
 ANALYZERS: dict[str, Entry] = {
-    "gradient": Entry(
-        GradientAnalyzer, "Gradient of the output", "gradient", ("simonyan2014deep",)
-    ),
-    "input_t_gradient": Entry(
-        InputTimesGradient, "Input times gradient", "gradient", ("shrikumar2016not",)
-    ),
+    "gradient": Entry(GradientAnalyzer, "Gradient of the output", ("simonyan2014deep",)),
+    "input_t_gradient": Entry(InputTimesGradient, "Input times gradient", ("shrikumar2016not",)),
     "integrated_gradients": Entry(
         IntegratedGradients,
         "Gradient averaged along the path from a baseline, times the difference",
-        "gradient",
         ("sundararajan2017axiomatic",),
     ),
     "smoothgrad": Entry(
         SmoothGrad,
         "Gradient averaged over noisy copies of the input",
-        "gradient",
         ("smilkov2017smoothgrad",),
     ),
     "guided_backprop": Entry(
         GuidedBackprop,
         "Gradient with negative relevance stopped at rectifiers",
-        "gradient",
         ("springenberg2015striving",),
     ),
     "deconvnet": Entry(
         Deconvnet,
         "Gradient with rectifiers applied to the relevance",
-        "gradient",
         ("zeiler2014visualizing",),
     ),
     "rect_grad": Entry(
         RectGradAnalyzer,
         "Gradient of only the largest products of activation and gradient",
-        "gradient",
         ("kim2019saliency",),
     ),
-    "excitation_bp": Entry(
-        ExcitationBackprop, "z+ everywhere, started with one", "relevance", (ZHANG,)
-    ),
+    "excitation_bp": Entry(ExcitationBackprop, "z+ everywhere, started with one", (ZHANG,)),
     "excitation_bp.contrastive": Entry(
         ContrastiveExcitationBackprop,
         "Excitation backpropagation minus that of the negated last layer",
-        "relevance",
         (ZHANG, SIXT),
     ),
-    "deep_taylor": Entry(
-        DeepTaylor, "z+ for inputs >= 0, w^2 for others", "relevance", (MONTAVON,)
-    ),
+    "deep_taylor": Entry(DeepTaylor, "z+ for inputs >= 0, w^2 for others", (MONTAVON,)),
     "deep_taylor.bounded": Entry(
         BoundedDeepTaylor,
         "Deep Taylor with the box rule at the first layer",
-        "relevance",
         (MONTAVON,),
     ),
-    "lrp.z": Entry(LRPZ, "In proportion to contributions", "relevance", (BACH,)),
-    "lrp.epsilon": Entry(
-        LRPEpsilon, "In proportion to contributions, damped by epsilon", "relevance", (BACH,)
-    ),
+    "lrp.z": Entry(LRPZ, "In proportion to contributions", (BACH,)),
+    "lrp.epsilon": Entry(LRPEpsilon, "In proportion to contributions, damped by epsilon", (BACH,)),
     "lrp.gamma": Entry(
         LRPGamma,
         "Contributions with the sign of the output count more",
-        "relevance",
         (OVERVIEW, "andeol2021learning"),
     ),
-    "lrp.alpha_beta": Entry(
-        LRPAlphaBeta, "Positive and negative contributions apart", "relevance", (BACH,)
-    ),
+    "lrp.alpha_beta": Entry(LRPAlphaBeta, "Positive and negative contributions apart", (BACH,)),
     "lrp.alpha_1_beta_0": Entry(
         LRPAlphaBeta,
         "Positive contributions only, with bias",
-        "relevance",
         (BACH,),
         {"alpha": 1, "beta": 0},
     ),
     "lrp.alpha_2_beta_1": Entry(
         LRPAlphaBeta,
         "Twice the positive minus the negative contributions",
-        "relevance",
         (BACH,),
         {"alpha": 2, "beta": 1},
     ),
-    "lrp.z_plus": Entry(
-        LRPZPlus, "Positive contributions only, without bias", "relevance", (MONTAVON,)
-    ),
-    "lrp.w_square": Entry(LRPWSquare, "In proportion to squared weights", "relevance", (MONTAVON,)),
-    "lrp.flat": Entry(LRPFlat, "Equal shares: the receptive field", "relevance", (CLEVER,)),
+    "lrp.z_plus": Entry(LRPZPlus, "Positive contributions only, without bias", (MONTAVON,)),
+    "lrp.w_square": Entry(LRPWSquare, "In proportion to squared weights", (MONTAVON,)),
+    "lrp.flat": Entry(LRPFlat, "Equal shares: the receptive field", (CLEVER,)),
     "lrp.sequential_preset_a": Entry(
         LRPSequentialPreset,
         "Epsilon for dense layers, alpha 1 beta 0 for convolutions",
-        "relevance",
         (PRACTICE,),
         {"alpha": 1},
     ),
     "lrp.sequential_preset_b": Entry(
         LRPSequentialPreset,
         "Epsilon for dense layers, alpha 2 beta 1 for convolutions",
-        "relevance",
         (PRACTICE,),
         {"alpha": 2},
     ),
     "lrp.sequential_preset_a_flat": Entry(
         LRPSequentialPreset,
         "Preset a with the flat rule at the first layer",
-        "relevance",
         (PRACTICE, CLEVER),
         {"alpha": 1, "input_rule": "flat"},
     ),
     "lrp.sequential_preset_b_flat": Entry(
         LRPSequentialPreset,
         "Preset b with the flat rule at the first layer",
-        "relevance",
         (PRACTICE, CLEVER),
         {"alpha": 2, "input_rule": "flat"},
     ),
-    "lrp.composite": Entry(
-        LRPComposite, "A rule for each kind of layer", "relevance", (OVERVIEW, PRACTICE)
-    ),
+    "lrp.composite": Entry(LRPComposite, "A rule for each kind of layer", (OVERVIEW, PRACTICE)),
     "lrp.contrastive": Entry(
         ContrastiveLRP,
         "The map of the output minus that of all others",
-        "relevance",
         ("gu2018understanding", SIXT),
     ),
     "grad_cam": Entry(
         GradCAM,
         "Channels of the last convolution weighted by their mean gradient",
-        "reference",
         ("selvaraju2017grad",),
     ),
 }
@@ -295,7 +262,7 @@ def create_analyzer(name: str, model: keras.Model, **options: Any) -> Analyzer:
     if clash:
         raise ValueError(f"{name} sets {', '.join(clash)} itself; leave it out.")
     known = entry.options
-    unknown = [key for key in options if key not in known and key not in _extra(entry)]
+    unknown = [key for key in options if key not in known]
     if unknown:
         raise ValueError(
             f"{name} has no option {', '.join(map(repr, unknown))}."
@@ -303,14 +270,11 @@ def create_analyzer(name: str, model: keras.Model, **options: Any) -> Analyzer:
             + f" Options: {', '.join(sorted(known))}."
         )
     missing = [key for key in entry.required if key not in options]
+    if name.endswith("_until_idx") and options.get("until") is None:
+        missing.append("until")
     if missing:
         raise ValueError(f"{name} needs the option(s) {', '.join(missing)}.")
     analyzer = entry.cls.__new__(entry.cls, **options)
     analyzer.name = name
     analyzer.__init__(model, **entry.preset, **suffixed, **options)
     return analyzer
-
-
-def _extra(entry: Entry) -> tuple[str, ...]:
-    """Composites take the options of their presets too."""
-    return ("epsilon", "gamma", "low", "high") if entry.cls is LRPComposite else ()

@@ -63,6 +63,11 @@ class Inputs:
         return list(x)
 
     def _array(self, value: Any, node: Node, name: str) -> np.ndarray:
+        if is_dataset(value):
+            raise TypeError(
+                f"Input {name!r} is a tf.data.Dataset, which only analyze and attribute take; give "
+                "an array here."
+            )
         try:
             array = np.asarray(value)
             if array.dtype == object or array.dtype.kind not in "biuf":
@@ -84,9 +89,10 @@ class Inputs:
                 f"Input {name!r} has shape {array.shape}, expected (batch, "
                 f"{', '.join('any' if s is None else str(s) for s in expected[1:])}).{hint}"
             )
-        if "float" not in node.dtype:
-            if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
-                raise ValueError(f"Input {name!r} takes integers, received fractions.")
+        if not node.floating:
+            if array.dtype.kind == "f":
+                if not np.array_equal(finite(array, f"Input {name!r}"), np.round(array)):
+                    raise ValueError(f"Input {name!r} takes integers, received fractions.")
             return array.astype(node.dtype)
         with np.errstate(over="ignore"):
             # What does not fit the precision becomes infinite and is refused as such.
@@ -109,6 +115,11 @@ class Inputs:
             first = self._parts(x)[0]
             return type(x)(results) if first is not x else results[0]
         return list(results)
+
+
+def tensors(arrays: Sequence[np.ndarray]) -> list[tf.Tensor]:
+    """Returns the arrays as tensors."""
+    return [tf.constant(array) for array in arrays]
 
 
 def is_dataset(x: Any) -> bool:

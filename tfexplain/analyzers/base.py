@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import abc
-import difflib
 import inspect
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
@@ -25,6 +24,13 @@ from tfexplain.analyzers.arrays import (
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import check_built, has_graph
+
+
+class Place(NamedTuple):
+    """Where a batch lies: its slice of the samples, and how many there are in all."""
+
+    positions: slice
+    count: int
 
 
 class Analyzer(abc.ABC):
@@ -53,7 +59,8 @@ class Analyzer(abc.ABC):
     def __new__(cls, *args: Any, **options: Any) -> Analyzer:
         """Keeps the options as they were given, for saving and printing."""
         analyzer = super().__new__(cls)
-        analyzer._options = dict(options)
+        options.pop("model", None)
+        analyzer._options = options
         return analyzer
 
     def __init__(
@@ -72,6 +79,7 @@ class Analyzer(abc.ABC):
         _one_of("head", head, (None, "logit", "one"))
         _one_of("dtype", dtype, (None, "float32", "float64"))
         _one_of("compat", compat, (None, "innvestigate"))
+        _one_of("jit_compile", jit_compile, (True, False))
         self.user_model = model
         self.output = output
         self.output_activation = output_activation
@@ -106,14 +114,14 @@ class Analyzer(abc.ABC):
 
     @abc.abstractmethod
     def _explain(
-        self, arrays: list[np.ndarray], targets: np.ndarray, positions: slice
+        self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Explains one batch.
 
         Args:
             arrays: One array (n, *shape) per input.
             targets: Flat indices (n, num_vectors), -1 for the largest output.
-            positions: Where the batch lies among all samples.
+            place: Where the batch lies among all samples.
 
         Returns:
             The explained tensor (n, *output_shape), and one relevance (n, num_vectors, *shape)
@@ -151,7 +159,12 @@ class Analyzer(abc.ABC):
         return self.inputs.like(template, relevance)
 
     def outputs(self, x: Any, *, batch_size: int = 32) -> np.ndarray:
-        """Returns the explained tensor (the logits, by default), (batch, *output_shape)."""
+        """Returns the explained tensor (the logits, by default), (batch, *output_shape).
+
+        Args:
+            x: As for `analyze`, but no Dataset.
+            batch_size: As for `analyze`.
+        """
         arrays = self.inputs.arrays(x)
         return np.concatenate(
             [
@@ -184,9 +197,9 @@ class Analyzer(abc.ABC):
             flat,
             targets,
             analyzer=self.name,
-            config=self.get_config(),
+            config=self.get_config(strict=False),
             assignment=self.describe().rows,
-            seed=self._options.get("seed"),
+            seed=getattr(self, "seed", None),
         )
 
     def _run(self, x: Any, target: Any, batch_size: int) -> tuple:
@@ -195,21 +208,35 @@ class Analyzer(abc.ABC):
                 raise ValueError(
                     "For a Dataset, target is None, one index for all samples or 'all'."
                 )
-            batches = [self.inputs.arrays(batch) for batch in dataset_batches(x)]
-            arrays = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-            template = arrays if len(arrays) > 1 else arrays[0]
+            batches = list(dataset_batches(x))
+            parts = [self.inputs.arrays(batch) for batch in batches]
+            arrays = [
+                _joined(part, name)
+                for part, name in zip(zip(*parts, strict=True), self.inputs.names, strict=True)
+            ]
+            template = self.inputs.like(batches[0], arrays)
         else:
             arrays = self.inputs.arrays(x)
             template = x
         count = len(arrays[0])
-        targets = flat_targets(target, count, self.output_shape)
+        shape = self.output_shape
+        if None in shape and target is not None:
+            # The sizes of the output follow those of x.
+            shape = self._outputs([array[:1] for array in arrays]).shape[1:]
+        targets = flat_targets(target, count, shape)
         relevance, outputs = [], []
         for part in slices(count, batch_size):
-            out, found = self._explain([array[part] for array in arrays], targets[part], part)
+            batch = [array[part] for array in arrays]
+            out, found = self._explain(batch, targets[part], Place(part, count))
+            self._check_replay(batch, out)
             outputs.append(out)
             relevance.append(found)
         relevance = [np.concatenate(parts) for parts in zip(*relevance, strict=True)]
         return template, relevance, np.concatenate(outputs), targets
+
+    @abc.abstractmethod
+    def _check_replay(self, arrays: list[np.ndarray], outputs: np.ndarray) -> None:
+        """Compares the explained tensor with the model itself, where calls are replayed."""
 
     def propagate(
         self,
@@ -249,14 +276,26 @@ class Analyzer(abc.ABC):
         """
         raise UnsupportedModelError(f"{self.name} is no single reversed network.")
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns name and options as JSON-able data; `load_analyzer` reads them."""
-        from tfexplain.analyzers.persistence import option_config
+    def get_config(self, *, strict: bool = True) -> dict[str, Any]:
+        """Returns name and options, defaults included, as JSON-able data.
 
-        return {
-            "analyzer": self.name,
-            "options": {key: option_config(value, key) for key, value in self._options.items()},
-        }
+        Args:
+            strict: Refuse options that cannot be written, instead of naming them.
+
+        Raises:
+            ValueError: For a function that is not registered with Keras.
+        """
+        from tfexplain.analyzers.persistence import all_options, option_config
+
+        options = {}
+        for key, value in all_options(self).items():
+            try:
+                options[key] = option_config(value, key)
+            except ValueError:
+                if strict:
+                    raise
+                options[key] = repr(value)
+        return {"analyzer": self.name, "options": options}
 
     def save(self, path: Any) -> None:
         """Writes model, configuration and arrays into one file.
@@ -311,15 +350,19 @@ def _precision(model: keras.Model) -> str:
 
 
 def _one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    if value not in allowed:
+    if not any(type(value) is type(item) and value == item for item in allowed):
         listed = ", ".join(repr(item) for item in allowed)
         raise ValueError(f"{name} must be one of {listed}, received {value!r}.")
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Returns a sentence with the names most like `name`."""
-    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
-    return f" Did you mean {' or '.join(repr(item) for item in close)}?" if close else ""
+def _joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
+    sizes = sorted({part.shape[1:] for part in parts})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The batches of the Dataset have different sizes of input {name!r}: {sizes}. Explain "
+            "each size by itself."
+        )
+    return np.concatenate(parts)
 
 
 def option_names(cls: type) -> dict[str, Any]:

@@ -10,14 +10,15 @@ import tensorflow as tf
 
 from tfexplain.analyzers.base import Analyzer
 from tfexplain.analyzers.gradients import GradientAnalyzer
-from tfexplain.analyzers.reversed import tensors
+from tfexplain.analyzers.reversed import CompiledAnalyzer, GraphAnalyzer
 from tfexplain.errors import UnsupportedModelError
-from tfexplain.numerics import Compiled, Tensor, expand, shape_of
+from tfexplain.graph import Graph
+from tfexplain.numerics import Tensor, expand, shape_of
 from tfexplain.operations import ConvolutionLinear
 from tfexplain.reverse import start_relevance
 
 
-class GradCAM(GradientAnalyzer):
+class GradCAM(CompiledAnalyzer, GradientAnalyzer):
     """Grad-CAM of the last convolution, upsampled to the input ([selvaraju2017grad]).
 
     max(0, sum_c a_c A_c), a_c the mean of the gradient over the positions of channel c. The same
@@ -49,13 +50,17 @@ class GradCAM(GradientAnalyzer):
                 f"grad_cam needs a layer with spatial axes; {self.layer!r} has the output "
                 f"{node.shape}."
             )
+        producer = self.graph.producer().get(node)
+        source = getattr(getattr(producer, "operation", None), "source", None)
+        if getattr(source, "data_format", None) == "channels_first":
+            raise ValueError(f"grad_cam needs channels last; {self.layer!r} has channels first.")
         self._cam = self.network(layers=(self.layer,))
         self._activation = self._cam._nodes.index(node)
-        signature = [
-            [tf.TensorSpec(self.graph.inputs[0].shape, self.dtype)],
-            tf.TensorSpec((None, None), "int32"),
-        ]
-        self._run_explain = Compiled(self.explain, signature, self.jit_compile)
+        self._compile_explain(self._cam)
+
+    def _trace(self, fold_batch_norm: bool) -> Graph:
+        # Activations are needed, which a model that is one call does not show.
+        return GraphAnalyzer._trace(self, fold_batch_norm)
 
     def _last_convolution(self) -> str:
         calls = self.graph.upstream([self.start]).calls
@@ -86,15 +91,10 @@ class GradCAM(GradientAnalyzer):
         planar = cam.shape[2:].rank == 2
         height, width = shape_of(cam)[2:] if planar else (shape_of(cam)[2], 1)
         maps = tf.reshape(cam, [-1, height, width, 1])
+        # Bilinear interpolation, which TensorFlow has in float32 only.
         maps = tf.image.resize(maps, sizes[:2] if planar else [sizes[0], 1])
         maps = tf.reshape(tf.cast(maps, cam.dtype), [batch, vectors, *sizes[:-1], 1])
         return maps * tf.ones([sizes[-1]], cam.dtype)
-
-    def _explain(
-        self, arrays: list[np.ndarray], targets: np.ndarray, positions: slice
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        outputs, *relevance = self._run_explain(tensors(arrays), tf.constant(targets))
-        return outputs.numpy(), [part.numpy() for part in relevance]
 
     def propagate(self, *args: Any, **options: Any) -> dict[str, np.ndarray]:
         """Grad-CAM upsamples a product: no relevance is sent backward."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import keras
@@ -32,7 +33,17 @@ class GradientAnalyzer(ReversedAnalyzer):
                 raise
             if len(self.user_model.inputs) > 1:
                 raise
-            return opaque_graph(self.user_model)
+            graph = opaque_graph(self.user_model)
+        final = getattr(self.user_model.layers[-1], "activation", None)
+        name = getattr(final, "__name__", "")
+        if self.output_activation == "drop" and name in ("softmax", "sigmoid"):
+            warnings.warn(
+                f"{self.user_model.name!r} is explained as a whole, because its calls cannot be "
+                f"replayed one by one: the final {name} is not left out. Pass "
+                'output_activation="keep" to say that this is meant.',
+                stacklevel=4,
+            )
+        return graph
 
     def composite(self) -> Composite:
         """The vector-Jacobian product everywhere."""

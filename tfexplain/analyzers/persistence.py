@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -14,14 +15,29 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfexplain.analyzers.base import Analyzer
+from tfexplain.analyzers.base import Analyzer, option_names
 from tfexplain.composites import Composite
 from tfexplain.files import write_atomically
+from tfexplain.rules import Rule, rule_from_config
 
 FORMAT = 1
 _MODEL, _CONFIG, _ARRAYS = "model.keras", "analyzer.json", "arrays.npz"
 # What reading a foreign, truncated or altered archive raises.
 _INCOMPLETE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, OSError)
+
+
+def all_options(analyzer: Analyzer) -> dict[str, Any]:
+    """Returns the options as given, and the defaults of the others that its name leaves open."""
+    from tfexplain.analyzers import resolve_name
+
+    options = option_names(type(analyzer))
+    try:
+        entry, suffixed = resolve_name(analyzer.name)
+        options = {k: v for k, v in options.items() if k not in (*entry.preset, *suffixed)}
+    except ValueError:
+        pass  # a class of the user's own
+    known = {k: v for k, v in options.items() if v is not inspect.Parameter.empty}
+    return {**known, **analyzer._options}
 
 
 def option_config(value: Any, key: str, arrays: dict[str, np.ndarray] | None = None) -> Any:
@@ -54,7 +70,10 @@ def option_config(value: Any, key: str, arrays: dict[str, np.ndarray] | None = N
         return [option_config(item, f"{key}/{i}", arrays) for i, item in enumerate(value)]
     if isinstance(value, dict):
         return {k: option_config(item, f"{key}/{k}", arrays) for k, item in value.items()}
-    name = keras.saving.get_registered_name(value) if callable(value) else None
+    if isinstance(value, Rule):
+        return {"__rule__": value.to_config()}
+    named = callable(value) and hasattr(value, "__name__")
+    name = keras.saving.get_registered_name(value) if named else None
     if name is not None and keras.saving.get_registered_object(name) is value:
         return {"__function__": name}
     raise ValueError(
@@ -79,6 +98,8 @@ def option_value(config: Any, arrays: dict[str, np.ndarray], custom: dict[str, A
         known = {n: custom[_plain(n)] for n in names if isinstance(n, str) and _plain(n) in custom}
         with keras.saving.custom_object_scope({**custom, **known}):
             return Composite.from_config(config["__composite__"])
+    if "__rule__" in config:
+        return rule_from_config(config["__rule__"])
     if "__stored__" in config:
         return arrays[config["__stored__"]]
     if "__array__" in config:
@@ -116,7 +137,7 @@ def save(analyzer: Analyzer, path: Any) -> None:
             "these can be saved."
         )
     arrays: dict[str, np.ndarray] = {}
-    options = {k: option_config(v, k, arrays) for k, v in analyzer._options.items()}
+    options = {k: option_config(v, k, arrays) for k, v in all_options(analyzer).items()}
     config = {"format": FORMAT, "analyzer": analyzer.name, "options": options}
     text = json.dumps(config, indent=2)
     stored = io.BytesIO()

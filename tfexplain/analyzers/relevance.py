@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -9,8 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.analyzers.base import Analyzer, nearest
-from tfexplain.analyzers.reversed import ReversedAnalyzer, tensors
+from tfexplain.analyzers.reversed import CompiledAnalyzer, ReversedAnalyzer
 from tfexplain.composites import (
     ADDITION,
     AVERAGE_POOLING,
@@ -26,8 +26,9 @@ from tfexplain.composites import (
     relevance_rows,
     routing_rows,
 )
-from tfexplain.errors import UnsupportedModelError
-from tfexplain.numerics import Compiled, Tensor, expand
+from tfexplain.errors import UnsupportedModelError, nearest
+from tfexplain.numerics import Tensor, expand, shape_of
+from tfexplain.reverse import start_relevance
 from tfexplain.rules import (
     AlphaBeta,
     ContrastiveZPlus,
@@ -219,6 +220,8 @@ class LRPSequentialPreset(BiasedLRP):
         until: int | None = None,
         **common: Any,
     ) -> None:
+        if until is not None and not (isinstance(until, int) and until >= 0):
+            raise ValueError(f"until must be the index of a linear layer, received {until!r}.")
         self.alpha, self.epsilon, self.until = alpha, epsilon, until
         super().__init__(model, **common)
 
@@ -238,8 +241,17 @@ class LRPComposite(LRPAnalyzer):
     Args:
         model: See `Analyzer`.
         composite: A `Composite`, or the name of one of `COMPOSITES`.
-        **options: The preset's own options (epsilon, gamma, low, high, bias), and those of
-            `LRPAnalyzer`.
+        bias: Treatment of the bias by the preset's rules; see `BiasedLRP`.
+        epsilon: Of presets that have it, as gamma, low and high.
+        gamma: Float >= 0.
+        low: Lowest values of the input.
+        high: Highest values of the input.
+        add: As in `LRPAnalyzer`, for presets.
+        max_pool: As in `LRPAnalyzer`, for presets.
+        **options: See `LRPAnalyzer`.
+
+    Raises:
+        ValueError: For an unknown preset, or an option that it does not have.
     """
 
     name = "lrp.composite"
@@ -250,25 +262,30 @@ class LRPComposite(LRPAnalyzer):
         *,
         composite: str | Composite = "epsilon_plus",
         bias: str | None = None,
+        epsilon: float | None = None,
+        gamma: float | None = None,
+        low: Any = None,
+        high: Any = None,
+        add: str | None = None,
+        max_pool: str | None = None,
         **options: Any,
     ) -> None:
-        own = {
-            key: options.pop(key) for key in ("epsilon", "gamma", "low", "high") if key in options
-        }
-        if bias is not None or options.get("compat"):
-            own["bias"] = bias or "full"
-        self._given_composite, self._own = composite, own
-        super().__init__(model, **options)
+        own = {"epsilon": epsilon, "gamma": gamma, "low": low, "high": high, "bias": bias}
+        self._own = {key: value for key, value in own.items() if value is not None}
+        self._merging = {"add": add, "max_pool": max_pool}
+        self._given_composite = composite
+        super().__init__(model, add=add, max_pool=max_pool or "winner", **options)
 
     def composite(self) -> Composite:
         """The given composite, or the preset with its options."""
         given = self._given_composite
         rows = {key: value for key, value in self._rows.items() if value is not None}
         if isinstance(given, Composite):
-            if self._own:
+            foreign = [*self._own, *(k for k, v in self._merging.items() if v is not None)]
+            if foreign:
                 raise ValueError(
-                    f"The options {', '.join(self._own)} belong to named presets; a Composite "
-                    "holds its own numbers."
+                    f"The options {', '.join(foreign)} belong to named presets; a Composite holds "
+                    "rows of its own, to which composite.prepend adds others."
                 )
             first = rows.pop("first", None)
             return given if first is None else given.prepend([(First(), first)])
@@ -278,8 +295,11 @@ class LRPComposite(LRPAnalyzer):
                 f"There is no composite {given!r}. Known: {', '.join(known)}."
                 + nearest(given, known)
             )
+        own = dict(self._own)
+        if self.compat and "bias" in inspect.signature(COMPOSITES[given]).parameters:
+            own.setdefault("bias", "full")
         try:
-            return COMPOSITES[given](**self._own, **rows)
+            return COMPOSITES[given](**own, **rows)
         except TypeError as error:
             raise ValueError(f"Composite {given!r}: {error}") from None
 
@@ -321,27 +341,40 @@ class DeepTaylor(ReversedAnalyzer):
 
     Args:
         model: See `Analyzer`.
+        low: Lowest values of the input, a number or an array that broadcasts to it; with `high`,
+            the box rule at the first layer.
+        high: Highest values of the input.
         max_pool: "winner" or "average".
         **common: See `Analyzer`.
+
+    Raises:
+        ValueError: If only one of `low` and `high` is given, or low > high.
     """
 
     name = "deep_taylor"
     default_head: ClassVar[str] = "logit"
 
-    def __init__(self, model: keras.Model, *, max_pool: str = "winner", **common: Any) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        low: Any = None,
+        high: Any = None,
+        max_pool: str = "winner",
+        **common: Any,
+    ) -> None:
+        if (low is None) != (high is None):
+            raise ValueError(f"Give both low and high, received low={low!r}, high={high!r}.")
+        self._box = None if low is None else ZBox(low, high)
         self._max_pool = max_pool
         super().__init__(model, **common)
-
-    def _first(self) -> Rule | None:
-        return None
 
     def _network_head(self) -> str:
         return "positive_logit" if self.compat and self.head == "logit" else self.head
 
     def composite(self) -> Composite:
         """Rows by the sign of the input."""
-        first = self._first()
-        rows: list = [] if first is None else [(First(), first)]
+        rows: list = [] if self._box is None else [(First(), self._box)]
         if self.compat:
             # Also at the first layer, whatever the sign of its input, as innvestigate does.
             rows += [(LINEAR + BATCH_NORM, ZPlus())]
@@ -367,14 +400,10 @@ class BoundedDeepTaylor(DeepTaylor):
     name = "deep_taylor.bounded"
 
     def __init__(self, model: keras.Model, *, low: Any, high: Any, **common: Any) -> None:
-        self._box = ZBox(low, high)
-        super().__init__(model, **common)
-
-    def _first(self) -> Rule:
-        return self._box
+        super().__init__(model, low=low, high=high, **common)
 
 
-class ContrastiveLRP(_Contrast, Analyzer):
+class ContrastiveLRP(_Contrast, CompiledAnalyzer):
     """Contrastive LRP: the map of the output minus that of all others ([gu2018understanding]).
 
     max(0, n(r(y_k)) - n(r(y_-k))), n dividing a map by its sum (Eq. 15 of [sixt2020when]).
@@ -384,7 +413,15 @@ class ContrastiveLRP(_Contrast, Analyzer):
         rule: Name of the analyzer that is contrasted, or the name and options in a dict
             {"name": ..., **options}.
         rectify: Apply the maximum with 0.
-        **common: See `Analyzer`; passed on to the contrasted analyzer.
+        bias: As for the contrasted analyzer, to which this and the next options are passed on.
+        input_rule: See `LRPAnalyzer`.
+        add: See `LRPAnalyzer`.
+        max_pool: See `LRPAnalyzer`.
+        batch_norm: See `GraphAnalyzer`.
+        **common: See `Analyzer`.
+
+    Raises:
+        ValueError: If `rule` is no LRP method, or does not take an option.
     """
 
     name = "lrp.contrastive"
@@ -396,11 +433,21 @@ class ContrastiveLRP(_Contrast, Analyzer):
         *,
         rule: str | dict = "lrp.alpha_1_beta_0",
         rectify: bool = True,
+        bias: str | None = None,
+        input_rule: Any = None,
+        add: str | None = None,
+        max_pool: str | None = None,
+        batch_norm: str | None = None,
         **common: Any,
     ) -> None:
         from tfexplain.analyzers import create_analyzer
 
         super().__init__(model, **common)
+        if not isinstance(rectify, bool):
+            raise ValueError(f"rectify must be True or False, received {rectify!r}.")
+        passed = {"bias": bias, "input_rule": input_rule, "add": add, "max_pool": max_pool}
+        passed = {**passed, "batch_norm": batch_norm}
+        common.update({key: value for key, value in passed.items() if value is not None})
         options = dict(rule) if isinstance(rule, dict) else {"name": rule}
         inner = options.pop("name", None)
         if not str(inner).startswith(("lrp", "deep_taylor", "excitation_bp")):
@@ -414,12 +461,7 @@ class ContrastiveLRP(_Contrast, Analyzer):
         self.rectify = rectify
         # Built now: Keras layers are not made while a function is traced.
         self._network = self.inner.network()
-        inputs = [tf.TensorSpec(n.shape, self._spec_dtype(n)) for n in self.inputs.nodes]
-        signature = [inputs, tf.TensorSpec((None, None), "int32")]
-        self._run_explain = Compiled(self.explain, signature, self.jit_compile)
-
-    def _spec_dtype(self, node) -> str:
-        return self.dtype if "float" in node.dtype else node.dtype
+        self._compile_explain(self._network)
 
     @property
     def inputs(self):
@@ -443,36 +485,27 @@ class ContrastiveLRP(_Contrast, Analyzer):
         network = self._network
         records = network._records(inputs)
         outputs = records[network.start_index]
-        flat = tf.reshape(outputs, [tf.shape(outputs)[0], -1])
-        largest = tf.argmax(flat, axis=1, output_type=tf.int32)
-        chosen = tf.where(targets < 0, expand(largest), targets)
-        mask = tf.one_hot(chosen, tf.shape(flat)[1], dtype=flat.dtype)
-        value = expand(flat) if self.head == "logit" else tf.ones_like(expand(flat))
-        shape = tf.concat([tf.shape(chosen), tf.shape(outputs)[1:]], 0)
+        chosen = start_relevance(outputs, targets, "one")
+        value = expand(outputs) if self.head == "logit" else tf.ones_like(expand(outputs))
         maps = [
-            _normalised(network._backward(records, tf.reshape(start, shape)))
-            for start in (value * mask, value * (1 - mask))
+            _normalised(network._backward(records, start))
+            for start in (value * chosen, value * (1 - chosen))
         ]
         difference = [first - second for first, second in zip(*maps, strict=True)]
         if self.rectify:
             difference = [tf.nn.relu(part) for part in difference]
         return [outputs, *difference]
 
-    def _explain(
-        self, arrays: list[np.ndarray], targets: np.ndarray, positions: slice
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        outputs, *relevance = self._run_explain(tensors(arrays), tf.constant(targets))
-        return outputs.numpy(), [part.numpy() for part in relevance]
+    def _check_replay(self, arrays: list[np.ndarray], outputs: np.ndarray) -> None:
+        self.inner._check_replay(arrays, outputs)
 
 
 def _normalised(maps: Sequence[Tensor]) -> list[Tensor]:
     """Divides the maps of all inputs by their common sum; 0 where that is 0."""
     sums = sum(tf.reduce_sum(part, axis=list(range(2, len(part.shape)))) for part in maps)
     return [
-        tf.math.divide_no_nan(part, tf.reshape(sums, [*_sizes(sums), *[1] * (len(part.shape) - 2)]))
+        tf.math.divide_no_nan(
+            part, tf.reshape(sums, [*shape_of(sums), *[1] * (len(part.shape) - 2)])
+        )
         for part in maps
     ]
-
-
-def _sizes(tensor: Tensor) -> list:
-    return [tf.shape(tensor)[0], tf.shape(tensor)[1]]

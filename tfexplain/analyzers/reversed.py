@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+import numbers
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -11,11 +12,14 @@ import numpy as np
 import tensorflow as tf
 import xarray as xr
 
-from tfexplain.analyzers.arrays import Inputs, flat_targets, slices
-from tfexplain.analyzers.base import Analyzer, check_relevance, nearest
+from tfexplain.analyzers.arrays import Inputs, flat_targets, slices, tensors
+from tfexplain.analyzers.base import Analyzer, Place, check_relevance
 from tfexplain.canonizers import canonize, check_replayable, drop_output_activation
 from tfexplain.composites import Composite, RuleAssignment, assign
-from tfexplain.graph import Graph, Node, trace
+from tfexplain.errors import UnsupportedModelError, nearest
+from tfexplain.graph import Graph, Node, all_layers, call_model, trace
+from tfexplain.numerics import Compiled
+from tfexplain.operations import WholeModel
 from tfexplain.reverse import ReversedNetwork, check_bounds, start_relevance
 
 # Bytes that the relevance of one chunk of vectors may take at the largest tensor.
@@ -43,12 +47,18 @@ def explained_output(graph: Graph, output: str | int | None) -> Node:
                 + nearest(output, names)
             )
         return graph.outputs[names.index(output)]
+    if not _is_index(output):
+        raise TypeError(f"output is the name or index of an output, received {output!r}.")
     if not 0 <= output < len(names):
         raise ValueError(
             f"output={output} is out of range: the model has {len(names)} output(s), indices 0 to "
             f"{len(names) - 1}."
         )
     return graph.outputs[output]
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 class GraphAnalyzer(Analyzer):
@@ -67,8 +77,11 @@ class GraphAnalyzer(Analyzer):
             raise ValueError(f"batch_norm must be 'fold' or 'rule', received {batch_norm!r}.")
         graph = self._trace(batch_norm == "fold")
         start = explained_output(graph, self.output)
+        self._explained = graph.outputs.index(start)
+        self._dropped = None
         if self.output_activation == "drop":
-            graph, start = drop_output_activation(graph, start)
+            graph, start, self._dropped = drop_output_activation(graph, start)
+        self._replay_checked = False
         for call in graph.calls:
             call.operation.prepare(self.dtype)
         self.graph = graph
@@ -80,6 +93,43 @@ class GraphAnalyzer(Analyzer):
         traced = trace(self.user_model)
         check_replayable(traced)
         return canonize(traced, fold_batch_norm=fold_batch_norm)
+
+    def _check_replay(self, arrays: list[np.ndarray], outputs: np.ndarray) -> None:
+        """Compares the replayed output with that of the model itself, once, on two samples.
+
+        Raises:
+            UnsupportedModelError: If they differ by more than rounding.
+        """
+        if self._replay_checked:
+            return
+        self._replay_checked = True
+        if any(isinstance(call.operation, WholeModel) for call in self.graph.calls):
+            return
+        model, count = self.user_model, min(2, len(outputs))
+        size = model.inputs[0].shape[0] or count
+        given = [np.resize(array[:count], (size, *array.shape[1:])) for array in arrays]
+        try:
+            found = call_model(model, tensors(given))
+        except tf.errors.OpError:
+            # Such as channels_first, which Keras runs on a CPU through XLA only.
+            return
+        expected = found[self._explained][:count]
+        replayed = tf.constant(outputs[:count])
+        if self._dropped is not None:
+            replayed = self._dropped.forward(replayed)
+        expected = tf.cast(expected, replayed.dtype).numpy()
+        error, scale = np.abs(replayed.numpy() - expected).max(), np.abs(expected).max()
+        if not error <= self._tolerance() * scale + 1e-6:
+            raise UnsupportedModelError(
+                f"The calls of {model.name!r}, replayed one by one, give other outputs than the "
+                f"model: they differ by {error:.3g}, the largest output is {scale:.3g}. A custom "
+                "layer may depend on the batch, on random numbers or on its own state."
+            )
+
+    def _tolerance(self) -> float:
+        """Returns the rounding to expect between the model and its replay, relative."""
+        dtypes = {layer.compute_dtype for layer in all_layers(self.user_model)}
+        return 0.1 if dtypes & {"float16", "bfloat16"} else 1e-3
 
     @property
     def inputs(self) -> Inputs:
@@ -105,6 +155,33 @@ class GraphAnalyzer(Analyzer):
                 + f" Known: {', '.join(known[:40])}{' ...' if len(known) > 40 else ''}."
             )
         return self.graph.readouts[name]
+
+
+class CompiledAnalyzer(Analyzer):
+    """Base of analyzers whose `explain` is compiled as a whole, not as forward and backward."""
+
+    def _compile_explain(self, network: ReversedNetwork) -> None:
+        """Compiles `explain`; chunks of vectors are sized for `network`."""
+        self._sized_for = network
+        inputs = [tf.TensorSpec(n.shape, n.dtype_in(self.dtype)) for n in self.inputs.nodes]
+        signature = [inputs, tf.TensorSpec((None, None), "int32")]
+        self._run_explain = Compiled(self.explain, signature, self.jit_compile)
+
+    def _explain(
+        self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        return self._chunked(arrays, targets, self._run_explain)
+
+    def _chunked(
+        self, arrays: list[np.ndarray], columns: np.ndarray, run: Callable
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Runs (inputs, columns) -> [outputs, *relevance] for chunks of (n, num_vectors, ...)."""
+        found = []
+        chunk = self._sized_for.vectors_at_once(arrays, CHUNK_BYTES)
+        for part in slices(columns.shape[1], chunk):
+            outputs, *relevance = run(tensors(arrays), tf.constant(columns[:, part]))
+            found.append([result.numpy() for result in relevance])
+        return outputs.numpy(), [np.concatenate(p, axis=1) for p in zip(*found, strict=True)]
 
 
 class ReversedAnalyzer(GraphAnalyzer):
@@ -202,10 +279,10 @@ class ReversedAnalyzer(GraphAnalyzer):
         return self.network().run_outputs(tensors(arrays)).numpy()
 
     def _explain(
-        self, arrays: list[np.ndarray], targets: np.ndarray, positions: slice
+        self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         network = self.network()
-        chunk = self._vectors_at_once(network, arrays)
+        chunk = network.vectors_at_once(arrays, CHUNK_BYTES)
         if targets.shape[1] <= chunk:
             outputs, *relevance = network.run_explain(tensors(arrays), tf.constant(targets))
             return outputs.numpy(), [part.numpy() for part in relevance]
@@ -230,17 +307,6 @@ class ReversedAnalyzer(GraphAnalyzer):
             found.append([result.numpy() for result in results])
         return [np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)]
 
-    def _vectors_at_once(self, network: ReversedNetwork, arrays: list[np.ndarray]) -> int:
-        """Returns how many vectors fit into a chunk for a batch of this size."""
-        item = np.dtype(self.dtype).itemsize
-        largest = max(int(np.prod(array.shape[1:])) for array in arrays)
-        for call in network.graph.calls:
-            for node in call.outputs:
-                # Unknown sizes follow the input, which bounds them from below.
-                sizes = [size or 1 for size in node.shape[1:]]
-                largest = max(largest, int(np.prod(sizes)))
-        return max(1, CHUNK_BYTES // (len(arrays[0]) * largest * item))
-
     def propagate(
         self,
         x: Any,
@@ -253,7 +319,7 @@ class ReversedAnalyzer(GraphAnalyzer):
         """Sends given relevance backward; one forward pass serves all vectors.
 
         Args:
-            x: As for `analyze`.
+            x: As for `analyze`, but no Dataset.
             output_relevance: Any values, (batch, num_vectors, *shape of the start tensor).
             start: Name of the layer whose output receives it; None is the model's logits.
             layers: Names of layers to read beside the input.
@@ -276,7 +342,7 @@ class ReversedAnalyzer(GraphAnalyzer):
         for part in slices(len(arrays[0]), batch_size):
             batch = [array[part] for array in arrays]
             arriving = relevance[part]
-            chunk = self._vectors_at_once(network, batch)
+            chunk = network.vectors_at_once(batch, CHUNK_BYTES)
             if arriving.shape[1] <= chunk:
                 results = network.run_propagate(tensors(batch), tf.constant(arriving))
                 found.append([result.numpy() for result in results])
@@ -304,14 +370,16 @@ class ReversedAnalyzer(GraphAnalyzer):
         received = kept + absorbed_by_bias + absorbed_by_stabilizer + lost, up to rounding.
 
         Args:
-            x: As for `analyze`.
-            target: As for `analyze`, one output per sample.
+            x: As for `analyze`, but no Dataset.
+            target: As for `analyze`, but not "all".
             batch_size: As for `analyze`.
 
         Returns:
             Dataset with these variables over (call, sample), in the order of the backward pass.
             `lost` is what no input got: shares of 0 / 0, padded zeros, closed gates.
         """
+        if isinstance(target, str):
+            raise ValueError(f"The ledger accounts for one output a sample, received {target!r}.")
         network = self.network()
         arrays = self.inputs.arrays(x)
         targets = flat_targets(target, len(arrays[0]), self.output_shape)
@@ -333,8 +401,3 @@ class ReversedAnalyzer(GraphAnalyzer):
             coords={"call": order, "sample": np.arange(table.shape[2])},
             attrs={"analyzer": self.name, "unit": "unit of the explained output"},
         )
-
-
-def tensors(arrays: Sequence[np.ndarray]) -> list[tf.Tensor]:
-    """Returns the arrays as tensors."""
-    return [tf.constant(array) for array in arrays]

@@ -9,21 +9,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.analyzers.base import Analyzer, check_relevance
+from tfexplain.analyzers.arrays import slices, tensors
+from tfexplain.analyzers.base import Analyzer, Place, check_relevance
 from tfexplain.analyzers.baselines import Baseline, BaselineLike
 from tfexplain.analyzers.gradients import GradientAnalyzer
-from tfexplain.analyzers.reversed import tensors
+from tfexplain.analyzers.reversed import CompiledAnalyzer
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import Graph, Node
-from tfexplain.numerics import Compiled, Tensor, expand, random_normal
+from tfexplain.numerics import Compiled, Tensor, expand, random_normal, real
 from tfexplain.operations import Lookup
-from tfexplain.reverse import ReversedNetwork
+from tfexplain.reverse import ReversedNetwork, start_relevance
 
 
-class SampledGradient(GradientAnalyzer):
+class SampledGradient(CompiledAnalyzer, GradientAnalyzer):
     """Base of methods that average the gradient over many inputs near each sample.
 
-    Integer inputs are moved in the space of their embedding vectors.
+    Integer inputs are moved in the space of their embedding vectors. The output relevance is that
+    of the sample itself at every input of the average.
     """
 
     def __init__(self, model: keras.Model, **common: Any) -> None:
@@ -36,16 +38,16 @@ class SampledGradient(GradientAnalyzer):
             start=self.start,
             readouts={},
             dtype=self.dtype,
-            head=self.head,
             jit_compile=self.jit_compile,
         )
+        self._compile_explain(self.network())
 
     def _token_calls(self) -> dict[Node, Any]:
         """Maps each integer input to the embedding that reads it."""
         found = {}
         consumers = self.graph.consumers()
         for node, name in zip(self.graph.inputs, self.graph.input_names, strict=True):
-            if "float" in node.dtype:
+            if node.floating:
                 continue
             readers = consumers[node]
             if len(readers) != 1 or not isinstance(readers[0].operation, Lookup):
@@ -86,31 +88,24 @@ class SampledGradient(GradientAnalyzer):
             for node, part in zip(self.graph.inputs, relevance, strict=True)
         ]
 
-    def _fix_targets(self, vectors: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the outputs of the clean inputs, and the targets that these decide."""
-        outputs = self.gradient_network._records(vectors)[self.gradient_network.start_index]
-        flat = tf.reshape(outputs, [tf.shape(outputs)[0], -1])
-        largest = tf.argmax(flat, axis=1, output_type=tf.int32)
-        return outputs, tf.where(targets < 0, expand(largest), targets)
-
     def _average(
         self,
         number: int,
         point: Callable[[Tensor], list[Tensor]],
         weights: np.ndarray,
-        targets: Tensor,
+        relevance: Tensor,
         like: Sequence[Tensor],
     ) -> list[Tensor]:
         """Returns sum_i weights_i gradient(point(i)), one after the other: bounded memory."""
         weights = tf.constant(weights, self.dtype)
-        vectors = tf.shape(targets)[1]
+        vectors = tf.shape(relevance)[1]
         zeros = [
             tf.zeros(tf.concat([[tf.shape(x)[0], vectors], tf.shape(x)[1:]], 0), x.dtype)
             for x in like
         ]
 
         def step(index: Tensor, sums: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-            found = self.gradient_network.explain(point(index), targets)[1:]
+            found = self.gradient_network.propagate(point(index), relevance)
             sums = [total + weights[index] * part for total, part in zip(sums, found, strict=True)]
             return index + 1, sums
 
@@ -150,20 +145,52 @@ class SampledGradient(GradientAnalyzer):
                 f"{self.name} averages over inputs: only start=None and layers=() are possible, "
                 f"received start={start!r}, layers={tuple(layers)!r}."
             )
-        # The methods are linear in the output, so vectors are weighted sums of all outputs.
         arrays = self.inputs.arrays(x)
-        weights = check_relevance(output_relevance, len(arrays[0]), self.output_shape, self.dtype)
-        weights = weights.reshape(*weights.shape[:2], -1)
-        if self.head == "logit":
-            # `analyze` starts with the logit, given relevance does not.
-            values = self.outputs(x, batch_size=batch_size).reshape(len(weights), 1, -1)
-            weights = np.divide(weights, values, out=np.zeros_like(weights), where=values != 0)
-        _, relevance, _, _ = self._run(x, "all", batch_size)
+        relevance = check_relevance(output_relevance, len(arrays[0]), self.output_shape, self.dtype)
+        found = []
+        for part in slices(len(arrays[0]), batch_size):
+            batch = [array[part] for array in arrays]
+            place = Place(part, len(arrays[0]))
+            found.append(self._send(batch, relevance[part], place)[1])
         names = list(self.inputs.names) if len(self.inputs.names) > 1 else ["input"]
         return {
-            name: np.einsum("nko,no...->nk...", weights, part)
-            for name, part in zip(names, relevance, strict=True)
+            name: np.concatenate(parts)
+            for name, parts in zip(names, zip(*found, strict=True), strict=True)
         }
+
+    def average(self, vectors: list, relevance: Tensor) -> list[Tensor]:
+        """Returns the averaged gradient of each input, (batch, num_vectors, *shape)."""
+        raise NotImplementedError
+
+    def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
+        """Returns [explained tensor, *relevance]."""
+        vectors = self._embed(inputs)
+        outputs = self._outputs_of(vectors)
+        relevance = start_relevance(outputs, targets, self.head)
+        return [outputs, *self._collect(self.average(vectors, relevance))]
+
+    def _outputs_of(self, vectors: list) -> Tensor:
+        return self.gradient_network._records(vectors)[self.gradient_network.start_index]
+
+    def _send(
+        self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Sends given relevance back; returns it once more, in the place of outputs."""
+        if not hasattr(self, "_run_send"):
+
+            def send(inputs: list, relevance: Tensor) -> list[Tensor]:
+                vectors = self._embed(inputs)
+                return [relevance, *self._collect(self.average(vectors, relevance))]
+
+            signature = [self._input_specs(), self._relevance_spec()]
+            self._run_send = Compiled(send, signature, self.jit_compile)
+        return self._chunked(arrays, relevance, self._run_send)
+
+    def _input_specs(self) -> list[tf.TensorSpec]:
+        return [tf.TensorSpec(n.shape, n.dtype_in(self.dtype)) for n in self.graph.inputs]
+
+    def _relevance_spec(self) -> tf.TensorSpec:
+        return tf.TensorSpec((None, None, *self.start.shape[1:]), self.dtype)
 
     def ledger(self, x: Any, target: Any = None, **options: Any) -> Any:
         """Averages have no single chain whose relevance could be accounted for."""
@@ -210,27 +237,21 @@ class SmoothGrad(SampledGradient):
         self.samples = _count("samples", samples)
         # innvestigate draws with standard deviation 1.
         compat = common.get("compat") is not None
-        self.noise_scale = (1.0 if compat else 0.15) if noise_scale is None else noise_scale
+        noise_scale = (1.0 if compat else 0.15) if noise_scale is None else noise_scale
+        self.noise_scale = real("noise_scale", noise_scale, 0)
         self.noise_range = ((0, 1) if compat else "sample") if noise_range is None else noise_range
-        if not 0 <= self.noise_scale < np.inf:
-            raise ValueError(f"noise_scale must be a finite number >= 0, received {noise_scale!r}.")
-        if self.noise_range != "sample":
-            bounds = self.noise_range
-            if not (
-                isinstance(bounds, tuple | list) and len(bounds) == 2 and bounds[0] < bounds[1]
-            ):
-                raise ValueError(
-                    f"noise_range must be 'sample' or (low, high), received {noise_range!r}."
-                )
+        if not isinstance(self.noise_range, str) or self.noise_range != "sample":
+            self.noise_range = _range(self.noise_range)
+        if not isinstance(times_input, bool):
+            raise ValueError(f"times_input must be True or False, received {times_input!r}.")
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
+            raise ValueError(f"seed must be an integer in [0, 2**31), received {seed!r}.")
         self.times_input = times_input
-        self.seed = seed
+        self.seed = int(seed)
         super().__init__(model, **common)
-        self._run_explain = Compiled(self.explain, _signature(self), self.jit_compile)
 
-    def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
-        """Returns [explained tensor, *relevance]."""
-        vectors = self._embed(inputs)
-        outputs, targets = self._fix_targets(vectors, targets)
+    def average(self, vectors: list, relevance: Tensor) -> list[Tensor]:
+        """Averages over the noisy copies."""
         deviations = [self._deviation(x) for x in vectors]
 
         def point(index: Tensor) -> list[Tensor]:
@@ -240,10 +261,10 @@ class SmoothGrad(SampledGradient):
             ]
 
         weights = np.full(self.samples, 1 / self.samples)
-        result = self._average(self.samples, point, weights, targets, vectors)
+        result = self._average(self.samples, point, weights, relevance, vectors)
         if self.times_input:
             result = [expand(x) * part for x, part in zip(vectors, result, strict=True)]
-        return [outputs, *self._collect(result)]
+        return result
 
     def _noise(self, index: Tensor, place: int, x: Tensor) -> Tensor:
         """Draws (1, *shape): every sample gets the same, so batches do not matter."""
@@ -251,18 +272,12 @@ class SmoothGrad(SampledGradient):
         return random_normal(tf.concat([[1], tf.shape(x)[1:]], 0), seed, x.dtype)
 
     def _deviation(self, x: Tensor) -> Tensor:
-        if self.noise_range != "sample":
+        if isinstance(self.noise_range, tuple):
             low, high = self.noise_range
             return tf.constant(self.noise_scale * (high - low), x.dtype)
         axes = list(range(1, len(x.shape)))
         span = tf.reduce_max(x, axes, keepdims=True) - tf.reduce_min(x, axes, keepdims=True)
         return self.noise_scale * span
-
-    def _explain(
-        self, arrays: list[np.ndarray], targets: np.ndarray, positions: slice
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        outputs, *relevance = self._run_explain(tensors(arrays), tf.constant(targets))
-        return outputs.numpy(), [part.numpy() for part in relevance]
 
 
 QUADRATURES = ("gauss_legendre", "midpoint", "trapezoid", "right", "innvestigate")
@@ -331,27 +346,23 @@ class IntegratedGradients(SampledGradient):
         self.quadrature = quadrature or default
         self.nodes, self.weights = quadrature_rule(self.quadrature, self.steps)
         self.baseline = Baseline(baseline)
-        self._count: int | None = None
         super().__init__(model, **common)
-        self._compiled: dict[tuple[str, ...], Compiled] = {}
+        self._compiled: dict[tuple, Compiled] = {}
 
-    def _run_integrate(self, inputs: list, targets: Tensor, baselines: list) -> list[Tensor]:
-        """Runs `integrate`; baselines of tokens may be integers (tokens) or floating."""
-        kinds = tuple(part.dtype.name for part in baselines)
-        if kinds not in self._compiled:
-            specs, target = _signature(self)
-            starts = [
-                tf.TensorSpec(spec.shape, kind) for spec, kind in zip(specs, kinds, strict=True)
-            ]
-            self._compiled[kinds] = Compiled(
-                self.integrate, [specs, target, starts], self.jit_compile
-            )
-        return self._compiled[kinds](inputs, targets, baselines)
-
-    def integrate(self, inputs: list, targets: Tensor, baselines: list) -> list[Tensor]:
-        """Integrates from one baseline per input to the inputs."""
+    def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
+        """Returns [explained tensor, *relevance], averaged over the baselines."""
         vectors = self._embed(inputs)
-        outputs, targets = self._fix_targets(vectors, targets)
+        outputs = self._outputs_of(vectors)
+        relevance = start_relevance(outputs, targets, self.head)
+        baselines = self._constant_baselines(inputs)
+        found = [self._integrate(vectors, relevance, parts) for parts in baselines]
+        return [
+            outputs,
+            *(tf.add_n(list(parts)) / len(found) for parts in zip(*found, strict=True)),
+        ]
+
+    def _integrate(self, vectors: list, relevance: Tensor, baselines: list) -> list[Tensor]:
+        """Integrates from one baseline per input to the inputs."""
         starts = [
             self._start(node, x, baseline)
             for node, x, baseline in zip(self.graph.inputs, vectors, baselines, strict=True)
@@ -363,11 +374,11 @@ class IntegratedGradients(SampledGradient):
                 start + nodes[index] * (x - start) for start, x in zip(starts, vectors, strict=True)
             ]
 
-        result = self._average(self.steps, point, self.weights, targets, vectors)
+        result = self._average(self.steps, point, self.weights, relevance, vectors)
         result = [
             expand(x - start) * part for x, start, part in zip(vectors, starts, result, strict=True)
         ]
-        return [outputs, *self._collect(result)]
+        return self._collect(result)
 
     def _start(self, node: Node, x: Tensor, baseline: Tensor) -> Tensor:
         """Returns the baseline in the space in which the input moves."""
@@ -378,19 +389,6 @@ class IntegratedGradients(SampledGradient):
         # A number stands for a constant vector: 0 is the absence of every token.
         return tf.zeros_like(x[:1]) + tf.expand_dims(tf.cast(baseline, x.dtype), -1)
 
-    def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
-        """Returns [explained tensor, *relevance], averaged over the baselines."""
-        found = []
-        for parts in self._constant_baselines(inputs):
-            found.append(self.integrate(inputs, targets, parts))
-        return [
-            found[0][0],
-            *(
-                tf.add_n([result[place] for result in found]) / len(found)
-                for place in range(1, len(found[0]))
-            ),
-        ]
-
     def _constant_baselines(self, inputs: list) -> list[list[Tensor]]:
         """Returns baselines as tensors, for `export`."""
         results = []
@@ -400,54 +398,100 @@ class IntegratedGradients(SampledGradient):
                 if isinstance(value, dict):
                     value = [value[name] for name in self.inputs.names]
                 value = list(value) if isinstance(value, list | tuple) else [value]
-                results.append([tf.cast(v, x.dtype) for v, x in zip(value, inputs, strict=True)])
+                # Integers are tokens, floating numbers the entries of their vectors.
+                value = [tf.convert_to_tensor(v) for v in value]
+                results.append([v if v.dtype.is_integer else tf.cast(v, self.dtype) for v in value])
                 continue
             like = [
-                np.zeros((1, *(s or 1 for s in node.shape[1:])), _numpy_dtype(node, self.dtype))
+                np.zeros((1, *(s or 1 for s in node.shape[1:])), node.dtype_in(self.dtype))
                 for node in self.graph.inputs
             ]
-            (arrays,) = Baseline([value]).arrays(self.inputs, like, slice(0, 1), 1)
+            (arrays,) = Baseline([value]).arrays(self.inputs, like, Place(slice(0, 1), 1))
             results.append([tf.constant(array) for array in arrays])
         return results
 
-    def _run(self, x: Any, target: Any, batch_size: int) -> tuple:
-        self._count = None if not hasattr(x, "__len__") else _samples(x)
-        return super()._run(x, target, batch_size)
-
     def _explain(
-        self, arrays: list[np.ndarray], targets: np.ndarray, positions: slice
+        self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        baselines = self.baseline.arrays(self.inputs, arrays, positions, self._count)
+        def start(outputs: Tensor, targets: Tensor) -> Tensor:
+            return start_relevance(outputs, targets, self.head)
+
+        spec = tf.TensorSpec((None, None), "int32")
+        return self._from_baselines(arrays, targets, place, "explain", spec, start)
+
+    def _send(
+        self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        def start(outputs: Tensor, relevance: Tensor) -> Tensor:
+            return relevance
+
+        spec = self._relevance_spec()
+        return self._from_baselines(arrays, relevance, place, "send", spec, start)
+
+    def _from_baselines(
+        self,
+        arrays: list[np.ndarray],
+        columns: np.ndarray,
+        place: Place,
+        kind: str,
+        spec: tf.TensorSpec,
+        start: Callable[[Tensor, Tensor], Tensor],
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Integrates from each baseline and averages.
+
+        Args:
+            arrays: The batch.
+            columns: Targets or relevance, (n, num_vectors, ...), from which `start` makes the
+                output relevance.
+            place: Where the batch lies.
+            kind: Name of what is compiled.
+            spec: Of `columns`.
+            start: Function of the outputs and the columns.
+        """
+
+        def run(inputs: list, columns: Tensor, baselines: list) -> list[Tensor]:
+            vectors = self._embed(inputs)
+            outputs = self._outputs_of(vectors)
+            return [outputs, *self._integrate(vectors, start(outputs, columns), baselines)]
+
         sums, outputs = None, None
+        baselines = self.baseline.arrays(self.inputs, arrays, place)
         for parts in baselines:
-            given = [
-                part if np.issubdtype(part.dtype, np.integer) else part.astype(self.dtype)
-                for part in parts
-            ]
-            outputs, *found = self._run_integrate(
-                tensors(arrays), tf.constant(targets), tensors(given)
+            given = [p if p.dtype.kind in "iu" else p.astype(self.dtype) for p in parts]
+            # Baselines of tokens may be integers (tokens) or floating (entries of vectors).
+            key = (kind, *(part.dtype.name for part in given))
+            if key not in self._compiled:
+                specs = self._input_specs()
+                starts = [
+                    tf.TensorSpec(s.shape, g.dtype) for s, g in zip(specs, given, strict=True)
+                ]
+                self._compiled[key] = Compiled(run, [specs, spec, starts], self.jit_compile)
+            function = self._compiled[key]
+            outputs, found = self._chunked(
+                arrays,
+                columns,
+                lambda inputs, part, given=given, function=function: function(
+                    inputs, part, tensors(given)
+                ),
             )
-            found = [part.numpy() for part in found]
             sums = found if sums is None else [a + b for a, b in zip(sums, found, strict=True)]
-        return outputs.numpy(), [part / len(baselines) for part in sums]
+        return outputs, [part / len(baselines) for part in sums]
 
 
-def _samples(x: Any) -> int | None:
-    first = next(iter(x.values())) if isinstance(x, dict) else x
-    if isinstance(first, list | tuple) and first and hasattr(first[0], "shape"):
-        first = first[0]
-    return len(first)
+def _range(value: Any) -> tuple[float, float]:
+    """Returns (low, high) as numbers.
 
-
-def _numpy_dtype(node: Node, dtype: str) -> str:
-    return dtype if "float" in node.dtype else node.dtype
-
-
-def _signature(analyzer: SampledGradient) -> list:
-    """Returns the signature of a function of inputs and targets."""
-    nodes = analyzer.graph.inputs
-    specs = [tf.TensorSpec(n.shape, _numpy_dtype(n, analyzer.dtype)) for n in nodes]
-    return [specs, tf.TensorSpec((None, None), "int32")]
+    Raises:
+        ValueError: If it is no such pair.
+    """
+    if isinstance(value, tuple | list | np.ndarray) and len(value) == 2:
+        try:
+            low, high = (real("noise_range", end, -np.inf) for end in value)
+        except ValueError:
+            low, high = 0.0, 0.0
+        if low < high:
+            return low, high
+    raise ValueError(f"noise_range must be 'sample' or (low, high), received {value!r}.")
 
 
 def _count(name: str, value: Any) -> int:

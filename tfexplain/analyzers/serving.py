@@ -9,13 +9,15 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tfexplain.analyzers.base import Analyzer
 from tfexplain.analyzers.reversed import ReversedAnalyzer
 from tfexplain.canonizers import canonize
-from tfexplain.graph import has_graph, trace
+from tfexplain.graph import all_layers, call_model, has_graph, trace
+
+# What TensorFlow writes into the folder of a SavedModel.
+PARTS = {"saved_model.pb", "variables", "assets", "assets.extra", "fingerprint.pb", "debug"}
 
 
 def export(analyzer: Analyzer, path: Any) -> None:
@@ -35,24 +37,35 @@ def export(analyzer: Analyzer, path: Any) -> None:
             TensorFlow operations.
     """
     path = pathlib.Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not (path / "saved_model.pb").is_file():
-            raise ValueError(f"{str(path)!r} exists and is no SavedModel; choose another folder.")
+    if path.exists():
+        others = [p.name for p in path.iterdir()] if path.is_dir() else [path.name]
+        others = sorted(set(others) - PARTS)
+        if others:
+            raise ValueError(
+                f"{str(path)!r} exists and holds something else than a SavedModel "
+                f"({', '.join(others[:5])}); choose another folder."
+            )
     _check_channels(analyzer)
     module, signatures = _module(analyzer)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         temporary = os.path.join(folder, "model")
         tf.saved_model.save(module, temporary, signatures=signatures)
+        replaced = os.path.join(folder, "replaced")
         if path.exists():
-            os.replace(path, os.path.join(folder, "replaced"))
-        os.replace(temporary, path)
+            os.replace(path, replaced)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if os.path.exists(replaced):
+                os.replace(replaced, path)
+            raise
 
 
 def _check_channels(analyzer: Analyzer) -> None:
     first = [
         layer.name
-        for layer in _all_layers(analyzer.user_model)
+        for layer in all_layers(analyzer.user_model)
         if getattr(layer, "data_format", None) == "channels_first"
     ]
     if first and not tf.config.list_physical_devices("GPU"):
@@ -61,10 +74,6 @@ def _check_channels(analyzer: Analyzer) -> None:
             "exported model runs without XLA. Export on a machine with a GPU, or use "
             "channels_last."
         )
-
-
-def _all_layers(model: Any) -> list:
-    return list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else []
 
 
 def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
@@ -79,7 +88,7 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
             f"Input names must differ as arguments, also from 'target', received {inputs.names}."
         )
     specs = [
-        tf.TensorSpec(node.shape, analyzer.dtype if "float" in node.dtype else node.dtype, name)
+        tf.TensorSpec(node.shape, node.dtype_in(analyzer.dtype), name)
         for node, name in zip(inputs.nodes, names, strict=True)
     ]
     outputs = getattr(model, "output_names", None)
@@ -154,11 +163,7 @@ def _prediction(analyzer: Analyzer, specs: list[tf.TensorSpec]) -> Callable[...,
     model = analyzer.user_model
 
     def call(*tensors: tf.Tensor) -> list[tf.Tensor]:
-        if getattr(model, "_inputs_struct", None) is not None:
-            given = keras.tree.pack_sequence_as(model._inputs_struct, tensors)
-        else:
-            (given,) = tensors
-        return keras.tree.flatten(model(given, training=False))
+        return call_model(model, tensors)
 
     traced = tf.function(call, input_signature=specs, autograph=False).get_concrete_function()
     if runs_anywhere(traced) or not has_graph(model):

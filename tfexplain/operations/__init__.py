@@ -3,7 +3,7 @@
 Every Keras layer and operation of a model becomes one of these; `tfexplain.canonizers` says which.
 """
 
-from tfexplain.operations.base import Opaque, Operation, Replay, Slot
+from tfexplain.operations.base import Opaque, Operation, Replay, Slot, WholeModel
 from tfexplain.operations.elementwise import RECTIFIERS, Activation, Affine, Scaling
 from tfexplain.operations.linear import (
     LINEAR_LAYERS,
@@ -39,4 +39,5 @@ __all__ = [
     "Scaling",
     "Slot",
     "Sum",
+    "WholeModel",
 ]

@@ -12,7 +12,8 @@ import tensorflow as tf
 from keras import tree
 from keras.src.backend.common.variables import AutocastScope
 
-from tfexplain.numerics import Tensor, pull_back
+from tfexplain.errors import UnsupportedModelError
+from tfexplain.numerics import DisconnectedError, Tensor, pull_back
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Replay:
             self.twin = type(layer).from_config(_in_precision(layer.get_config(), dtype))
             self.twin.build_from_config(layer.get_build_config() or {})
             same = [v.shape for v in self.twin.variables] == [v.shape for v in layer.variables]
-        except (NotImplementedError, TypeError, ValueError):
+        except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
             same = False
         if not same:
             self.twin = None
@@ -151,3 +152,24 @@ class Opaque(Operation):
         self.label = label
         self.source = source
         self.layers = (source,) if isinstance(source, keras.layers.Layer) else ()
+
+
+class WholeModel(Opaque):
+    """A whole model as one operation, for models without a graph of layers."""
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Returns the vector-Jacobian product.
+
+        Raises:
+            UnsupportedModelError: If the model does not depend on its input in a way that has a
+                gradient.
+        """
+        try:
+            return pull_back(self.forward, inputs, relevances, connected=True)
+        except DisconnectedError:
+            raise UnsupportedModelError(
+                f"The outputs of {self.label} have no gradient with respect to its input, which it "
+                "reads as tokens or rounds. Explain the part behind the embedding."
+            ) from None

@@ -13,6 +13,7 @@ from tfexplain.operations.base import Operation
 # Rectifiers pass a positive signal and hold back a negative one: what guided backpropagation,
 # deconvnet and RectGrad change.
 RECTIFIERS = ("relu", "relu6", "leaky_relu", "prelu")
+KEEPING_SIGN = ("relu", "relu6", "leaky_relu")
 NONNEGATIVE = (
     "relu",
     "relu6",
@@ -29,7 +30,7 @@ NONNEGATIVE = (
     "absolute",
 )
 # Outputs of these depend on several inputs.
-JOINT = ("softmax", "log_softmax", "sparsemax", "glu")
+JOINT = ("softmax", "log_softmax", "sparsemax")
 
 
 class Activation(Operation):
@@ -41,6 +42,7 @@ class Activation(Operation):
         source: The Keras operation, or None for the fused activation of a layer.
         nonnegative: The function never returns a negative value.
         joint: Each output depends on several inputs, as with softmax.
+        keeps_sign: x >= 0 gives y >= 0.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Activation(Operation):
         source: keras.Operation | None = None,
         nonnegative: bool | None = None,
         joint: bool | None = None,
+        keeps_sign: bool | None = None,
     ) -> None:
         self.name = self.label = name
         self.forward = function
@@ -57,10 +60,11 @@ class Activation(Operation):
         self.layers = (source,) if isinstance(source, keras.layers.Layer) else ()
         self.joint = name in JOINT if joint is None else joint
         self.nonnegative = name in NONNEGATIVE if nonnegative is None else nonnegative
+        self.keeps_sign = name in KEEPING_SIGN if keeps_sign is None else keeps_sign
 
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """ReLU, sigmoid, softmax and the like are >= 0; relu-like ones keep x >= 0."""
-        return self.nonnegative or (self.name in RECTIFIERS and inputs[0] and self.name != "prelu")
+        return self.nonnegative or (self.keeps_sign and inputs[0])
 
     def derivative(self, x: Tensor) -> Tensor:
         """Returns f'(x), the same for all relevance vectors."""
@@ -85,7 +89,7 @@ class Scaling(Operation):
         label: What `describe` prints.
         function: The affine map of single elements.
         source: The Keras operation.
-        monotone: Whether x >= 0 gives y >= 0.
+        keeps_sign: Whether x >= 0 gives y >= 0.
     """
 
     def __init__(
@@ -93,17 +97,17 @@ class Scaling(Operation):
         label: str,
         function: Callable[[Tensor], Tensor],
         source: keras.Operation,
-        monotone: bool = False,
+        keeps_sign: bool = False,
     ) -> None:
         self.label = label
         self.forward = function
         self.source = source
         self.layers = (source,) if isinstance(source, keras.layers.Layer) else ()
-        self.monotone = monotone
+        self.keeps_sign = keeps_sign
 
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """Holds for a positive factor without offset."""
-        return self.monotone and inputs[0]
+        return self.keeps_sign and inputs[0]
 
     def gradient(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]

@@ -6,7 +6,6 @@ moved to the last axis inside, so that `channels_first` needs no kernel of its o
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 
 import keras
@@ -48,7 +47,8 @@ class Linear(Operation):
         self.source = layer
         self.norm_before = norm_before
         self.norm_after = norm_after
-        self._parts: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        # Parts of the kernel in the graph that is being traced; the tensors keep it alive.
+        self._parts: tuple[object, dict] = (None, {})
         norms = [norm for norm in (norm_before, norm_after) if norm is not None]
         self.layers = (layer, *norms)
         self.label = type(layer).__name__
@@ -99,7 +99,10 @@ class Linear(Operation):
         """
         if tf.executing_eagerly():
             return self._kernel_part(dtype, part)
-        known = self._parts.setdefault(tf.compat.v1.get_default_graph(), {})
+        graph = tf.compat.v1.get_default_graph()
+        if self._parts[0] is not graph:
+            self._parts = (graph, {})
+        known = self._parts[1]
         if (dtype, part) not in known:
             known[dtype, part] = self._kernel_part(dtype, part)
         return known[dtype, part]
@@ -145,7 +148,15 @@ class Linear(Operation):
         return y if bias is None else y + bias
 
     def apply(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """Returns x W for a part of the kernel."""
+        """Returns x W for a part of the kernel.
+
+        Args:
+            x: (batch, *input_shape), in the layer's data format.
+            kernel: Shaped as the effective kernel.
+
+        Returns:
+            (batch, *output_shape), without the bias.
+        """
         if self.channels_last:
             return self._apply(x, kernel)
         return channels_to_first(self._apply(channels_to_last(x), kernel))
@@ -342,9 +353,6 @@ class TransposedLinear(ConvolutionLinear):
 
     def _output_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
         return kernel * scale[:, None]
-
-    def _input_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
-        return kernel * scale
 
 
 class DepthwiseLinear(ConvolutionLinear):

@@ -12,7 +12,18 @@ from tfexplain.operations.base import Operation
 from tfexplain.operations.elementwise import combine
 
 
-class Sum(Operation):
+class _Merge(Operation):
+    """Base of operations that merge tensors element by element."""
+
+    def equal_shares(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Gives each input the same share."""
+        share = relevance / len(inputs)
+        return tuple(sum_to_shape(share, x.shape.as_list()) for x in inputs)
+
+
+class Sum(_Merge):
     """y = sum_m c_m x_m: Add, Subtract, Average and additions of `keras.ops`.
 
     Args:
@@ -55,13 +66,6 @@ class Sum(Operation):
         """Returns c_m^+ to_positive + c_m^- to_negative for each summand c_m."""
         return tuple(combine(c, to_positive, to_negative) for c in self._contributions(inputs))
 
-    def equal_shares(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Gives each summand the same share."""
-        share = relevance / len(inputs)
-        return tuple(sum_to_shape(share, x.shape.as_list()) for x in inputs)
-
     def gradient(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
@@ -72,7 +76,7 @@ class Sum(Operation):
         )
 
 
-class Product(Operation):
+class Product(_Merge):
     """y = prod_m x_m, element by element: Multiply, gates, squeeze and excitation."""
 
     def __init__(self, label: str, source: keras.Operation) -> None:
@@ -89,13 +93,6 @@ class Product(Operation):
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """Holds if all factors are >= 0."""
         return all(inputs)
-
-    def equal_shares(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Gives each factor the same share."""
-        share = relevance / len(inputs)
-        return tuple(sum_to_shape(share, x.shape.as_list()) for x in inputs)
 
     def gradient(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]

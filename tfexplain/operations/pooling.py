@@ -89,7 +89,7 @@ class MaxPooling(Operation):
     def gradient(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        """Gives everything to the first winner, as TensorFlow's gradient does on ties."""
+        """Gives everything to the first winner, as TensorFlow does on ties in two dimensions."""
         x, y, relevance = self._last(inputs[0]), self._last(outputs[0]), relevances[0]
         relevance = self._last(relevance, 1)
         if self.pool_size == self.strides and self.padding == "valid":
@@ -121,8 +121,8 @@ class MaxPooling(Operation):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """Shares in proportion to x_i, as if the window were averaged."""
-        pool = AveragePooling(self.label, self._average, self.source)
-        return pool.in_proportion(inputs, (self._average(inputs[0]),), relevance)
+        average = AveragePooling(self.label, self._average, self.source)
+        return average.in_proportion(inputs, (self._average(inputs[0]),), relevance)
 
     def _average(self, x: Tensor) -> Tensor:
         x = self._last(x)
@@ -240,8 +240,8 @@ class GlobalMaxPooling(Operation):
             keepdims = len(outputs[0].shape) == len(x.shape)
             return tf.reduce_mean(x, axis=list(self.axes), keepdims=keepdims)
 
-        pool = AveragePooling(self.label, mean, self.source)
-        return pool.in_proportion(inputs, (mean(inputs[0]),), relevance)
+        average = AveragePooling(self.label, mean, self.source)
+        return average.in_proportion(inputs, (mean(inputs[0]),), relevance)
 
 
 def pool(

@@ -54,10 +54,19 @@ class Rule:
     handled: ClassVar[tuple[type[Operation], ...]] = (Operation,)
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
-        """Enters the class into the registry that saving and loading use."""
+        """Enters the class into the registry that saving and loading use.
+
+        Raises:
+            ValueError: If another module has a rule of that name.
+        """
         super().__init_subclass__(**kwargs)
-        if not abstract:
-            RULES[cls.__name__] = cls
+        if abstract:
+            return
+        known = RULES.setdefault(cls.__name__, cls)
+        # The same class again: decorators and reloaded modules make classes anew.
+        if known.__module__ != cls.__module__:
+            raise ValueError(f"There is a rule {cls.__name__!r} already; choose another name.")
+        RULES[cls.__name__] = cls
 
     def handles(self, operation: Operation) -> bool:
         """Tells whether the rule is defined for an operation."""
@@ -111,7 +120,7 @@ def total(relevance: Tensor) -> Tensor:
 
 
 def plain(value: Any) -> Any:
-    """Returns tuples as lists, and dataclasses by their own configuration."""
+    """Returns tuples as lists, and rules by their own configuration."""
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     return value.to_config() if isinstance(value, Rule) else value

@@ -8,12 +8,13 @@ on linear layers, on affine normalisations and on sums of tensors.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import tensorflow as tf
 
-from tfexplain.numerics import Stabilizer, Tensor, expand, negative, positive
+from tfexplain.numerics import Stabilizer, Tensor, expand, negative, positive, real, rounding
 from tfexplain.operations import Affine, Linear, Operation, Sum
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, total
 
@@ -160,8 +161,7 @@ def _remainder(everything: Tensor, above: Tensor, bias: Tensor) -> Tensor:
     the positive sum and the bias counts as zero, so that no relevance is divided by noise.
     """
     below = everything - above
-    epsilon = tf.experimental.numpy.finfo(below.dtype.as_numpy_dtype).eps
-    noise = 8 * epsilon * (above + tf.abs(bias))
+    noise = rounding(below.dtype) * (above + tf.abs(bias))
     return tf.where(-below > noise, below, tf.zeros((), below.dtype))
 
 
@@ -188,7 +188,7 @@ class Epsilon(ContributionRule):
     def __post_init__(self) -> None:
         """Checks the values."""
         check_bias(self.bias)
-        Stabilizer(self.epsilon, self.relative)
+        object.__setattr__(self, "epsilon", Stabilizer(self.epsilon, self.relative).epsilon)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -224,8 +224,7 @@ class Gamma(ContributionRule):
     def __post_init__(self) -> None:
         """Checks the values."""
         check_bias(self.bias)
-        if not 0 <= self.gamma < float("inf"):
-            raise ValueError(f"gamma must be a finite number >= 0, received {self.gamma!r}.")
+        object.__setattr__(self, "gamma", real("gamma", self.gamma, 0))
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -260,12 +259,14 @@ class AlphaBeta(ContributionRule):
     def __post_init__(self) -> None:
         """Checks the values."""
         check_bias(self.bias)
-        if self.beta is None:
-            object.__setattr__(self, "beta", self.alpha - 1)
-        if not (self.alpha >= 1 and abs(self.alpha - self.beta - 1) < 1e-6):
+        alpha = real("alpha", self.alpha, -math.inf)
+        beta = alpha - 1 if self.beta is None else real("beta", self.beta, -math.inf)
+        object.__setattr__(self, "alpha", alpha)
+        object.__setattr__(self, "beta", beta)
+        if not (alpha >= 1 and abs(alpha - beta - 1) < 1e-6):
             raise ValueError(
                 "alpha must be >= 1 and alpha - beta must be 1, so that relevance is conserved; "
-                f"received alpha={self.alpha!r}, beta={self.beta!r}."
+                f"received alpha={alpha:g}, beta={beta:g}."
             )
 
     @property

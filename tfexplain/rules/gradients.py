@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand, positive, shape_of
+from tfexplain.numerics import Tensor, expand, positive, real, shape_of
 from tfexplain.operations import RECTIFIERS, Activation, Operation
 from tfexplain.rules.base import RecordedCall, Rule
 
@@ -34,7 +34,7 @@ class RectifierRule(Rule, abstract=True):
 
 @dataclass(frozen=True)
 class GuidedReLU(RectifierRule):
-    """R_i = f'(x_i) max(R_i, 0) ([springenberg2015striving]; Eq. 14 of [sixt2020when])."""
+    """R_x = f'(x) max(R_y, 0) ([springenberg2015striving]; Eq. 14 of [sixt2020when])."""
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Keeps positive relevance where the rectifier is open."""
@@ -43,7 +43,7 @@ class GuidedReLU(RectifierRule):
 
 @dataclass(frozen=True)
 class DeconvReLU(RectifierRule):
-    """R_i = max(R_i, 0), wherever the rectifier was open ([zeiler2014visualizing])."""
+    """R_x = max(R_y, 0), wherever the rectifier was open ([zeiler2014visualizing])."""
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Keeps positive relevance."""
@@ -54,8 +54,8 @@ class DeconvReLU(RectifierRule):
 class RectGrad(RectifierRule):
     """Lets through only relevance whose product with the activation is among the largest.
 
-    R_i = f'(x_i) R_i where a_i R_i > tau, else 0, with a = f(x) and tau the given percentile of
-    a R over all units of a sample (nearest rank) ([kim2019saliency]).
+    R_x = f'(x) R_y where y R_y > tau, else 0, with y = f(x) and tau the given percentile of
+    y R_y over all units of a sample (nearest rank) ([kim2019saliency]).
 
     Args:
         percentile: Float in [0, 100).
@@ -68,8 +68,7 @@ class RectGrad(RectifierRule):
 
     def __post_init__(self) -> None:
         """Checks the value."""
-        if not 0 <= self.percentile < 100:
-            raise ValueError(f"percentile must be in [0, 100), received {self.percentile!r}.")
+        object.__setattr__(self, "percentile", real("percentile", self.percentile, 0, 100))
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Thresholds per sample and vector, then applies the derivative."""

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfexplain.numerics import Tensor
 from tfexplain.operations import Operation, Sum
-from tfexplain.rules.base import Absorbed, RecordedCall, Rule, rule_from_config
+from tfexplain.rules.base import RecordedCall, Rule, rule_from_config
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class ClippedAddition(Rule):
         inner: The rule that shares the relevance.
         low: Smallest relevance that is kept.
         high: Largest relevance that is kept.
+
+    Raises:
+        ValueError: If `inner` is no rule of additions, or low is not below high.
     """
 
     inner: Rule
@@ -31,15 +34,15 @@ class ClippedAddition(Rule):
     handled: ClassVar[tuple[type[Operation], ...]] = (Sum,)
 
     def __post_init__(self) -> None:
-        """Takes the inner rule also as a configuration."""
+        """Takes the inner rule also as a configuration, and checks the values."""
         if isinstance(self.inner, dict):
             object.__setattr__(self, "inner", rule_from_config(self.inner))
+        if not isinstance(self.inner, Rule) or not issubclass(Sum, self.inner.handled):
+            raise ValueError(f"inner must be a rule of additions, received {self.inner!r}.")
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, received {self.low!r} and {self.high!r}.")
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Shares by the inner rule, then clips."""
         shares = self.inner.propagate(call, relevance)
         return tuple(tf.clip_by_value(share, self.low, self.high) for share in shares)
-
-    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
-        """What is clipped away is lost."""
-        return Rule.absorbed(self, call, relevance, kept)

@@ -24,7 +24,7 @@ from tfexplain.rules.contributions import ContributionRule, Group
 
 @dataclass(frozen=True)
 class Pass(Rule):
-    """R_i = R_i: single elements keep their relevance (activations, scalings)."""
+    """R_x = R_y: single elements keep their relevance (activations, scalings) ([bach2015pixel])."""
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Activation, Scaling)
 
@@ -35,7 +35,7 @@ class Pass(Rule):
 
 @dataclass(frozen=True)
 class Proportional(ContributionRule):
-    """R_i = sum_j x_i w_ij / z_j R_j: average pooling and additions share in proportion."""
+    """R_i = sum_j x_i w_ij / z_j R_j, at average pooling and additions ([bach2015pixel])."""
 
     handled: ClassVar[tuple[type[Operation], ...]] = (AveragePooling, Sum)
 
@@ -59,7 +59,7 @@ class Proportional(ContributionRule):
 
 @dataclass(frozen=True)
 class Winner(Rule):
-    """Max pooling gives all relevance to the first winner of a window."""
+    """Max pooling gives everything to the first winner of a window ([montavon2017explaining])."""
 
     handled: ClassVar[tuple[type[Operation], ...]] = (MaxPooling, GlobalMaxPooling)
 
@@ -70,7 +70,7 @@ class Winner(Rule):
 
 @dataclass(frozen=True)
 class AverageOfWindow(Rule):
-    """Max pooling shares in proportion to its inputs, as average pooling does."""
+    """Max pooling shares in proportion to its inputs, as average pooling does ([bach2015pixel])."""
 
     handled: ClassVar[tuple[type[Operation], ...]] = (MaxPooling, GlobalMaxPooling)
 
@@ -81,7 +81,7 @@ class AverageOfWindow(Rule):
 
 @dataclass(frozen=True)
 class EqualShares(Rule):
-    """The factors of a product get the same share (uniform rule, [achtibat2024attnlrp])."""
+    """Factors or summands get the same share (uniform rule, [achtibat2024attnlrp])."""
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Product, Sum)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand
+from tfexplain.numerics import Tensor, expand, rounding
 from tfexplain.operations import Affine, Linear, Operation, Sum
 from tfexplain.operations.linear import ALL, NEGATIVE, ONES, POSITIVE, SQUARE
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, freeze_array, total
@@ -93,9 +93,15 @@ class ZBox(Rule):
         low, high = call.bounds
         operation, x = call.operation, call.inputs[0]
         bias = operation.bias(call.inputs)
-        z = call.outputs[0] if bias is None else call.outputs[0] - bias
-        z -= operation.apply(low, operation.kernel(x.dtype, POSITIVE))
-        z -= operation.apply(high, operation.kernel(x.dtype, NEGATIVE))
+        bias = tf.zeros((), x.dtype) if bias is None else bias
+        ends = [
+            operation.apply(end, operation.kernel(x.dtype, part))
+            for end, part in ((low, POSITIVE), (high, NEGATIVE))
+        ]
+        z = call.outputs[0] - bias - ends[0] - ends[1]
+        # Where the whole receptive field lies on its bounds, rounding is all that is left.
+        size = sum(tf.abs(term) for term in (call.outputs[0], bias, *ends))
+        z = tf.where(tf.abs(z) > rounding(x.dtype) * size, z, tf.zeros((), x.dtype))
         return z, tf.math.divide_no_nan(relevance, expand(z))
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
