@@ -3,8 +3,9 @@
     python -m benchmarks.analyzers [--model vgg16 resnet50] [--vectors 1 5 20] [--output FILE]
 
 Random weights, batch 4, 224 x 224. Every cell is the best of `--repeats` calls, with a forward pass
-timed right before each, so that a busy machine slows both. `--innvestigate PYTHON` and `--zennit
-PYTHON` name the interpreters of the peers' environments, where these exist, and add their rows.
+timed right after each, so that a busy machine slows both. `--innvestigate PYTHON` and `--zennit
+PYTHON` name the interpreters of the peers' environments, where these exist, and print their times on
+VGG-16 with the same batch and repeats.
 """
 
 import argparse
@@ -103,12 +104,14 @@ def measure(model_name: str, analyzer_name: str, vectors: list[int], arguments) 
 def table(rows: list[dict], vectors: list[int]) -> str:
     """Returns the rows as a Markdown table."""
     many = [count for count in vectors if count > 1]
-    head = ["model", "analyzer", "first call, s", "later calls, forward passes", "peak, GiB"]
+    head = ["model", "analyzer", "first call, s", "later calls, forward passes"]
+    head += ["per image, s", "peak memory, forward passes"]
     head += [f"each of {count} vectors, % of one" for count in many]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [row["model"], row["analyzer"], f"{row['first_s']:.1f}", f"{row['ratio']:.2f}"]
-        cells.append(f"{row['peak_gib']:.1f}")
+        cells.append(f"{row['later_s'] / row['batch']:.2f}")
+        cells.append(f"{row['peak_gib'] / row['forward_peak_gib']:.1f}")
         for count in many:
             share = row.get(f"each_of_{count}_relative")
             cells.append("" if share is None else f"{100 * share:.0f}")
@@ -158,7 +161,8 @@ def main(argv: list[str] | None = None) -> None:
         if interpreter:
             script = pathlib.Path(__file__).parent / "peers" / f"time_{peer}.py"
             print(f"\n{peer}, VGG-16:", flush=True)
-            subprocess.run([interpreter, str(script)], check=True)
+            sizes = ["--batch", str(arguments.batch), "--repeats", str(arguments.repeats)]
+            subprocess.run([interpreter, str(script), *sizes], check=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import enum
 import inspect
+import math
 import os
 import pathlib
 import signal
@@ -470,10 +471,13 @@ def _input_shape(model: "keras.Model") -> tuple[int | None, ...]:
 
 def _check_target(target: int | None, analyzer: Any) -> None:
     """Refuses an index that is none of the explained output, before anything is computed."""
-    from tfexplain.analyzers.arrays import flat_targets
-
-    if None not in analyzer.output_shape:
-        flat_targets(target, 1, analyzer.output_shape)
+    if target is None or None in analyzer.output_shape:
+        return
+    number = math.prod(analyzer.output_shape)
+    if not 0 <= target < number:
+        raise ValueError(
+            f"--target is {target}. The model has {number} outputs: expected 0 to {number - 1}."
+        )
 
 
 def _warn_of_random_weights(model: str, weights: str | None) -> None:

@@ -23,7 +23,7 @@ def write_atomically(path: str | os.PathLike, writer: Callable[[pathlib.Path], o
         IsADirectoryError: If `path` is a folder.
 
     Example:
-        >>> write_atomically("notes.txt", lambda name: name.write_text("done"))  # doctest: +SKIP
+        >>> write_atomically("notes.txt", lambda name: name.write_text("done"))
     """
     path = pathlib.Path(path)
     if not path.parent.is_dir():

@@ -40,7 +40,7 @@ def vgg16() -> torch.nn.Module:
 
 
 def main() -> None:
-    """Measures each composite in turns with the forward pass."""
+    """Measures each composite, and right after it the forward pass."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
