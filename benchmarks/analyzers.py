@@ -3,9 +3,9 @@
     python -m benchmarks.analyzers [--model vgg16 resnet50] [--vectors 1 5 20] [--output FILE]
 
 Random weights, batch 4, 224 x 224. Every cell is the best of `--repeats` calls, with a forward pass
-timed right after each, so that a busy machine slows both. `--innvestigate PYTHON` and `--zennit
-PYTHON` name the interpreters of the peers' environments, where these exist, and print their times on
-VGG-16 with the same batch and repeats.
+timed right after each, so that a busy machine slows both. `--innvestigate PYTHON` and
+`--zennit PYTHON` name the interpreters of the peers' environments, where these exist, and print
+their times on VGG-16 with the same batch and repeats.
 """
 
 import argparse
