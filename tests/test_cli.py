@@ -257,7 +257,7 @@ def test_tensorflow_starts_silently(tmp_path):
         (["m.keras", "--method", "lrp.z"], "Missing argument 'IMAGES'"),
         (["m.keras", "cat.png", "--method", "lrp.y"], "error: There is no analyzer 'lrp.y'. Did"),
         (["m.keras", "owl.png", "--method", "lrp.z"], "error: The image owl.png does not exist."),
-        (["n.keras", "cat.png", "--method", "lrp.z"], "n.keras does not exist. Did you mean m.ke"),
+        (["n.keras", "cat.png", "--method", "lrp.z"], "n.keras does not exist. Did you mean 'm.ke"),
         (["m.keras", "bad.png", "--method", "lrp.z"], "bad.png cannot be read as an image"),
         (["m.keras", "x.npy", "--method", "lrp.z"], "The model takes (n, 6, 6, 3)."),
         (["two.keras", "x.npy", "--method", "lrp.z"], "has 2 inputs. The command line explains"),
@@ -273,7 +273,7 @@ def test_tensorflow_starts_silently(tmp_path):
             "Invalid value for '--batch-size'",
         ),
         (["m.keras", "cat.png", "--method", "lrp.z", "--out", "m.keras"], "m.keras is a file."),
-        (["m.keras", "cat.png", "--method", "lrp.z", "--preprocess", "vgg"], "Did you mean vgg"),
+        (["m.keras", "cat.png", "--method", "lrp.z", "--preprocess", "vgg"], "Did you mean 'vgg"),
     ],
 )
 def test_bad_input(runner, tmp_path, arguments, message):

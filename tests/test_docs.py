@@ -39,7 +39,7 @@ def _modules_with_examples():
                 yield name.removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("name", _modules_with_examples())
+@pytest.mark.parametrize("name", list(_modules_with_examples()))
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # What the examples take as given.

@@ -76,7 +76,7 @@ def test_model_of_a_function(folder):
     loaded = loading.load_model("user_a:plain", "w.weights.h5")
     np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
     assert str(folder) not in sys.path
-    with pytest.raises(ValueError, match="no function 'plane'. Did you mean plain"):
+    with pytest.raises(ValueError, match="no function 'plane'. Did you mean 'plain'"):
         loading.load_model("user_a:plane")
     with pytest.raises(TypeError, match="user_a:number is a int. Expected a function"):
         loading.load_model("user_a:number")
@@ -102,7 +102,7 @@ def test_application():
             "m.kers.keras",
             None,
             FileNotFoundError,
-            "m.kers.keras does not exist. Did you mean m.ker",
+            "m.kers.keras does not exist. Did you mean 'm.ker",
         ),
         ("zzz.h5", None, FileNotFoundError, "zzz.h5 does not exist. The current folder is"),
         ("folder.keras", None, ValueError, "folder.keras is a folder. Give a file"),
@@ -113,8 +113,8 @@ def test_application():
         ("m.keras", "no.h5", FileNotFoundError, "file with weights no.h5 does not exist"),
         ("m.keras", "damaged.h5", ValueError, "damaged.h5 cannot be loaded into the model"),
         ("m.keras", "other.weights.h5", ValueError, "of another network; expected .weights.h5"),
-        ("keras.applications:VGG61", None, ValueError, "'VGG61'. Did you mean .*VGG16"),
-        ("keras.applications:vgg16", None, ValueError, "'vgg16'. Did you mean VGG16"),
+        ("keras.applications:VGG61", None, ValueError, "'VGG61'. Did you mean .*'VGG16"),
+        ("keras.applications:vgg16", None, ValueError, "'vgg16'. Did you mean 'VGG16"),
         (
             "user_missing:f",
             None,
@@ -280,7 +280,7 @@ def test_preprocessing_by_a_function(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mobilnet", "The preprocessing is 'mobilnet'. Did you mean mobilenet"),
+        ("mobilnet", "The preprocessing is 'mobilnet'. Did you mean 'mobilenet"),
         ("scale=1,shift=2", "has 'shift', unknown. Expected as 'scale="),
         ("scale=1,scale=2", "has 'scale', twice"),
         ("mean=a:b", "has 'a:b' for mean, no numbers"),

@@ -431,9 +431,13 @@ def test_folders(tmp_path, monkeypatch):
     foreign.mkdir()
     (foreign / "thesis.txt").touch()
     for place in (foreign, foreign / "thesis.txt"):
-        with pytest.raises(ValueError, match="is no SavedModel"):
+        with pytest.raises(ValueError, match=r"something else than a SavedModel .thesis.txt."):
             analyzer.export(place)
     assert [item.name for item in foreign.iterdir()] == ["thesis.txt"]
+    (path / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="thesis.txt"):
+        analyzer.export(path)
+    (path / "thesis.txt").unlink()
 
     def fails(module, folder, signatures):
         pathlib.Path(folder).mkdir()
@@ -441,9 +445,9 @@ def test_folders(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr(tf.saved_model, "save", fails)
-    (path / "kept").touch()
+    (path / "variables" / "kept").touch()
     for place in (path, path.parent / "new"):
         with pytest.raises(OSError, match="no space"):
             analyzer.export(place)
     assert [item.name for item in path.parent.iterdir()] == ["model"]
-    assert (path / "kept").exists()
+    assert (path / "variables" / "kept").exists()

@@ -126,6 +126,14 @@ class GraphAnalyzer(Analyzer):
                 "layer may depend on the batch, on random numbers or on its own state."
             )
 
+    def _checked_arrays(self, x: Any) -> list[np.ndarray]:
+        """Returns the checked inputs, after the replay has been compared with the model."""
+        arrays = self.inputs.arrays(x)
+        if not self._replay_checked:
+            few = [array[:2] for array in arrays]
+            self._check_replay(few, self._outputs(few))
+        return arrays
+
     def _tolerance(self) -> float:
         """Returns the rounding to expect between the model and its replay, relative."""
         dtypes = {layer.compute_dtype for layer in all_layers(self.user_model)}
@@ -334,7 +342,7 @@ class ReversedAnalyzer(GraphAnalyzer):
         """
         layers = (layers,) if isinstance(layers, str) else tuple(layers)
         network = self.network(start, layers)
-        arrays = self.inputs.arrays(x)
+        arrays = self._checked_arrays(x)
         relevance = check_relevance(
             output_relevance, len(arrays[0]), network.start.shape[1:], self.dtype
         )
@@ -381,7 +389,7 @@ class ReversedAnalyzer(GraphAnalyzer):
         if isinstance(target, str):
             raise ValueError(f"The ledger accounts for one output a sample, received {target!r}.")
         network = self.network()
-        arrays = self.inputs.arrays(x)
+        arrays = self._checked_arrays(x)
         targets = flat_targets(target, len(arrays[0]), self.output_shape)
         names = ("received", "kept", "absorbed_by_bias", "absorbed_by_stabilizer", "lost")
         rows: dict[str, list] = {}
