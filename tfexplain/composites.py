@@ -326,20 +326,24 @@ def _last_calls(graph: Graph) -> set[Call]:
     return found
 
 
-def assign(graph: Graph, composite: Composite, method: str) -> RuleAssignment:
+def assign(
+    graph: Graph, composite: Composite, method: str, first_required: bool = False
+) -> RuleAssignment:
     """Gives every call of a canonical graph its rule.
 
     Args:
         graph: A canonical graph.
         composite: The rows.
         method: Name of the analyzer, for messages.
+        first_required: Refuse a row for the first layer where there is none.
 
     Raises:
         UnsupportedLayerError: If no row covers a call; the message names all such calls.
-        ValueError: If a name pattern of the composite, or the first layer, concerns no call.
+        ValueError: If a name pattern of the composite, or a required first layer, concerns no call.
     """
     places = _Places(graph)
-    if not places.first and any(isinstance(row[0], First) for row in composite.rows):
+    asked = first_required and any(isinstance(row[0], First) for row in composite.rows)
+    if asked and not places.first:
         raise ValueError(
             f"{method} has a rule for the first layer, but no linear layer follows the input "
             "directly (through padding, reshaping or scaling). Leave out input_rule, or low and "

@@ -218,9 +218,16 @@ class ReversedAnalyzer(GraphAnalyzer):
             ),
             self.composite(),
             self.name or type(self).__name__,
+            self._first_required(),
         )
         check_bounds(self.graph, self.assignment)
         self._networks: dict[tuple, ReversedNetwork] = {}
+
+    def _first_required(self) -> bool:
+        """Tells whether the user asked for a rule of the first layer, which then has to exist."""
+        asked = any(self._options.get(key) is not None for key in ("input_rule", "low", "high"))
+        asked |= isinstance(self._options.get("composite"), Composite)
+        return asked and self.compat is None
 
     def describe(self) -> RuleAssignment:
         """Returns the table of calls, operations and rules; it prints."""
