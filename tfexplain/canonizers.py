@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfexplain.errors import UnsupportedLayerError
+from tfexplain.errors import MaskError, UnsupportedLayerError
 from tfexplain.graph import Call, Graph, Node, check_stateless
 from tfexplain.layer_types import (
     ACROSS_AXES,
@@ -20,6 +20,7 @@ from tfexplain.layer_types import (
     KINDS,
     OPERATIONS,
     RESHAPES,
+    TILES,
     activation_of,
     listed_class,
     opaque,
@@ -258,37 +259,42 @@ def check_replayable(graph: Graph) -> None:
     """Refuses calls of a traced graph that cannot run again sample by sample, all in one message.
 
     Raises:
-        UnsupportedLayerError: For masks, operations across samples and results without a batch
-            axis.
+        MaskError: If masks alone are in the way.
+        UnsupportedLayerError: For operations across samples and results without a batch axis.
         UnsupportedModelError: For layers with a state, which a replay would change.
     """
-    offenders = []
+    masks, others = [], []
     for call in graph.calls:
         source = call.operation
         check_stateless(source, call.name)
-        reason = None
+        name = f"{call.name} ({type(source).__name__})"
         if getattr(source, "mask_zero", False) or isinstance(source, layers.Masking):
-            reason = "it makes a mask"
+            masks.append(f"{name}: it makes a mask")
         elif isinstance(call.arguments[1].get("mask"), Slot):
-            reason = "it reads a mask"
+            masks.append(f"{name}: it reads a mask")
         elif any(node.batch not in (None, graph.inputs[0].batch) for node in call.outputs):
-            reason = "its result has no batch axis"
+            others.append(f"{name}: its result has no batch axis")
         elif _crosses_samples(call):
-            reason = "it works across samples"
-        if reason:
-            offenders.append(f"{call.name} ({type(source).__name__}): {reason}")
-    if offenders:
+            others.append(f"{name}: it works across samples")
+    start = "These calls cannot be replayed in a reversed network: "
+    if others:
         raise UnsupportedLayerError(
-            "These calls cannot be replayed in a reversed network: "
-            + "; ".join(offenders)
-            + ". Explain a copy of the model without masks (mask_zero=False); with "
-            "a single floating input, the gradient methods take it as it is."
+            f"{start}{'; '.join(others + masks)}. Relevance needs every sample by itself; explain a "
+            "copy of the model without them."
+        )
+    if masks:
+        raise MaskError(
+            f"{start}{'; '.join(masks)}. Explain a copy of the model without masks "
+            "(mask_zero=False); with a single floating input, the gradient methods take it as it is."
         )
 
 
 def _crosses_samples(call: Call) -> bool:
     """Tells whether an operation mixes or moves samples although the batch axis seems to stay."""
     operation, rank = call.operation, len(call.inputs[0].shape) if call.inputs else 0
+    if listed_class(operation, TILES):
+        repeats = operation.repeats if isinstance(operation.repeats, tuple | list) else ()
+        return len(repeats) >= rank and repeats[len(repeats) - rank] != 1
     if listed_class(operation, RESHAPES):
         sizes = [node.shape[1:] for node in (call.inputs[0], call.outputs[0])]
         known = not any(None in part for part in sizes)

@@ -11,6 +11,10 @@ class UnsupportedLayerError(ValueError):
     """
 
 
+class MaskError(UnsupportedLayerError):
+    """Raised when masks alone keep the calls of a model from being replayed one by one."""
+
+
 class UnsupportedModelError(ValueError):
     """Raised when a method cannot explain a whole model: no graph, not built, no output."""
 

@@ -58,7 +58,10 @@ def _rearrangement(call: Call) -> Operation:
     if len(call.inputs) > 1 and not all(node.floating for node in call.inputs):
         # Indices that are tensors themselves.
         return opaque(call)
-    kind = Reshaping if listed_class(call.operation, RESHAPES) else Rearrangement
+    # Flatten moves the channels first where they come first.
+    moves = getattr(call.operation, "_channels_first", False)
+    reshapes = listed_class(call.operation, RESHAPES) and not moves
+    kind = Reshaping if reshapes else Rearrangement
     return kind(type(call.operation).__name__, replay(call), call.operation)
 
 
@@ -306,9 +309,12 @@ RESHAPES = tuple(_layers("Reshape", "Flatten") + _ops("Reshape", "Squeeze", "Exp
 
 # What moves or joins elements along an axis, which must not be that of the samples.
 ACROSS_AXES = tuple(
-    _layers("Softmax")
+    _layers("Softmax", "Concatenate")
+    + _ops("Concatenate")
     + _ops("Flip", "Roll", "Repeat", "Take", "Softmax", "LogSoftmax", "Split", "Sort", "Cumsum")
 )
+
+TILES = tuple(_ops("Tile"))
 
 # Keras class -> what makes its canonical operation, and of which kind that usually is.
 OPERATIONS: dict[type, Factory] = {}

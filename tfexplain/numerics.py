@@ -183,6 +183,7 @@ class Stabilizer:
         object.__setattr__(self, "epsilon", real("epsilon", self.epsilon, 0, hint=hint))
         if not isinstance(self.relative, bool | np.bool_):
             raise ValueError(f"relative must be True or False, received {self.relative!r}.")
+        object.__setattr__(self, "relative", bool(self.relative))
 
     def added(self, denominator: Tensor) -> Tensor:
         """Returns what is added to `denominator`, (batch, *shape)."""

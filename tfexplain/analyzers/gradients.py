@@ -9,7 +9,7 @@ import keras
 
 from tfexplain.analyzers.reversed import ReversedAnalyzer
 from tfexplain.composites import ANY, Composite
-from tfexplain.errors import UnsupportedLayerError
+from tfexplain.errors import MaskError
 from tfexplain.graph import Graph, has_graph, opaque_graph
 from tfexplain.rules import DeconvReLU, Gradient, GuidedReLU, RectGrad
 from tfexplain.rules.gradients import RectifierRule
@@ -28,7 +28,7 @@ class GradientAnalyzer(ReversedAnalyzer):
             return opaque_graph(self.user_model)
         try:
             return super()._trace(fold_batch_norm)
-        except UnsupportedLayerError:
+        except MaskError:
             if any("float" not in str(tensor.dtype) for tensor in self.user_model.inputs):
                 raise
             if len(self.user_model.inputs) > 1:

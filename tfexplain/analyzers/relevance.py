@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.analyzers.reversed import CompiledAnalyzer, ReversedAnalyzer
+from tfexplain.analyzers.reversed import CompiledAnalyzer, ReversedAnalyzer, is_index
 from tfexplain.composites import (
     ADDITION,
     AVERAGE_POOLING,
@@ -69,7 +69,7 @@ class LRPAnalyzer(ReversedAnalyzer):
         proportional = common.get("compat") is not None
         self._rows = {
             "first": ensure_input_rule(input_rule),
-            "add": add or ("proportional" if proportional else "rule"),
+            "add": add if add is not None else ("proportional" if proportional else "rule"),
             "max_pool": max_pool,
         }
         super().__init__(model, **common)
@@ -95,7 +95,8 @@ class BiasedLRP(LRPAnalyzer):
 
     def __init__(self, model: keras.Model, *, bias: str | None = None, **common: Any) -> None:
         # innvestigate has the whole bias in both denominators.
-        self.bias = bias or ("full" if common.get("compat") is not None else "split")
+        default = "full" if common.get("compat") is not None else "split"
+        self.bias = default if bias is None else bias
         super().__init__(model, **common)
 
 
@@ -220,7 +221,7 @@ class LRPSequentialPreset(BiasedLRP):
         until: int | None = None,
         **common: Any,
     ) -> None:
-        if until is not None and not (isinstance(until, int) and until >= 0):
+        if until is not None and (not is_index(until) or until < 0):
             raise ValueError(f"until must be the index of a linear layer, received {until!r}.")
         self.alpha, self.epsilon, self.until = alpha, epsilon, until
         super().__init__(model, **common)
@@ -274,7 +275,8 @@ class LRPComposite(LRPAnalyzer):
         self._own = {key: value for key, value in own.items() if value is not None}
         self._merging = {"add": add, "max_pool": max_pool}
         self._given_composite = composite
-        super().__init__(model, add=add, max_pool=max_pool or "winner", **options)
+        max_pool = "winner" if max_pool is None else max_pool
+        super().__init__(model, add=add, max_pool=max_pool, **options)
 
     def composite(self) -> Composite:
         """The given composite, or the preset with its options."""
@@ -289,7 +291,7 @@ class LRPComposite(LRPAnalyzer):
                 )
             first = rows.pop("first", None)
             return given if first is None else given.prepend([(First(), first)])
-        if given not in COMPOSITES:
+        if not isinstance(given, str) or given not in COMPOSITES:
             known = sorted(COMPOSITES)
             raise ValueError(
                 f"There is no composite {given!r}. Known: {', '.join(known)}."

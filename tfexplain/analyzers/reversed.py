@@ -47,7 +47,7 @@ def explained_output(graph: Graph, output: str | int | None) -> Node:
                 + nearest(output, names)
             )
         return graph.outputs[names.index(output)]
-    if not _is_index(output):
+    if not is_index(output):
         raise TypeError(f"output is the name or index of an output, received {output!r}.")
     if not 0 <= output < len(names):
         raise ValueError(
@@ -57,7 +57,8 @@ def explained_output(graph: Graph, output: str | int | None) -> Node:
     return graph.outputs[output]
 
 
-def _is_index(value: Any) -> bool:
+def is_index(value: Any) -> bool:
+    """Tells whether a value is an integer."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 

@@ -343,7 +343,7 @@ class IntegratedGradients(SampledGradient):
     ) -> None:
         self.steps = _count("steps", steps)
         default = "innvestigate" if common.get("compat") is not None else "gauss_legendre"
-        self.quadrature = quadrature or default
+        self.quadrature = default if quadrature is None else quadrature
         self.nodes, self.weights = quadrature_rule(self.quadrature, self.steps)
         self.baseline = Baseline(baseline)
         super().__init__(model, **common)

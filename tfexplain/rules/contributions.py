@@ -188,7 +188,9 @@ class Epsilon(ContributionRule):
     def __post_init__(self) -> None:
         """Checks the values."""
         check_bias(self.bias)
-        object.__setattr__(self, "epsilon", Stabilizer(self.epsilon, self.relative).epsilon)
+        checked = Stabilizer(self.epsilon, self.relative)
+        object.__setattr__(self, "epsilon", checked.epsilon)
+        object.__setattr__(self, "relative", checked.relative)
 
     @property
     def groups(self) -> tuple[Group, ...]:
