@@ -279,13 +279,14 @@ def check_replayable(graph: Graph) -> None:
     start = "These calls cannot be replayed in a reversed network: "
     if others:
         raise UnsupportedLayerError(
-            f"{start}{'; '.join(others + masks)}. Relevance needs every sample by itself; explain a "
-            "copy of the model without them."
+            f"{start}{'; '.join(others + masks)}. Relevance needs every sample by itself; explain "
+            "a copy of the model without them."
         )
     if masks:
         raise MaskError(
             f"{start}{'; '.join(masks)}. Explain a copy of the model without masks "
-            "(mask_zero=False); with a single floating input, the gradient methods take it as it is."
+            "(mask_zero=False); with a single floating input, the gradient methods take it as it "
+            "is."
         )
 
 

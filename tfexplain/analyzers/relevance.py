@@ -223,7 +223,8 @@ class LRPSequentialPreset(BiasedLRP):
     ) -> None:
         if until is not None and (not is_index(until) or until < 0):
             raise ValueError(f"until must be the index of a linear layer, received {until!r}.")
-        self.alpha, self.epsilon, self.until = alpha, epsilon, until
+        self.alpha, self.epsilon = alpha, epsilon
+        self.until = None if until is None else int(until)
         super().__init__(model, **common)
 
     def composite(self) -> Composite:
