@@ -239,7 +239,7 @@ def _pads_nothing(operation: Linear) -> bool:
     if isinstance(operation, SeparableLinear | TransposedLinear | EinsumLinear):
         return False
     if isinstance(operation, ConvolutionLinear):
-        return operation.source.padding == "valid"
+        return operation.source.padding == "valid" or set(operation.source.kernel_size) == {1}
     return True
 
 

@@ -58,6 +58,8 @@ def _rearrangement(call: Call) -> Operation:
     if len(call.inputs) > 1 and not all(node.floating for node in call.inputs):
         # Indices that are tensors themselves.
         return opaque(call)
+    if listed_class(call.operation, STACKS) and not _all_tensors(call):
+        return opaque(call)
     # Flatten moves the channels first where they come first.
     moves = getattr(call.operation, "_channels_first", False)
     reshapes = listed_class(call.operation, RESHAPES) and not moves
@@ -269,7 +271,7 @@ def activation_of(
         function = Replay(parameters, ((Slot(0),), {})) if layer else parameters
     name = getattr(parameters, "__name__", type(parameters).__name__)
     name = ALIASES.get(_snake_case(name), _snake_case(name))
-    if name not in KNOWN_ACTIVATIONS:
+    if name not in KNOWN_ACTIVATIONS or not _is_theirs(parameters):
         operation = Opaque(function, name, source)
         if isinstance(parameters, layers.Layer):
             operation.layers = (parameters,)
@@ -285,6 +287,15 @@ def activation_of(
     if isinstance(parameters, layers.Layer):
         activation.layers = (parameters,)
     return activation
+
+
+def _is_theirs(function: object) -> bool:
+    """Tells whether a function, layer or operation is that of Keras or TensorFlow.
+
+    A user's own of the same name may compute something else.
+    """
+    named = function if hasattr(function, "__name__") else type(function)
+    return str(named.__module__).split(".")[0] in ("keras", "tensorflow")
 
 
 def _lookup(call: Call) -> Operation:
@@ -314,7 +325,7 @@ ACROSS_AXES = tuple(
     + _ops("Flip", "Roll", "Repeat", "Take", "Softmax", "LogSoftmax", "Split", "Sort", "Cumsum")
 )
 
-TILES = tuple(_ops("Tile"))
+TILES, STACKS = tuple(_ops("Tile")), tuple(_ops("Stack"))
 
 # Keras class -> what makes its canonical operation, and of which kind that usually is.
 OPERATIONS: dict[type, Factory] = {}

@@ -140,6 +140,10 @@ class Affine(Operation):
         scale, shift = self.scale_and_shift(len(x.shape), x.dtype)
         return x * scale + shift
 
+    def factor(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Returns the scale."""
+        return self.scale_and_shift(len(inputs[0].shape), inputs[0].dtype)[0]
+
     def bias(self, inputs: Sequence[Tensor]) -> Tensor:
         """Returns the shift."""
         return self.scale_and_shift(len(inputs[0].shape), inputs[0].dtype)[1]
@@ -170,8 +174,7 @@ class Affine(Operation):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Multiplies by the scale."""
-        scale, _ = self.scale_and_shift(len(inputs[0].shape), inputs[0].dtype)
-        return (relevances[0] * expand(scale),)
+        return (relevances[0] * expand(self.factor(inputs)),)
 
 
 def batch_norm_affine(layer: keras.layers.BatchNormalization, dtype) -> tuple[Tensor, Tensor]:

@@ -52,8 +52,10 @@ class Linear(Operation):
         norms = [norm for norm in (norm_before, norm_after) if norm is not None]
         self.layers = (layer, *norms)
         self.label = type(layer).__name__
-        if norms:
-            self.label += " + BatchNormalization" if norm_after else " (BatchNormalization before)"
+        if norm_before is not None:
+            self.label += " (BatchNormalization before)"
+        if norm_after is not None:
+            self.label += " + BatchNormalization"
 
     # What subclasses define.
 

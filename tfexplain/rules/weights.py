@@ -25,7 +25,7 @@ class _WeightRule(Rule, abstract=True):
         """Returns the share of each input; the weights of sums and scalings share equally."""
         if isinstance(call.operation, Linear):
             return (call.operation.weighted_shares(call.inputs, relevance[0], self.part)[0],)
-        return call.operation.equal_shares(call.inputs, call.outputs, relevance[0])
+        return _of_elements(call, relevance[0], weighted=self.part != ONES)
 
     def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
         """Outputs without any weight lose their relevance."""
@@ -35,6 +35,14 @@ class _WeightRule(Rule, abstract=True):
         zero = tf.zeros((), relevance[0].dtype)
         lost = total(tf.where(expand(tf.equal(sums, 0)), relevance[0], zero))
         return Absorbed(tf.zeros_like(lost), tf.zeros_like(lost), lost)
+
+
+def _of_elements(call: RecordedCall, relevance: Tensor, weighted: bool) -> tuple[Tensor, ...]:
+    """Returns equal shares at sums and scalings of elements; a factor of 0 has no share."""
+    if weighted and isinstance(call.operation, Affine):
+        kept = tf.not_equal(call.operation.factor(call.inputs), 0)
+        relevance = tf.where(expand(kept), relevance, tf.zeros((), relevance.dtype))
+    return call.operation.equal_shares(call.inputs, call.outputs, relevance)
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ class ZBox(Rule):
         """Returns the share of each input; a sum or scaling of inputs shares equally."""
         operation = call.operation
         if not isinstance(operation, Linear):
-            return operation.equal_shares(call.inputs, call.outputs, relevance[0])
+            return _of_elements(call, relevance[0], weighted=True)
         low, high = call.bounds
         x = call.inputs[0]
         _, share = self._sum_and_share(call, relevance[0])
