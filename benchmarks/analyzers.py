@@ -1,6 +1,7 @@
 """Times analyzers as multiples of the model's own forward pass, measured in the same run.
 
     python -m benchmarks.analyzers [--model vgg16 resnet50] [--vectors 1 5 20] [--output FILE]
+    python -m benchmarks.analyzers --show benchmarks/results/*.jsonl
 
 Random weights, batch 4, 224 x 224. Every cell is the best of `--repeats` calls, with a forward pass
 timed right after each, so that a busy machine slows both. `--innvestigate PYTHON` and
@@ -129,10 +130,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=pathlib.Path, help="JSON lines to write")
+    parser.add_argument("--show", nargs="+", type=pathlib.Path, help="print rows, measure nothing")
     parser.add_argument("--innvestigate", metavar="PYTHON", help="interpreter with innvestigate")
     parser.add_argument("--zennit", metavar="PYTHON", help="interpreter with torch and zennit")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    if arguments.show:
+        lines = [line for path in arguments.show for line in path.read_text().splitlines()]
+        print(table([json.loads(line) for line in lines], arguments.vectors))
+        return
     if arguments.one:
         row = measure(arguments.model[0], arguments.analyzer[0], arguments.vectors, arguments)
         print("ROW " + json.dumps(row))

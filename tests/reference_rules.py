@@ -193,14 +193,14 @@ def relevance_of_batch(rule, function, x, R, **options):
 
     Args:
         rule: Name in `REFERENCE_RULES`.
-        function: Affine, as `dense_form` takes it.
+        function: Affine, as `dense_form` takes it; or the `(W, b)` that it returned.
         x: Shape (batch, *input_shape).
         R: Shape (batch, num_vectors, *output_shape).
         **options: Of the rule; `low` and `high` broadcast to `input_shape`.
     Returns: Shape (batch, num_vectors, *input_shape).
     """
     x, R = np.asarray(x, np.float64), np.asarray(R, np.float64)
-    W, b = dense_form(function, x[0])
+    W, b = dense_form(function, x[0]) if callable(function) else function
     for bound in {"low", "high"} & set(options):
         options[bound] = np.broadcast_to(options[bound], x.shape[1:]).ravel()
     result = np.empty((*R.shape[:2], *x.shape[1:]))
