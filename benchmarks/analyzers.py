@@ -20,10 +20,13 @@ import time
 ANALYZERS = {
     "gradient": ("gradient", {}),
     "input_t_gradient": ("input_t_gradient", {}),
+    "integrated_gradients, 4 steps": ("integrated_gradients", {"steps": 4}),
+    "smoothgrad, 4 samples": ("smoothgrad", {"samples": 4}),
     "guided_backprop": ("guided_backprop", {}),
     "deconvnet": ("deconvnet", {}),
     "rect_grad": ("rect_grad", {}),
     "excitation_bp": ("excitation_bp", {}),
+    "excitation_bp.contrastive": ("excitation_bp.contrastive", {}),
     "deep_taylor": ("deep_taylor", {}),
     "deep_taylor.bounded": ("deep_taylor.bounded", {"low": -150.0, "high": 152.0}),
     "lrp.z": ("lrp.z", {}),
@@ -36,6 +39,11 @@ ANALYZERS = {
         "lrp.alpha_2_beta_1",
         {"input_rule": ("box", -150.0, 152.0)},
     ),
+    "lrp.w_square": ("lrp.w_square", {}),
+    "lrp.flat": ("lrp.flat", {}),
+    "lrp.sequential_preset_a": ("lrp.sequential_preset_a", {}),
+    "lrp.sequential_preset_b": ("lrp.sequential_preset_b", {}),
+    "lrp.contrastive": ("lrp.contrastive", {}),
     "lrp.composite epsilon_plus_flat": ("lrp.composite", {"composite": "epsilon_plus_flat"}),
     "lrp.composite epsilon_gamma_box": (
         "lrp.composite",
@@ -43,6 +51,8 @@ ANALYZERS = {
     ),
     "grad_cam": ("grad_cam", {}),
 }
+# Those that send no given relevance backward, so that there is one vector.
+SINGLE = ("excitation_bp.contrastive", "lrp.contrastive", "grad_cam")
 MODELS = {"vgg16": "VGG16", "resnet50": "ResNet50"}
 
 
@@ -89,7 +99,7 @@ def measure(model_name: str, analyzer_name: str, vectors: list[int], arguments) 
     row.update(forward_s=base, later_s=later, ratio=later / base)
     row["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     row["forward_peak_gib"] = forward_memory / 2**20
-    if name == "grad_cam":
+    if name in SINGLE:
         return row
     for count in vectors:
         if count == 1:
