@@ -458,6 +458,9 @@ NEIGHBOURS = {
         lambda o: layers.Conv2D(4, 2, groups=2, data_format="channels_first", **o),
         (4, 3, 3),
     ),
+    # Windows of one pad nothing, whatever their padding is called.
+    "conv2d_of_one": (lambda o: layers.Conv2D(3, 1, 2, padding="same", **o), (3, 4, 2)),
+    "conv1d_of_one": (lambda o: layers.Conv1D(3, 1, padding="causal", **o), (3, 2)),
     "depthwise1d": (lambda o: layers.DepthwiseConv1D(2, depth_multiplier=2, **o), (4, 2)),
     "depthwise2d": (lambda o: layers.DepthwiseConv2D(2, depth_multiplier=2, **o), (3, 3, 2)),
 }

@@ -117,3 +117,34 @@ def test_masks_of_embeddings_are_refused(name):
     model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(h)))
     with pytest.raises(UnsupportedLayerError, match=r"words \(Embedding\): it makes a mask"):
         create_analyzer(name, model)
+
+
+def test_division_by_a_tensor_is_refused():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(1.0 / inputs + layers.Dense(4)(inputs)))
+    with pytest.raises(UnsupportedLayerError, match="[Dd]ivide"):
+        create_analyzer("lrp.z", model)
+    x = np.random.default_rng(0).uniform(1, 2, (3, 4)).astype("float32")
+    found = create_analyzer("gradient", model).analyze(x, target=0)
+    assert_same(found, tape_gradient(model, x, [1.0, 0.0]), 1e-5)
+
+
+class Noisy(layers.Layer):
+    """Gives other numbers each time."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.seeds = keras.random.SeedGenerator(0)
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+
+@pytest.mark.parametrize("verb", ["analyze", "propagate"])
+def test_a_replay_that_gives_other_outputs_is_refused(verb):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layers.Dense(2)(Noisy()(inputs)))
+    analyzer = create_analyzer("gradient", model)
+    given = [np.ones((2, 3))] + ([np.ones((2, 1, 2))] if verb == "propagate" else [])
+    with pytest.raises(UnsupportedModelError, match="give other outputs than the model"):
+        getattr(analyzer, verb)(*given)

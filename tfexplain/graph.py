@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import keras
 from keras import tree
@@ -134,9 +135,22 @@ def all_layers(operation: keras.Operation) -> list[keras.layers.Layer]:
 
 def call_model(model: keras.Model, tensors: Sequence) -> list:
     """Calls a model at inference with one tensor per input; returns its outputs as a list."""
+    return tree.flatten(model(_packed(model, tensors), training=False))
+
+
+def call_unchanged(model: keras.Model, tensors: Sequence) -> list:
+    """As `call_model`, but the model does not even note that it was called."""
+    values = [
+        [variable.value for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    outputs, _ = model.stateless_call(*values, _packed(model, tensors), training=False)
+    return tree.flatten(outputs)
+
+
+def _packed(model: keras.Model, tensors: Sequence) -> Any:
     struct = getattr(model, "_inputs_struct", None)
-    given = tensors[0] if struct is None else tree.pack_sequence_as(struct, list(tensors))
-    return tree.flatten(model(given, training=False))
+    return tensors[0] if struct is None else tree.pack_sequence_as(struct, list(tensors))
 
 
 def check_stateless(operation: keras.Operation, name: str) -> None:

@@ -17,7 +17,7 @@ from tfexplain.analyzers.base import Analyzer, Place, check_relevance
 from tfexplain.canonizers import canonize, check_replayable, drop_output_activation
 from tfexplain.composites import Composite, RuleAssignment, assign
 from tfexplain.errors import UnsupportedModelError, nearest
-from tfexplain.graph import Graph, Node, all_layers, call_model, trace
+from tfexplain.graph import Graph, Node, all_layers, call_unchanged, trace
 from tfexplain.numerics import Compiled
 from tfexplain.operations import WholeModel
 from tfexplain.reverse import ReversedNetwork, check_bounds, start_relevance
@@ -110,7 +110,7 @@ class GraphAnalyzer(Analyzer):
         size = model.inputs[0].shape[0] or count
         given = [np.resize(array[:count], (size, *array.shape[1:])) for array in arrays]
         try:
-            found = call_model(model, tensors(given))
+            found = call_unchanged(model, tensors(given))
         except tf.errors.OpError:
             # Such as channels_first, which Keras runs on a CPU through XLA only.
             return
