@@ -3,10 +3,12 @@
 import os
 import pathlib
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
-from tests.networks import small_cnn
+from tests.networks import randomize, sequential, small_cnn
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +29,38 @@ def cnn():
 def pixels():
     """Four samples for `cnn`."""
     return np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype("float32")
+
+
+@pytest.fixture(scope="session")
+def dense_relu():
+    """Dense layers with both kinds of ReLU, then logits, all with biases; nobody changes it."""
+    return randomize(
+        sequential(
+            (5,),
+            layers.Dense(6),
+            layers.ReLU(),
+            layers.Dense(6, activation="relu"),
+            layers.Dense(3, name="logits"),
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def nested():
+    """(Nested, flat): the same layers inside a model inside a model, and in a row."""
+    rows = [
+        layers.Dense(6, activation="relu"),
+        layers.BatchNormalization(),
+        layers.Dense(6),
+        layers.ReLU(),
+        layers.Dense(3),
+    ]
+    x = keras.Input((5,))
+    inner = keras.Sequential([keras.Input((6,)), rows[2], rows[3]], name="inner")
+    middle_input = keras.Input((5,))
+    middle = keras.Model(middle_input, inner(rows[1](rows[0](middle_input))), name="middle")
+    model = randomize(keras.Model(x, rows[4](middle(x))))
+    return model, sequential((5,), *rows)
 
 
 @pytest.hookimpl(wrapper=True)

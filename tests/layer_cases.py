@@ -1,5 +1,6 @@
 """Small networks with one piece each: every layer, merge, activation and operation."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -19,7 +20,7 @@ class Case:
     """A piece of a network; without biases, all methods but `loses` conserve relevance.
 
     The model itself runs on a CPU by XLA alone where `needs_xla`; the analyzers run anyway.
-    What alpha-beta loses where contributions have one sign, the ledger tells.
+    What alpha-beta loses where contributions have one sign, `test_layers.py` adds up.
     """
 
     id: str
@@ -260,11 +261,15 @@ def network(case):
     return model, generator.normal(size=(3, *case.shape))
 
 
+@contextlib.contextmanager
 def without_biases(model):
-    """Sets to zero what is added to weighted sums; returns the biases to put back."""
-    kept = {}
-    for weight in model.weights:
-        if weight.name in ("bias", "beta", "moving_mean"):
-            kept[weight.path] = (weight, weight.numpy())
-            weight.assign(np.zeros(weight.shape))
-    return kept.values()
+    """Sets to zero what is added to weighted sums, and puts it back."""
+    added = [w for w in model.weights if w.name in ("bias", "beta", "moving_mean")]
+    values = [weight.numpy() for weight in added]
+    for weight in added:
+        weight.assign(np.zeros(weight.shape))
+    try:
+        yield
+    finally:
+        for weight, value in zip(added, values, strict=True):
+            weight.assign(value)

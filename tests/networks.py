@@ -1,18 +1,68 @@
-"""Networks and comparisons that several files of tests use."""
+"""Networks, methods and comparisons that several files of tests use."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
 
+import tfexplain
+
+# Name -> options that it needs.
+GRADIENTS = {
+    "gradient": {},
+    "input_t_gradient": {},
+    "integrated_gradients": {"steps": 4},
+    "smoothgrad": {"samples": 4},
+    "guided_backprop": {},
+    "deconvnet": {},
+    "rect_grad": {"percentile": 50},
+}
+RELEVANCE = {
+    "excitation_bp": {},
+    "excitation_bp.contrastive": {},
+    "deep_taylor": {},
+    "deep_taylor.bounded": {"low": -5, "high": 5},
+    "lrp.z": {},
+    "lrp.epsilon": {"epsilon": 0.1},
+    "lrp.gamma": {},
+    "lrp.alpha_beta": {"alpha": 3},
+    "lrp.z_plus": {},
+    "lrp.w_square": {},
+    "lrp.flat": {},
+    "lrp.sequential_preset_b_flat": {},
+    "lrp.composite": {},
+    "lrp.contrastive": {},
+}
+
+
+def create(name, model, **options):
+    """Creates an analyzer in float64."""
+    return tfexplain.create_analyzer(name, model, **{"dtype": "float64", **options})
+
+
+def sequential(shape, *stack):
+    """Builds a Sequential model."""
+    return keras.Sequential([keras.Input(shape), *stack])
+
 
 def set_random_weights(layer, generator):
-    """Normal weights; variances stay positive."""
+    """Normal weights of a layer or model; variances stay positive."""
     for weight in layer.weights:
         value = generator.normal(size=weight.shape)
         if weight.name == "moving_variance":
             value = np.abs(value) + 0.3
         weight.assign(value)
+
+
+def randomize(model, seed=0):
+    """Gives a model weights of both signs, and variances > 0."""
+    set_random_weights(model, np.random.default_rng(seed))
+    return model
+
+
+def samples(model, count=3, seed=1):
+    """Draws inputs of both signs."""
+    return np.random.default_rng(seed).normal(size=(count, *model.input_shape[1:]))
 
 
 def tape_gradient(function, x, weights):
@@ -25,10 +75,15 @@ def tape_gradient(function, x, weights):
 
 
 def assert_same(found, expected, tolerance=1e-10):
-    """Compares relative to each entry and to the largest of all."""
-    np.testing.assert_allclose(
-        found, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max()
-    )
+    """Compares relative to each entry and to the largest of all, which is not 0."""
+    scale = np.abs(expected).max()
+    assert scale > 0
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * scale)
+
+
+def differ(first, second):
+    """Tells whether two maps differ by more than a hundredth of the largest value."""
+    return np.max(np.abs(first - second)) > 0.01 * np.max(np.abs(second))
 
 
 def small_cnn(shape=(8, 8, 3), dtype=None, seed=0, final="softmax"):

@@ -1,7 +1,5 @@
 """What users see when they hand in something wrong: each message says what, where, what to do."""
 
-import zipfile
-
 import keras
 import numpy as np
 import pytest
@@ -9,10 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfexplain
-from tfexplain import UnsupportedLayerError, UnsupportedModelError, create_analyzer, load_analyzer
-
-# Keras stores weights by a conversion that NumPy 2 warns about.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+from tfexplain import UnsupportedLayerError, UnsupportedModelError, create_analyzer
 
 
 @pytest.fixture(scope="module")
@@ -492,89 +487,6 @@ def test_grad_cam_sends_no_relevance(model, x):
 def test_only_patterns_are_fitted(model, x, name):
     with pytest.raises(TypeError, match=f"{name} has nothing to fit; only pattern analyzers do"):
         create_analyzer(name, model).fit(x)
-
-
-# --- files ---------------------------------------------------------------------------------------
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no analyzer file '.*nothing.tfexplain'"):
-        load_analyzer(tmp_path / "nothing.tfexplain")
-    with pytest.raises(FileNotFoundError, match="no analyzer file"):
-        load_analyzer(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def stored(analyzer, tmp_path_factory):
-    path = tmp_path_factory.mktemp("stored") / "analyzer.tfexplain"
-    analyzer.save(path)
-    return path
-
-
-def test_corrupt_file(tmp_path):
-    path = tmp_path / "corrupt"
-    path.write_bytes(b"this is no archive")
-    with pytest.raises(ValueError, match="'.*corrupt' is no complete analyzer file"):
-        load_analyzer(path)
-    path.write_bytes(b"")
-    with pytest.raises(ValueError, match="is no complete analyzer file"):
-        load_analyzer(path)
-
-
-@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
-def test_truncated_file(stored, tmp_path, part):
-    whole = stored.read_bytes()
-    path = tmp_path / "truncated"
-    path.write_bytes(whole[: int(len(whole) * part)])
-    with pytest.raises(ValueError, match="is no complete analyzer file.*analyzer.save"):
-        load_analyzer(path)
-
-
-@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
-def test_damaged_file(stored, tmp_path, place):
-    whole = bytearray(stored.read_bytes())
-    middle = int(len(whole) * place)
-    whole[middle : middle + 200] = bytes(byte ^ 255 for byte in whole[middle : middle + 200])
-    path = tmp_path / "damaged"
-    path.write_bytes(bytes(whole))
-    with pytest.raises(ValueError, match="is no complete analyzer file"):
-        load_analyzer(path)
-
-
-@pytest.mark.parametrize("missing", ["model.keras", "analyzer.json", "arrays.npz"])
-def test_file_with_a_part_missing(stored, tmp_path, missing):
-    path = tmp_path / "partial"
-    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(path, "w") as target:
-        assert missing in source.namelist()
-        for name in source.namelist():
-            if name != missing:
-                target.writestr(name, source.read(name))
-    with pytest.raises(ValueError, match="is no complete analyzer file"):
-        load_analyzer(path)
-
-
-def test_file_of_a_newer_format(stored, tmp_path):
-    path = tmp_path / "newer"
-    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(path, "w") as target:
-        for name in source.namelist():
-            content = source.read(name)
-            if name == "analyzer.json":
-                content = content.replace(b'"format": 1', b'"format": 99')
-            target.writestr(name, content)
-    with pytest.raises(ValueError, match="has format 99, this tfexplain reads format"):
-        load_analyzer(path)
-
-
-def test_saving_into_a_missing_folder(analyzer, tmp_path):
-    with pytest.raises(FileNotFoundError, match="folder .* does not exist"):
-        analyzer.save(tmp_path / "nowhere" / "analyzer")
-
-
-def test_saving_a_function_that_is_not_registered(model, tmp_path):
-    analyzer = create_analyzer("integrated_gradients", model, steps=2, baseline=lambda x: 0 * x)
-    with pytest.raises(ValueError, match="baseline=.*cannot be saved.*register_keras_serializable"):
-        analyzer.save(tmp_path / "analyzer")
-    assert not list(tmp_path.iterdir())
 
 
 def test_public_names():

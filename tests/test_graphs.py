@@ -1,26 +1,33 @@
 """Identities that hold on every network, checked on small random ones."""
 
+import contextlib
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
 
+from tests.networks import assert_same
 from tests.random_graphs import (
+    Branches,
     Linear,
     Nested,
     Padding,
     Pool,
     Recipe,
     Residual,
+    Scale,
     Shared,
     build,
     recipes,
 )
 from tfexplain import create_analyzer
+from tfexplain.numerics import Compiled
+from tfexplain.operations import Affine, AveragePooling, Sum
+from tfexplain.operations import Linear as LinearOperation
 
 # Largest error relative to the largest value.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
@@ -43,10 +50,29 @@ LINEAR_METHODS = {
 }
 
 
+# Every kind of block in one network.
+EVERY = Recipe(
+    "image",
+    (
+        Padding(1),
+        Linear("conv", 3, norm="after", activation="layer"),
+        Residual((Linear("separable", 3, norm="before"),), projected=True, merge="plus"),
+        Scale(0.5),
+        Nested((Linear("conv", 2, activation="fused"),), sequential=True, calls=2),
+        Branches((Linear("dense", 2),), (Linear("depthwise", 2, activation="separate"),)),
+        Shared("conv", norm=True),
+        Pool("max", 2, 2),
+    ),
+    seed=11,
+    head="average",
+)
+
+
 def examples(count):
     """Settings of tests that build networks: the same few examples at every run.
 
-    The first example is always the simplest, so one alone would test little.
+    Which ones, the name of the test decides; the first is always the simplest, so one alone would
+    test little.
     """
     return settings(
         max_examples=count,
@@ -58,9 +84,22 @@ def examples(count):
     )
 
 
-def assert_same(found, expected, tolerance):
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * scale)
+@contextlib.contextmanager
+def uncompiled():
+    """Runs analyzers without tracing, which takes longest for networks of this size."""
+
+    def run(compiled, *arguments):
+        return compiled._function.python_function(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Compiled, "__call__", run)
+        yield
+
+
+def assert_same_if_open(found, expected, tolerance):
+    """Compares maps of a network that was drawn, unless all its rectifiers are closed."""
+    assume(np.any(expected))
+    assert_same(found, expected, tolerance)
 
 
 def vectors(built, analyzer, count=3, seed=0):
@@ -96,26 +135,30 @@ def test_gradient_is_that_of_tensorflow(recipe, softmax):
     assert_same(analyzer.outputs(built.x), plain(built.x).numpy(), tolerance)
     found = analyzer.analyze(built.x, target="all")
     assert found.dtype == recipe.dtype
-    assert_same(found, tape_gradients(plain, built.x), tolerance)
+    assert_same_if_open(found, tape_gradients(plain, built.x), tolerance)
 
 
-@examples(3)
-@given(recipe=recipes(), name=st.sampled_from(("gradient", "guided_backprop")))
-def test_folding_does_not_change_gradients(recipe, name):
+@pytest.mark.parametrize("name", ["gradient", "guided_backprop"])
+@examples(4)
+@given(recipe=recipes())
+@uncompiled()
+def test_folding_does_not_change_gradients(name, recipe):
     built = build(recipe)
     found = [
         create_analyzer(name, built.model, batch_norm=option).analyze(built.x, target=1)
         for option in ("fold", "rule")
     ]
-    assert_same(found[0], found[1], 1e-10)
+    assert_same_if_open(found[0], found[1], 1e-10)
 
 
-@examples(3)
+@example(recipe=EVERY, inner="depthwise", calls=1)
+@examples(5)
 @given(
     recipe=recipes(min_blocks=1),
     inner=st.sampled_from(("conv", "depthwise")),
     calls=st.integers(1, 2),
 )
+@uncompiled()
 def test_nested_equals_flat(recipe, inner, calls):
     # At least one nested model in every example, of one or of two calls.
     layer = "dense" if recipe.kind == "vector" or calls == 2 else inner
@@ -128,12 +171,14 @@ def test_nested_equals_flat(recipe, inner, calls):
             create_analyzer(name, built.model).analyze(built.x, target=1)
             for built in (nested, flat)
         )
-        assert_same(found, expected, 1e-10)
+        assert_same_if_open(found, expected, 1e-10)
 
 
 @pytest.mark.parametrize("name", LINEAR_METHODS)
-@examples(2)
+@example(recipe=EVERY, seed=0)
+@examples(4)
 @given(recipe=recipes(min_blocks=3), seed=st.integers(0, 99))
+@uncompiled()
 def test_linear_in_the_output_relevance(name, recipe, seed):
     # The name enters the seed, so that each method meets a network of its own.
     built = build(replace(recipe, seed=recipe.seed + sum(map(ord, name))))
@@ -148,46 +193,45 @@ def test_linear_in_the_output_relevance(name, recipe, seed):
     np.testing.assert_allclose(r[:, 3], 2.0 * r[:, 0] - 0.5 * r[:, 1], rtol=1e-10, atol=scale)
     for index in range(many.shape[1]):
         one = analyzer.propagate(built.x, many[:, index : index + 1])["input"]
-        assert_same(r[:, index], one[:, 0], 1e-10)
+        assert_same_if_open(r[:, index], one[:, 0], 1e-10)
 
 
 BATCHED = (*LINEAR_METHODS, "gradient", "guided_backprop", "deconvnet", "rect_grad", "smoothgrad")
 
 
-@examples(5)
-@given(recipe=recipes(dtype=None), name=st.sampled_from(BATCHED))
-def test_batches_do_not_matter(recipe, name):
-    built = build(recipe, samples=5)
+@pytest.mark.parametrize("name", BATCHED)
+def test_batches_do_not_matter(name):
+    built = build(EVERY, samples=5)
     options = {"samples": 4} if name == "smoothgrad" else LINEAR_METHODS.get(name, {})
     analyzer = create_analyzer(name, built.model, **options)
     targets = [0, 1, 2, 1, 0]
     whole = analyzer.analyze(built.x, target=targets)
-    tolerance = TOLERANCE[recipe.dtype]
-    if recipe.dtype == "float32" and name == "lrp.alpha_2_beta_1":
-        tolerance *= 10
-    assert_same(analyzer.analyze(built.x, target=targets, batch_size=2), whole, tolerance)
-    for index, target in enumerate(targets):
-        one = analyzer.analyze(built.x[index : index + 1], target=target)
-        np.testing.assert_allclose(
-            one[0], whole[index], rtol=tolerance, atol=tolerance * np.abs(whole).max()
-        )
+    assert_same(analyzer.analyze(built.x, target=targets, batch_size=2), whole)
+    ones = [
+        analyzer.analyze(built.x[index : index + 1], target=target)[0]
+        for index, target in enumerate(targets)
+    ]
+    assert_same(np.stack(ones), whole)
     order = [3, 0, 4, 2, 1]
     moved = analyzer.analyze(built.x[order], target=[targets[index] for index in order])
-    assert_same(moved, whole[order], tolerance)
+    assert_same(moved, whole[order])
 
 
-@examples(6)
-@given(recipe=recipes(bias=False, shift=False))
-def test_z_rule_is_input_times_gradient_without_biases(recipe):
+@examples(10)
+@given(recipe=recipes())
+@uncompiled()
+def test_z_rule_is_input_times_gradient(recipe):
+    # With biases too, since these are in the denominators: R = a dy/da goes from layer to layer.
     built = build(recipe)
     z = create_analyzer("lrp.z", built.model).analyze(built.x, target="all")
     product = create_analyzer("input_t_gradient", built.model, head="one")
     expected = product.analyze(built.x, target="all")
-    assert_same(z, expected, 1e-9)
+    assert_same_if_open(z, expected, 1e-9)
 
 
-@examples(5)
+@examples(8)
 @given(recipe=recipes())
+@uncompiled()
 def test_z_rule_of_folded_and_separate_normalisation(recipe):
     # x W s / (u s + t) comes from one step as well as from two, over u = x W + b: the biases only
     # absorb in other places.
@@ -196,14 +240,17 @@ def test_z_rule_of_folded_and_separate_normalisation(recipe):
         create_analyzer("lrp.z", built.model, batch_norm=option).analyze(built.x, target=2)
         for option in ("fold", "rule")
     ]
-    assert_same(found[0], found[1], 1e-8)
+    assert_same_if_open(found[0], found[1], 1e-8)
 
 
-@examples(2)
+@example(recipe=EVERY)
+@examples(4)
 @given(recipe=recipes(min_blocks=3))
+@uncompiled()
 def test_special_cases_of_rules(recipe):
     built = build(recipe)
     pairs = [
+        # One table of the same numbers: this compares which calls the rules are given to.
         (("lrp.z_plus", {}), ("lrp.alpha_1_beta_0", {"bias": "ignore"})),
         (("lrp.gamma", {"gamma": 0.0}), ("lrp.z", {})),
     ]
@@ -212,24 +259,30 @@ def test_special_cases_of_rules(recipe):
             create_analyzer(name, built.model, **options).analyze(built.x, target=0)
             for name, options in pair
         )
-        assert_same(found, expected, 1e-10)
+        assert_same_if_open(found, expected, 1e-10)
 
 
-LEDGERS = (
-    "lrp.z",
-    "lrp.epsilon",
-    "lrp.gamma",
-    "lrp.alpha_2_beta_1",
-    "lrp.z_plus",
-    "lrp.w_square",
-    "lrp.composite",
-)
+# Method -> the only operations that may lose relevance: where contributions have one sign, on
+# padded zeros, and in windows of zeros. Rules in proportion to x send nothing to the latter.
+SUMS = (LinearOperation, Affine, Sum)
+LEDGERS = {
+    "lrp.z": (),
+    "lrp.epsilon": (),
+    "lrp.gamma": (),
+    "lrp.alpha_2_beta_1": SUMS,
+    "lrp.z_plus": SUMS,
+    "lrp.w_square": (keras.layers.ZeroPadding1D, keras.layers.ZeroPadding2D, AveragePooling),
+    "lrp.composite": (),
+}
 
 
 @pytest.mark.parametrize("name", LEDGERS)
-@examples(2)
+@example(recipe=EVERY)
+@examples(4)
 @given(recipe=recipes(min_blocks=3))
+@uncompiled()
 def test_ledger_accounts_for_all_relevance(name, recipe):
+    allowed = LEDGERS[name]
     built = build(replace(recipe, seed=recipe.seed + sum(map(ord, name))))
     analyzer = create_analyzer(name, built.model, **LINEAR_METHODS[name])
     ledger = analyzer.ledger(built.x, target=1)
@@ -238,6 +291,11 @@ def test_ledger_accounts_for_all_relevance(name, recipe):
     relevance = analyzer.analyze(built.x, target=1).reshape(len(built.x), -1)
     scale = np.abs(relevance).sum(axis=1) + np.abs(ledger.received.values).max(axis=0)
     assert (np.abs(ledger.received - kept).values <= 1e-9 * scale).all()
+    for call in analyzer.graph.calls:
+        operation = call.operation
+        if not isinstance(operation, allowed) and not isinstance(operation.source, allowed):
+            lost = np.abs(ledger.lost.sel(call=call.name).values)
+            assert (lost <= 1e-9 * scale).all(), call.name
     away = (ledger.absorbed_by_bias + ledger.absorbed_by_stabilizer + ledger.lost).sum("call")
     error = np.abs(relevance.sum(axis=1) + away.values - start)
     assert (error <= 1e-9 * scale).all(), error / scale
@@ -263,8 +321,9 @@ def test_ledger_of_a_contribution_far_below_its_bias(dtype):
 
 
 @pytest.mark.parametrize("name", ["lrp.flat", "lrp.w_square"])
-@examples(3)
+@examples(6)
 @given(recipe=recipes(pools=("max",), heads=("flatten", "max"), pads=False))
+@uncompiled()
 def test_weight_rules_conserve_relevance(name, recipe):
     built = build(recipe)
     analyzer = create_analyzer(name, built.model)
@@ -274,8 +333,9 @@ def test_weight_rules_conserve_relevance(name, recipe):
     np.testing.assert_allclose(sums, given_.sum(axis=2), rtol=1e-10, atol=1e-10)
 
 
-@examples(5)
+@examples(8)
 @given(recipe=recipes(pools=("max",), heads=("flatten", "max"), pads=False), padding=st.booleans())
+@uncompiled()
 def test_box_rule_conserves_and_is_positive_inside_the_box(recipe, padding):
     if padding and recipe.kind != "vector":
         # Zeros in front of the first layer are inside no box, and get nothing.
@@ -292,8 +352,9 @@ def test_box_rule_conserves_and_is_positive_inside_the_box(recipe, padding):
     np.testing.assert_allclose(sums, given_.sum(axis=2), rtol=1e-9)
 
 
-@examples(5)
+@examples(8)
 @given(recipe=recipes(), activation=st.sampled_from(("layer", "separate")))
+@uncompiled()
 def test_guided_backprop_is_nonnegative_below_rectifiers(recipe, activation):
     plain = tuple(b for b in recipe.blocks if not isinstance(b, Shared | Nested))
     layer = "dense" if recipe.kind == "vector" else "conv"
@@ -302,10 +363,17 @@ def test_guided_backprop_is_nonnegative_below_rectifiers(recipe, activation):
     assert built.rectified
     analyzer = create_analyzer("guided_backprop", built.model)
     found = analyzer.propagate(built.x, vectors(built, analyzer), layers=built.rectified)
+    assume(found["input"].any())  # not where every rectifier is closed
     for name in built.rectified:
         assert found[name].min() >= 0, name
-    assume(found["input"].any())  # not where every rectifier is closed
-    assert found["input"].min() < 0  # linear layers below bring signs back
+
+
+def test_guided_backprop_has_both_signs_below_the_first_layer():
+    # The same networks: it is the rectifier that takes negative values away, not the method.
+    built = build(Recipe("image", (Linear("conv", 3, activation="layer"),), 3, "flatten"))
+    analyzer = create_analyzer("guided_backprop", built.model)
+    found = analyzer.propagate(built.x, vectors(built, analyzer))["input"]
+    assert found.min() < 0 < found.max()
 
 
 @examples(4)
@@ -398,6 +466,9 @@ def _all_operations(model):
     return found
 
 
+SIMPLE = (bool, int, float, str, tuple, type(None))
+
+
 def _snapshot(model):
     state = {
         "weights": [weight.numpy().tobytes() for weight in model.weights],
@@ -409,7 +480,11 @@ def _snapshot(model):
         state[identity] = (
             [id(node) for node in operation._inbound_nodes],
             [id(node) for node in operation._outbound_nodes],
-            sorted(vars(operation)),
+            {
+                key: value if isinstance(value, SIMPLE) else type(value)
+                for key, value in vars(operation).items()
+                if key != "_jit_compile"  # Keras decides it when it is first asked, as by saving
+            },
         )
     return state
 
@@ -423,22 +498,21 @@ TOUCHING = {
     "lrp.alpha_2_beta_1": {"batch_norm": "rule"},
     "deep_taylor.bounded": {"low": -9, "high": 9},
     "lrp.contrastive": {},
+    "excitation_bp": {},
+    "excitation_bp.contrastive": {},
+    "rect_grad": {},
+    "deconvnet": {},
+    "grad_cam": {"layer": "conv2d_1"},
 }
 
 
 def _all_kinds():
-    convolution = Linear("conv", 3, norm="after", activation="layer")
-    blocks = (
-        convolution,
-        Residual((Linear("separable", 3, norm="before"),), projected=True, merge="plus"),
-        Nested((Linear("conv", 2, activation="fused"),), sequential=True, calls=2),
-        Shared("conv", norm=True),
-        Pool("max", 2, 2),
-    )
-    return build(Recipe("image", blocks, 11, "average", "float32"))
+    return build(replace(EVERY, dtype="float32"))
 
 
-def test_model_is_unchanged_by_every_kind_of_analyzer():
+# Keras 3.15 copies its variables for saving in a way that NumPy 2 deprecates.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_model_is_unchanged_by_every_kind_of_analyzer(tmp_path):
     built = _all_kinds()
     before = _snapshot(built.model)
     for name, options in TOUCHING.items():
@@ -448,9 +522,10 @@ def test_model_is_unchanged_by_every_kind_of_analyzer():
         assert _snapshot(built.model) == before, f"analyzing with {name} changed the model"
     analyzer = create_analyzer("lrp.epsilon", built.model)
     analyzer.ledger(built.x)
-    analyzer.propagate(built.x, vectors(built, analyzer), layers=("conv2d_0",))
+    analyzer.propagate(built.x, vectors(built, analyzer), layers=("conv2d_1",))
     assert analyzer.model.count_params() >= 0
     repr(analyzer.describe())
+    analyzer.save(tmp_path / "analyzer")
     assert _snapshot(built.model) == before
 
 

@@ -18,7 +18,8 @@ from tests.layer_cases import (
     without_biases,
 )
 from tests.networks import assert_same, set_random_weights, tape_gradient
-from tfexplain import UnsupportedLayerError, create_analyzer
+from tfexplain import create_analyzer
+from tfexplain.operations import Affine, Linear, Sum
 from tfexplain.reverse import start_relevance
 
 # Epsilon small enough to be seen in no digit that is compared.
@@ -39,19 +40,41 @@ def test_gradient(case):
     assert_same(found.output.values, function(tf.constant(x)).numpy(), case.tolerance)
 
 
-def eager_loss(analyzer, x):
-    """What the ledger calls lost, summed over all calls; without tracing, which takes longest."""
-    network = analyzer.network()
+def contributions(operation, inputs):
+    """What each input element of one sample alone gives each output: (inputs, outputs)."""
+    found = []
+    for place, value in enumerate(inputs):
+        arguments = [tf.zeros((1, *other.shape), other.dtype) for other in inputs]
+        arguments[place] = tf.constant(np.diag(value.ravel()).reshape(-1, *value.shape))
+        found.append(operation.forward(*arguments).numpy().reshape(value.size, -1))
+    return np.concatenate(found)
+
+
+def one_signed_loss(analyzer, x):
+    """What alpha 2 beta 1 loses, of biases 0: shares of sums that are 0, over all calls.
+
+    That is 2 R_j where no contribution to j is positive, -R_j where none is negative.
+    """
+    network, lost = analyzer.network(), np.zeros(len(x))
     records = network._records([tf.constant(x)])
-    start = start_relevance(
-        records[network.start_index], tf.ones([len(x), 1], tf.int32), analyzer.head
-    )
-    rows = network._ledger(records, start).values()
-    return sum(np.broadcast_to(lost, start.shape[:2])[:, 0] for *_, lost in rows)
+    target = tf.ones([len(x), 1], tf.int32)
+    start = start_relevance(records[network.start_index], target, analyzer.head)
+
+    def visit(call, inputs, outputs, relevance, bounds):
+        if isinstance(call.operation, Linear | Affine | Sum):
+            for sample in range(len(x)):
+                parts = contributions(call.operation, [part[sample].numpy() for part in inputs])
+                r = relevance[0][sample, 0].numpy().ravel()
+                lost[sample] += 2 * r[(parts <= 0).all(axis=0)].sum()
+                lost[sample] -= r[(parts >= 0).all(axis=0)].sum()
+        return network._visit(call, inputs, outputs, relevance, bounds)
+
+    network._walk(dict(zip(network._nodes, records, strict=True)), start, visit)
+    return lost
 
 
 def check_relevance(model, x, loses=(), tolerance=1e-10, compiled=True):
-    """Checks that all relevance arrives at the input, or where the ledger says it is lost."""
+    """Checks that all relevance arrives at the input but what sums of one sign lose."""
     for name, options in METHODS.items():
         analyzer = create_analyzer(name, model, **options)
         # Eager, which is quick for networks of this size.
@@ -65,8 +88,8 @@ def check_relevance(model, x, loses=(), tolerance=1e-10, compiled=True):
         relevance = relevance.reshape(len(x), -1)
         sums, scale = relevance.sum(axis=1), np.abs(relevance).sum(axis=1) + np.abs(start)
         missing = start - sums
-        if name == "lrp.alpha_2_beta_1" and (np.abs(missing) > tolerance * scale).any():
-            missing -= eager_loss(analyzer, x)
+        if name == "lrp.alpha_2_beta_1":
+            missing -= one_signed_loss(analyzer, x)
         if name in loses:
             assert (np.abs(missing) > 1e-6 * scale).any(), f"{name} loses nothing"
         else:
@@ -76,13 +99,9 @@ def check_relevance(model, x, loses=(), tolerance=1e-10, compiled=True):
 @pytest.mark.parametrize("case", CONSERVED, ids=lambda case: case.id)
 def test_relevance(case):
     model, x = network(case)
-    biases = without_biases(model)
-    try:
+    with without_biases(model):
         # tests/test_rules.py compiles the rules of linear layers.
         check_relevance(model, x, case.loses, case.tolerance, compiled=case not in LINEAR)
-    finally:
-        for weight, value in biases:
-            weight.assign(value)
 
 
 def test_relevance_of_activations_and_identities():
@@ -97,15 +116,5 @@ def test_relevance_of_activations_and_identities():
     generator = np.random.default_rng(0)
     for layer in model.layers:
         set_random_weights(layer, generator)
-    without_biases(model)
-    check_relevance(model, generator.normal(size=(3, *SEQUENCE)))
-
-
-def test_division_by_a_tensor_is_refused():
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, layers.Dense(2)(1.0 / inputs + layers.Dense(4)(inputs)))
-    with pytest.raises(UnsupportedLayerError, match="[Dd]ivide"):
-        create_analyzer("lrp.z", model)
-    x = np.random.default_rng(0).uniform(1, 2, (3, 4)).astype("float32")
-    found = create_analyzer("gradient", model).analyze(x, target=0)
-    assert_same(found, tape_gradient(model, x, [1.0, 0.0]), 1e-5)
+    with without_biases(model):
+        check_relevance(model, generator.normal(size=(3, *SEQUENCE)))

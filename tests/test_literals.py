@@ -1,30 +1,17 @@
-"""Numbers that others worked out by hand: captum, deeplift, xplique, and closed formulas.
+"""Numbers that others worked out by hand: captum, deeplift, xplique.
 
-The small networks are those of captum's (BSD-3), deeplift's and xplique's (MIT) own tests. The
-formulas of the last part are those that innvestigate's reference files follow; they hold for any
-weights, so that they can be checked without the files.
+The small networks are those of captum's (BSD-3), deeplift's and xplique's (MIT) own tests.
 """
 
 import keras
 import numpy as np
 import pytest
 
-import tfexplain
+from tests.networks import create, sequential
 from tfexplain.composites import Composite, relevance_rows
 from tfexplain.rules import Gamma
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
-
-
-def analyzer_of(name, model, **options):
-    """Creates an analyzer in float64."""
-    return tfexplain.create_analyzer(name, model, dtype="float64", **options)
-
-
-def sequential(shape, *layers):
-    """Builds a Sequential model."""
-    return keras.Sequential([keras.Input(shape), *layers])
-
 
 # --- captum: one convolution with a bias that is not zero --------------------------------------
 
@@ -56,7 +43,7 @@ def one_conv():
 
 def test_captum_one_conv_epsilon(one_conv):
     """Epsilon-LRP conserves the output and leaves the last row without relevance."""
-    analyzer = analyzer_of("lrp.epsilon", one_conv, epsilon=1e-9)
+    analyzer = create("lrp.epsilon", one_conv, epsilon=1e-9)
     np.testing.assert_allclose(analyzer.outputs(IMAGE), [[54] * 4], **EXACT)
     relevance = analyzer.analyze(IMAGE, target=0)
     expected = [[0, 1, 2, 3], [0, 5, 6, 7], [0, 9, 10, 11], [0, 0, 0, 0]]
@@ -66,7 +53,7 @@ def test_captum_one_conv_epsilon(one_conv):
 
 def test_captum_one_conv_layer(one_conv):
     """The relevance of the convolution's two channels."""
-    analyzer = analyzer_of("lrp.epsilon", one_conv, epsilon=1e-9)
+    analyzer = create("lrp.epsilon", one_conv, epsilon=1e-9)
     start = [[[54, 0, 0, 0]]]
     found = analyzer.propagate(IMAGE, start, layers=("conv",))["conv"][0, 0]
     np.testing.assert_allclose(found[..., 0], [[0, 4], [31, 40]], rtol=1e-7, atol=1e-7)
@@ -82,7 +69,7 @@ def test_captum_one_conv_layer(one_conv):
 )
 def test_captum_one_conv_rectified(name, expected, one_conv):
     """Guided backpropagation and deconvnet start with one."""
-    relevance = analyzer_of(name, one_conv).analyze(IMAGE, target=0)
+    relevance = create(name, one_conv).analyze(IMAGE, target=0)
     np.testing.assert_allclose(relevance[0, ..., 0], expected, **EXACT)
 
 
@@ -114,7 +101,7 @@ def test_captum_two_dense_epsilon(two_dense):
     x = np.concatenate([ROW, 3 * ROW])
     expected = [[18, 36, 54], [54, 108, 162]]
     for name in ("lrp.epsilon", "lrp.z", "input_t_gradient"):
-        relevance = analyzer_of(name, two_dense()).analyze(x, target=0)
+        relevance = create(name, two_dense()).analyze(x, target=0)
         np.testing.assert_allclose(relevance, expected, rtol=1e-7)
 
 
@@ -123,19 +110,19 @@ def test_captum_two_dense_gamma(two_dense):
     model = two_dense(-2.0)
     rows = relevance_rows(Gamma(0.25), Gamma(0.25))
     composite = Composite("gammas", (("first", Gamma(1.0)), *rows))
-    relevance = analyzer_of("lrp.composite", model, composite=composite).analyze(ROW)
+    relevance = create("lrp.composite", model, composite=composite).analyze(ROW)
     np.testing.assert_allclose(relevance, [[28 / 3, 104 / 3, 52]], **EXACT)
 
 
 def test_captum_two_dense_alpha_beta(two_dense):
     """Alpha 1 beta 0 in both layers."""
-    relevance = analyzer_of("lrp.alpha_1_beta_0", two_dense(-2.0)).analyze(ROW)
+    relevance = create("lrp.alpha_1_beta_0", two_dense(-2.0)).analyze(ROW)
     np.testing.assert_allclose(relevance, [[12, 33.6, 50.4]], **EXACT)
 
 
 def test_captum_two_dense_hidden(two_dense):
     """What captum's identity rule at the first layer returns is the hidden relevance."""
-    analyzer = analyzer_of("lrp.epsilon", two_dense(-2.0))
+    analyzer = create("lrp.epsilon", two_dense(-2.0))
     found = analyzer.propagate(ROW, [[[96.0]]], layers=("first",))
     np.testing.assert_allclose(found["first"], [[[24, 36, 36]]], rtol=1e-7)
 
@@ -148,7 +135,7 @@ def test_captum_tanh_passes():
         keras.layers.Dense(1, use_bias=False),
     )
     model.set_weights([np.full((3, 3), 0.1), np.full((3, 1), 0.1)])
-    relevance = analyzer_of("lrp.epsilon", model).analyze(ROW)
+    relevance = create("lrp.epsilon", model).analyze(ROW)
     np.testing.assert_allclose(relevance, [[0.0269, 0.0537, 0.0806]], rtol=0, atol=5e-5)
 
 
@@ -159,7 +146,7 @@ def test_captum_skip_connection():
     model = keras.Model(x, keras.layers.Add()([dense(x), x]))
     dense.set_weights([np.full((2, 2), 5.0)])
     for options in ({}, {"add": "proportional"}):
-        analyzer = analyzer_of("lrp.epsilon", model, **options)
+        analyzer = create("lrp.epsilon", model, **options)
         relevance = analyzer.analyze(np.array([[2.0, 3.0]]), target=1)
         np.testing.assert_allclose(relevance, [[10, 18]], rtol=1e-7)
 
@@ -172,7 +159,7 @@ def test_captum_reused_layer():
     model = keras.Model(x, last(shared(shared(x))))
     shared.set_weights([np.full((3, 3), 2.0)])
     last.set_weights([np.ones((3, 1))])
-    analyzer = analyzer_of("lrp.epsilon", model)
+    analyzer = create("lrp.epsilon", model)
     np.testing.assert_allclose(analyzer.analyze(ROW), [[36, 72, 108]], rtol=1e-6)
     found = analyzer.propagate(ROW, [[[216.0]]], layers=("shared", "shared@1"))
     np.testing.assert_allclose(found["shared"], [[[72, 72, 72]]], rtol=1e-6)
@@ -193,7 +180,7 @@ def test_captum_max_pool_1d():
     kernel = np.array([[2.0, 2.0], [2.0, 2.0]])
     model.set_weights([kernel])
     x = np.array([[[1.0, 2.0], [5.0, 6.0]]])
-    analyzer = analyzer_of("lrp.epsilon", model)
+    analyzer = create("lrp.epsilon", model)
     relevance = analyzer.analyze(x, target=(0, 1))
     np.testing.assert_allclose(relevance, [[[0, 0], [10, 12]]], rtol=1e-7)
     # Which of the equal features won shows when the second one's weights count apart.
@@ -216,7 +203,7 @@ def test_captum_max_pool_1d():
 def test_captum_max_pool(layer, values, expected):
     """All relevance goes to the largest element of the window."""
     x = np.array(values, dtype="float64")[None, ..., None]
-    relevance = analyzer_of("lrp.epsilon", sequential(x.shape[1:], layer(2))).analyze(x)
+    relevance = create("lrp.epsilon", sequential(x.shape[1:], layer(2))).analyze(x)
     np.testing.assert_array_equal(relevance[0, ..., 0], expected)
 
 
@@ -236,7 +223,7 @@ def test_captum_multi_input():
     model = keras.Model([a, b], second(first(total)))
     first.set_weights([np.ones((3, 4)), np.array([-10, 1, 1, 1])])
     second.set_weights([np.ones((4, 2)), np.array([-1, 1])])
-    analyzer = analyzer_of("lrp.epsilon", model)
+    analyzer = create("lrp.epsilon", model)
     np.testing.assert_allclose(analyzer.outputs([ROW, 3 * ROW]), [[88, 90]], **EXACT)
     found = analyzer.propagate([ROW, 3 * ROW], [[[88.0, 0.0]]], layers=("total",))
     np.testing.assert_allclose(found["total"], [[[16, 32, 48]]], rtol=1e-6)
@@ -274,9 +261,7 @@ def difference_of_relus():
 def test_captum_integrated_gradients(quadrature, share, difference_of_relus):
     """(1.5, -0.5) with all quadratures, exactly, since the points lie evenly about the kink."""
     x = [np.array([[3.0]]), np.array([[1.0]])]
-    analyzer = analyzer_of(
-        "integrated_gradients", difference_of_relus, steps=50, quadrature=quadrature
-    )
+    analyzer = create("integrated_gradients", difference_of_relus, steps=50, quadrature=quadrature)
     first, second = analyzer.analyze(x, target=0)
     np.testing.assert_allclose([first[0, 0], second[0, 0]], [3 * share, -1 * share], **EXACT)
 
@@ -285,9 +270,7 @@ def test_deeplift_integrated_gradients():
     """relu(2.5 - a - 4 b) from 0.1 to 1.1 is open for 4 of 10 midpoints."""
     model = sequential((2,), keras.layers.Dense(1, activation="relu"))
     model.set_weights([np.array([[-1.0], [-4.0]]), np.array([2.5])])
-    analyzer = analyzer_of(
-        "integrated_gradients", model, steps=10, quadrature="midpoint", baseline=0.1
-    )
+    analyzer = create("integrated_gradients", model, steps=10, quadrature="midpoint", baseline=0.1)
     relevance = analyzer.analyze(np.array([[1.1, 1.1]]), target=0)
     np.testing.assert_allclose(relevance, [[-0.4, -1.6]], rtol=1e-6)
 
@@ -303,11 +286,11 @@ def test_deeplift_dense_gradient():
     linear = sequential((4,), keras.layers.Dense(2))
     gated.set_weights(weights)
     linear.set_weights(weights)
-    gradient = analyzer_of("gradient", gated)
+    gradient = create("gradient", gated)
     np.testing.assert_allclose(gradient.outputs(x), [[9, 0], [19, 0]], **EXACT)
     relevance = gradient.analyze(x, target="all")
     np.testing.assert_allclose(relevance, [[[1, 2, 3, 4], [0] * 4]] * 2, **EXACT)
-    relevance = analyzer_of("gradient", linear).analyze(x, target="all")
+    relevance = create("gradient", linear).analyze(x, target="all")
     np.testing.assert_allclose(relevance, [[[1, 2, 3, 4], [-1, -2, -3, -4]]] * 2, **EXACT)
 
 
@@ -337,7 +320,7 @@ def test_deeplift_conv1d_gradient(stride, outputs, expected):
         ]
     )
     x = np.arange(16.0).reshape(2, 2, 4).transpose(0, 2, 1) - 8
-    analyzer = analyzer_of("gradient", model)
+    analyzer = create("gradient", model)
     # The second channel is the negative of the first one, so that the output is twice its sum.
     np.testing.assert_allclose(analyzer.outputs(x)[:, 0], 2 * np.sum(outputs, 1) + 1, **EXACT)
     found = analyzer.analyze(x, target=0)
@@ -358,10 +341,10 @@ def test_deeplift_pool_1d_gradient():
     model = pooled(keras.layers.MaxPooling1D(2, strides=1), (4, 2), 3)
     wins = np.array([[[0, 1, 2, 0], [1, 1, 1, 0]], [[1, 1, 1, 0], [0, 1, 1, 1]]])
     expected = wins.transpose(0, 2, 1) * [2, 3]
-    np.testing.assert_allclose(analyzer_of("gradient", model).analyze(x), expected, **EXACT)
+    np.testing.assert_allclose(create("gradient", model).analyze(x), expected, **EXACT)
     model = pooled(keras.layers.AveragePooling1D(2, strides=1), (4, 2), 3)
     expected = np.array([[1, 2, 2, 1]] * 2).T * [1.0, 1.5]
-    relevance = analyzer_of("gradient", model).analyze(x)
+    relevance = create("gradient", model).analyze(x)
     np.testing.assert_allclose(relevance, [expected, expected], **EXACT)
 
 
@@ -380,10 +363,10 @@ def test_deeplift_pool_2d_gradient():
         ]
     )
     expected = np.stack([wins, wins[::-1]]).transpose(0, 2, 3, 1) * [2, 3]
-    np.testing.assert_allclose(analyzer_of("gradient", model).analyze(x), expected, **EXACT)
+    np.testing.assert_allclose(create("gradient", model).analyze(x), expected, **EXACT)
     model = pooled(keras.layers.AveragePooling2D(2, strides=1), (4, 4, 2), 9)
     counts = np.outer([1, 2, 2, 1], [1, 2, 2, 1])[..., None] * [0.5, 0.75]
-    relevance = analyzer_of("gradient", model).analyze(x)
+    relevance = create("gradient", model).analyze(x)
     np.testing.assert_allclose(relevance, [counts, counts], **EXACT)
 
 
@@ -399,244 +382,7 @@ def test_xplique_guided_gate():
     model = keras.Model(x, dense(square))
     dense.set_weights([-np.ones((4, 1))])
     values = np.array([[5.0, 0.0, -5.0, 10.0]])
-    plain = analyzer_of("gradient", model).analyze(values)
+    plain = create("gradient", model).analyze(values)
     np.testing.assert_allclose(plain, [[-10, 0, 0, -20]], **EXACT)
-    guided = analyzer_of("guided_backprop", model).analyze(values)
+    guided = create("guided_backprop", model).analyze(values)
     np.testing.assert_array_equal(guided, np.zeros((1, 4)))
-
-
-# --- closed formulas of innvestigate's single layers -------------------------------------------
-
-SHAPE = (6, 6, 3)
-LAYERS = {
-    "Dense": lambda: keras.layers.Dense(5),
-    "Dense_relu": lambda: keras.layers.Dense(5, activation="relu"),
-    "Conv2D": lambda: keras.layers.Conv2D(5, 3),
-    "Conv2D_relu": lambda: keras.layers.Conv2D(5, 3, activation="relu"),
-    "AveragePooling2D": lambda: keras.layers.AveragePooling2D(2),
-    "MaxPooling2D": lambda: keras.layers.MaxPooling2D(2),
-}
-
-
-class Field:
-    """The receptive field of the largest output of one sample.
-
-    Attributes:
-        x: Its inputs, flat.
-        w: Their weights (kernel layers only).
-        y: The output.
-        place: Index of the field in the input.
-    """
-
-    def __init__(self, layer, x, kernel):
-        self.layer = layer
-        if layer.startswith("Dense"):
-            size, self.kernels = 1, kernel.reshape(1, 1, *kernel.shape)
-        elif layer.startswith("Conv"):
-            size, self.kernels = 3, kernel
-        else:
-            size, self.kernels = 2, None
-        step = size if self.kernels is None else 1
-        best = None
-        for row in range(0, SHAPE[0] - size + 1, step):
-            for column in range(0, SHAPE[1] - size + 1, step):
-                window = (slice(row, row + size), slice(column, column + size))
-                outputs = self._outputs(x[window])
-                index = int(np.argmax(outputs))
-                if best is None or outputs[index] > best[0]:
-                    best = (outputs[index], window, index)
-        self.y, window, index = best
-        if self.kernels is None:
-            self.place = (*window, slice(index, index + 1))
-            self.w = None
-        else:
-            self.place = (*window, slice(None))
-            self.w = self.kernels[..., index].reshape(-1)
-        self.x = x[self.place].reshape(-1)
-        self.z = None if self.w is None else self.x * self.w
-
-    def _outputs(self, window):
-        if self.layer == "AveragePooling2D":
-            return window.mean(axis=(0, 1))
-        if self.layer == "MaxPooling2D":
-            return window.max(axis=(0, 1))
-        return np.tensordot(window, self.kernels, axes=3)
-
-    def share(self, parts):
-        """Returns y shared in proportion to `parts`; 0 where they add up to 0."""
-        total = parts.sum()
-        return parts * 0 if total == 0 else parts * self.y / total
-
-
-def positive(values):
-    """Returns the positive part."""
-    return np.maximum(values, 0)
-
-
-def alpha_beta(field, alpha):
-    """Returns the two shares, without one whose sum is 0."""
-    above, below = positive(field.z), positive(-field.z)
-    return alpha * field.share(above) - (alpha - 1) * field.share(below)
-
-
-def epsilon_rule(field, epsilon):
-    """Returns the damped shares."""
-    total = field.z.sum()
-    return field.z * field.y / (total + epsilon * (1 if total >= 0 else -1))
-
-
-def preset(field, alpha):
-    """Returns epsilon for dense layers, alpha-beta for convolutions."""
-    return epsilon_rule(field, 0.1) if "Dense" in field.layer else alpha_beta(field, alpha)
-
-
-def box(field, low, high):
-    """Returns the shares of the box rule."""
-    return field.share(field.z - low * positive(field.w) + high * positive(-field.w))
-
-
-def integrated(field):
-    """Returns z; at the first of 64 points the input is 0 and the ReLU is closed."""
-    return field.z * (63 / 64 if "relu" in field.layer else 1)
-
-
-def even(field):
-    """Returns equal shares."""
-    return np.full(field.x.shape, field.y / field.x.size)
-
-
-def gradient(field):
-    """Returns the weights; the ReLU at the largest output is open."""
-    return field.w
-
-
-def contributions(field):
-    """Returns z."""
-    return field.z
-
-
-def times_output(field):
-    """Returns the weights times the output: the logit is the start relevance."""
-    return field.y * field.w
-
-
-# Key -> name, options, formula of Dense and Conv2D, and which kind of start and pooling it has.
-FORMULAS = {
-    "gradient": ("gradient", {}, gradient, "gradient"),
-    "input_t_gradient": ("input_t_gradient", {}, contributions, "relevance"),
-    "guided_backprop": ("guided_backprop", {}, times_output, "gradient times y"),
-    "deconvnet": ("deconvnet", {}, times_output, "gradient times y"),
-    "integrated_gradients": ("integrated_gradients", {"steps": 64}, integrated, "path"),
-    "smoothgrad": ("smoothgrad", {"samples": 64}, gradient, "gradient"),
-    "z": ("lrp.z", {}, contributions, "relevance"),
-    "z_ib": ("lrp.z_IB", {}, contributions, "relevance"),
-    "z_flat": ("lrp.z", {"input_rule": "flat"}, even, "relevance"),
-    "z_box": ("lrp.z", {"input_rule": ("box", -1, 2)}, lambda f: box(f, -1, 2), "relevance"),
-    "epsilon": ("lrp.epsilon", {}, lambda f: epsilon_rule(f, 1e-7), "relevance"),
-    "epsilon_ib": ("lrp.epsilon_IB", {}, lambda f: epsilon_rule(f, 1e-7), "relevance"),
-    "z_plus": ("lrp.z_plus", {}, lambda f: alpha_beta(f, 1), "relevance"),
-    "z_plus_fast": ("lrp.z_plus_fast", {}, lambda f: alpha_beta(f, 1), "relevance"),
-    "alpha_1_beta_0": ("lrp.alpha_1_beta_0", {}, lambda f: alpha_beta(f, 1), "relevance"),
-    "alpha_1_beta_0_ib": ("lrp.alpha_1_beta_0_IB", {}, lambda f: alpha_beta(f, 1), "relevance"),
-    "alpha_2_beta_1": ("lrp.alpha_2_beta_1", {}, lambda f: alpha_beta(f, 2), "relevance"),
-    "w_square": ("lrp.w_square", {}, lambda f: f.share(f.w**2), "relevance"),
-    "flat": ("lrp.flat", {}, even, "relevance"),
-    "preset_a": ("lrp.sequential_preset_a", {}, lambda f: preset(f, 1), "relevance"),
-    "preset_b": ("lrp.sequential_preset_b", {}, lambda f: preset(f, 2), "relevance"),
-    "preset_a_flat": ("lrp.sequential_preset_a_flat", {}, even, "relevance"),
-    "deep_taylor": ("deep_taylor", {}, lambda f: alpha_beta(f, 1), "gradient times y"),
-}
-# Noise of standard deviation 1 opens and closes gates and moves the maximum, so that the result
-# depends on the draws; `test_smoothgrad_behind_gates` says what can be said.
-RANDOM = {("smoothgrad", name) for name in ("Dense_relu", "Conv2D_relu", "MaxPooling2D")}
-
-
-def pooling_formula(field, kind):
-    """Returns the attribution of the window of a pooling layer."""
-    if field.layer == "AveragePooling2D":
-        return {
-            "gradient": np.full(4, 0.25),
-            "gradient times y": np.full(4, field.y / 4),
-            # The z rule, whatever rule the kernels or the input have.
-            "relevance": field.x / 4,
-            "path": field.x / 4,
-        }[kind]
-    winner = field.x == field.y
-    if kind == "gradient":
-        return winner.astype("float64")
-    if kind == "path":
-        # At the first of 64 points all inputs are 0, and the first cell of the window wins.
-        return winner * field.x * 63 / 64 + (np.arange(4) == 0) * field.x / 64
-    return winner * field.y
-
-
-@pytest.fixture(scope="module")
-def inputs():
-    """Three samples in [0, 1)."""
-    return np.random.default_rng(17).uniform(size=(3, *SHAPE))
-
-
-@pytest.fixture(scope="module")
-def single_layers():
-    """Layer -> (model, kernel), with random kernels of both signs and zero biases."""
-    generator, found = np.random.default_rng(18), {}
-    for name, layer in LAYERS.items():
-        model = sequential(SHAPE, layer(), keras.layers.Flatten())
-        kernel = None
-        if model.weights:
-            kernel = generator.normal(size=model.weights[0].shape).astype("float32")
-            model.set_weights([kernel, np.zeros(5)])
-            kernel = kernel.astype("float64")
-        found[name] = model, kernel
-    return found
-
-
-def fields_of(layer, inputs, kernel):
-    """Returns the receptive field of each sample."""
-    return [Field(layer, x, kernel) for x in inputs]
-
-
-@pytest.mark.parametrize(
-    ("key", "layer"),
-    [(key, layer) for key in FORMULAS for layer in LAYERS if (key, layer) not in RANDOM],
-)
-def test_formula(key, layer, inputs, single_layers):
-    """Every analyzer on every single layer, with innvestigate's conventions."""
-    name, options, formula, kind = FORMULAS[key]
-    model, kernel = single_layers[layer]
-    expected = np.zeros_like(inputs)
-    for field, place in zip(fields_of(layer, inputs, kernel), expected, strict=True):
-        values = pooling_formula(field, kind) if kernel is None else formula(field)
-        place[field.place] = values.reshape(place[field.place].shape)
-    relevance = analyzer_of(name, model, compat="innvestigate", **options).analyze(inputs)
-    np.testing.assert_allclose(relevance, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("layer", sorted(layer for _, layer in RANDOM))
-def test_smoothgrad_behind_gates(layer, inputs, single_layers):
-    """The share of open gates, or of wins, is that of 64 draws of standard deviation 1.
-
-    A share of 64 draws has a standard deviation of at most 1/16, so that it lies within 1/4 of its
-    expectation.
-    """
-    model, kernel = single_layers[layer]
-    analyzer = analyzer_of("smoothgrad", model, samples=64, compat="innvestigate")
-    noise = np.random.default_rng(19).normal(size=(20000, 1))
-    for relevance, field in zip(
-        analyzer.analyze(inputs), fields_of(layer, inputs, kernel), strict=True
-    ):
-        inside = relevance[field.place].reshape(-1)
-        assert np.count_nonzero(relevance) == np.count_nonzero(inside)
-        if kernel is None:
-            shares = inside
-            draws = field.x + np.random.default_rng(19).normal(size=(20000, 4))
-            expected = np.bincount(draws.argmax(axis=1), minlength=4) / len(draws)
-            np.testing.assert_allclose(shares.sum(), 1, rtol=1e-6)
-        else:
-            # All weights of the field pass the same gate.
-            shares = inside / field.w
-            np.testing.assert_allclose(shares, shares[0], rtol=1e-6)
-            expected = np.mean(field.y + noise * np.linalg.norm(field.w) > 0)
-            assert shares[0] < 1
-        np.testing.assert_allclose(64 * shares, np.round(64 * shares), rtol=0, atol=1e-4)
-        np.testing.assert_allclose(shares, expected, rtol=0, atol=0.25)

@@ -1,6 +1,7 @@
 """Networks of `models`: structure, weight files, accuracy on the images they were measured on."""
 
 import csv
+import functools
 import sys
 
 import keras
@@ -35,6 +36,7 @@ def photographs(data_dir):
         rows = list(csv.DictReader(file))
     labels = np.array([int(row["index"]) for row in rows])
 
+    @functools.cache
     def load(size):
         paths = [data_dir / "imagenet" / row["file"] for row in rows]
         return np.stack([images.load_photograph(path, size) for path in paths]), labels

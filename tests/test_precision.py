@@ -48,7 +48,7 @@ def test_float64_of_a_float32_model(cnn, pixels, name):
     found = create_analyzer(name, cnn, dtype="float64", **options).analyze(pixels, target=0)
     assert found.dtype == "float64"
     expected = create_analyzer(name, double, **options).analyze(pixels, target=0)
-    # The noise is drawn in float32 for both.
+    # The noise is drawn in the precision of the result, float64, for both.
     assert_same(found, expected, 1e-12)
     narrow = create_analyzer(name, double, dtype="float32", **options).analyze(pixels, target=0)
     assert narrow.dtype == "float32"
