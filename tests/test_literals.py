@@ -174,7 +174,7 @@ def test_captum_max_pool_1d():
     model = sequential(
         (2, 2),
         keras.layers.Dense(2, use_bias=False),
-        keras.layers.Permute((2, 1)),
+        keras.layers.Permute((2, 1), name="permute"),
         keras.layers.MaxPooling1D(2),
     )
     kernel = np.array([[2.0, 2.0], [2.0, 2.0]])
