@@ -95,13 +95,23 @@ class NonNegativeInput:
 
 
 @dataclass(frozen=True)
+class After:
+    """Selects calls behind a linear layer of some types.
+
+    The layer is looked for through batch normalisation, reshaping, scaling and poolings.
+    """
+
+    types: tuple[type, ...]
+
+
+@dataclass(frozen=True)
 class UpTo:
     """Selects linear calls number 0 to `index` from the input (innvestigate's `until`)."""
 
     index: int
 
 
-Selector = tuple[type, ...] | type | str | First | Last | NonNegativeInput | UpTo | Callable
+Selector = tuple[type, ...] | type | str | First | Last | NonNegativeInput | After | UpTo | Callable
 
 
 @dataclass(frozen=True)
@@ -164,14 +174,15 @@ def _ensure_selector(selector: Any) -> Any:
         selector = (selector,)
     if isinstance(selector, tuple | list):
         selector = tuple(selector)
-        places = (First, Last, NonNegativeInput, UpTo)
+        places = (First, Last, NonNegativeInput, After, UpTo)
         if not all(isinstance(item, type) and item not in places for item in selector):
             raise TypeError(
                 f"A tuple selector holds types of layers, received {selector!r}; places are "
                 "values, as First()."
             )
         return selector
-    if isinstance(selector, str | First | Last | NonNegativeInput | UpTo) or callable(selector):
+    places = First | Last | NonNegativeInput | After | UpTo
+    if isinstance(selector, str | places) or callable(selector):
         return selector
     raise TypeError(
         "A selector is a tuple of types, a name pattern, First(), Last() or a function of a call; "
@@ -186,6 +197,8 @@ def _selector_config(selector: Any) -> Any:
         return {"place": type(selector).__name__}
     if isinstance(selector, NonNegativeInput):
         return {"nonnegative": [_type_name(cls) for cls in selector.types]}
+    if isinstance(selector, After):
+        return {"after": [_type_name(cls) for cls in selector.types]}
     if isinstance(selector, UpTo):
         return {"up_to": selector.index}
     if isinstance(selector, tuple):
@@ -207,6 +220,8 @@ def _selector_from(config: dict[str, Any]) -> Any:
         return {"First": First, "Last": Last}[value]()
     if kind == "nonnegative":
         return NonNegativeInput(tuple(_type_named(name) for name in value))
+    if kind == "after":
+        return After(tuple(_type_named(name) for name in value))
     if kind == "up_to":
         return UpTo(value)
     if kind == "types":
@@ -270,6 +285,7 @@ class _Places:
         self.last = _last_calls(graph)
         linear = [call for call in graph.calls if isinstance(call.operation, Linear)]
         self.number = {call: number for number, call in enumerate(linear)}
+        self.producer = graph.producer()
 
     def matches(self, selector: Any, call: Call) -> bool:
         if isinstance(selector, str):
@@ -278,6 +294,8 @@ class _Places:
             return call in self.first
         if isinstance(selector, Last):
             return call in self.last
+        if isinstance(selector, After):
+            return self._follows(call, selector.types)
         if isinstance(selector, UpTo):
             return self.number.get(call, selector.index + 1) <= selector.index
         if isinstance(selector, NonNegativeInput):
@@ -287,6 +305,13 @@ class _Places:
                 call.operation.source, selector
             )
         return bool(selector(call))
+
+    def _follows(self, call: Call, types: tuple[type, ...]) -> bool:
+        before = self.producer.get(call.inputs[0])
+        passed = (Affine, Scaling, Rearrangement, AveragePooling, MaxPooling, GlobalMaxPooling)
+        while before is not None and isinstance(before.operation, passed):
+            before = self.producer.get(before.inputs[0])
+        return before is not None and isinstance(before.operation, types)
 
 
 def is_transparent(operation: Operation) -> bool:

@@ -15,7 +15,7 @@ import keras
 from keras import tree
 
 from tfexplain.errors import UnsupportedModelError
-from tfexplain.operations import Operation, Slot, WholeModel
+from tfexplain.operations import Lookup, Operation, Slot, WholeModel
 
 
 @dataclass(eq=False)
@@ -320,6 +320,26 @@ class _Tracer:
         if len(outputs) == 1:
             self.readouts[name] = outputs[0]
         return outputs
+
+
+def token_lookups(graph: Graph, method: str) -> dict[Node, Call]:
+    """Maps each integer input of a canonical graph to the embedding that reads it.
+
+    Raises:
+        UnsupportedModelError: If something else reads it, or several embeddings do.
+    """
+    found, consumers = {}, graph.consumers()
+    for node, name in zip(graph.inputs, graph.input_names, strict=True):
+        if node.floating:
+            continue
+        readers = consumers[node]
+        if len(readers) != 1 or not isinstance(readers[0].operation, Lookup):
+            raise UnsupportedModelError(
+                f"{method} moves inputs continuously; the integer input {name!r} has to be read by "
+                "exactly one Embedding layer."
+            )
+        found[node] = readers[0]
+    return found
 
 
 def _order_of_uses(function) -> dict[int, int]:

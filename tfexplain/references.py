@@ -61,6 +61,13 @@ REFERENCES = {
         "ICCV Workshops",
         "arXiv:1902.04893",
     ),
+    "kindermans2018learning": Reference(
+        "Kindermans et al.",
+        2018,
+        "Learning How to Explain Neural Networks: PatternNet and PatternAttribution",
+        "ICLR",
+        "arXiv:1705.05598",
+    ),
     "kohlbrenner2020towards": Reference(
         "Kohlbrenner et al.",
         2020,
@@ -95,6 +102,13 @@ REFERENCES = {
         "Grad-CAM: Visual Explanations from Deep Networks via Gradient-Based Localization",
         "ICCV",
         "arXiv:1610.02391",
+    ),
+    "shrikumar2017learning": Reference(
+        "Shrikumar, Greenside and Kundaje",
+        2017,
+        "Learning Important Features Through Propagating Activation Differences",
+        "ICML",
+        "arXiv:1704.02685",
     ),
     "shrikumar2016not": Reference(
         "Shrikumar et al.",

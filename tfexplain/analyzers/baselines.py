@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfexplain.analyzers.arrays import Inputs, finite
 from tfexplain.analyzers.base import Place
+from tfexplain.graph import Call
+from tfexplain.numerics import Tensor
 
 
 class Baseline:
@@ -61,6 +64,37 @@ class Baseline:
             found.append(parts)
         return found
 
+    def constants(self, inputs: Inputs, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Returns for each baseline one tensor per input, with TensorFlow alone, for `export`.
+
+        Args:
+            inputs: The inputs of the model.
+            tensors: The samples.
+
+        Raises:
+            ValueError: For a baseline per sample, or a wrong shape.
+        """
+        found = []
+        for value in self.values:
+            if callable(value):
+                value = value(tensors[0] if len(tensors) == 1 else list(tensors))
+                if isinstance(value, Mapping):
+                    value = [value[name] for name in inputs.names]
+                parts = list(value) if isinstance(value, list | tuple) else [value]
+                parts = [tf.convert_to_tensor(part) for part in parts]
+            elif not isinstance(value, Mapping) and np.ndim(value) == 0:
+                parts = [tf.fill(tf.shape(x[:1]), tf.cast(value, inputs.dtype)) for x in tensors]
+            else:
+                like = [
+                    np.zeros((1, *(s or 1 for s in node.shape[1:])), node.dtype_in(inputs.dtype))
+                    for node in inputs.nodes
+                ]
+                (arrays,) = Baseline([value]).arrays(inputs, like, Place(slice(0, 1), 1))
+                parts = [tf.constant(array) for array in arrays]
+            # Integers are tokens, floating numbers the entries of their vectors.
+            found.append([p if p.dtype.is_integer else tf.cast(p, inputs.dtype) for p in parts])
+        return found
+
     @staticmethod
     def _array(given: Any, name: str, array: np.ndarray, place: Place) -> np.ndarray:
         dtype = array.dtype if array.dtype.kind == "f" else None
@@ -84,6 +118,22 @@ class Baseline:
             f"baseline of {name!r} has shape {value.shape}; expected a number, {array.shape[1:]}, "
             f"(1, ...) or ({place.count}, ...), or a function of x."
         )
+
+
+def as_vectors(lookup: Call | None, baseline: Tensor, dtype: str) -> Tensor:
+    """Returns a baseline in the space in which an input differs: for tokens, that of vectors.
+
+    Args:
+        lookup: The embedding that reads the input, or None.
+        baseline: (batch or 1, *input_shape); integers are tokens, floating numbers fill vectors.
+        dtype: Precision.
+    """
+    if lookup is None:
+        return tf.cast(baseline, dtype)
+    if baseline.dtype.is_integer:
+        return lookup.operation.forward(baseline)
+    width = lookup.outputs[0].shape[-1]
+    return tf.repeat(tf.expand_dims(tf.cast(baseline, dtype), -1), width, axis=-1)
 
 
 BaselineLike = float | np.ndarray | list | Callable

@@ -234,18 +234,21 @@ class ReversedAnalyzer(GraphAnalyzer):
         """Returns the table of calls, operations and rules; it prints."""
         return self.assignment
 
-    def network(self, start: str | None = None, layers: Sequence[str] = ()) -> ReversedNetwork:
+    def network(
+        self, start: str | None = None, layers: Sequence[str] = (), **options: Any
+    ) -> ReversedNetwork:
         """Returns the reversed network from a start tensor to the inputs and given layers.
 
         Args:
             start: Name of the layer whose output receives the relevance; None is the explained
                 output.
             layers: Names of layers to read.
+            **options: Of the network, where a method has some.
 
         Raises:
             ValueError: For unknown names, or a layer that is not upstream of the start.
         """
-        key = (start, tuple(layers))
+        key = (start, tuple(layers), *sorted(options.items()))
         if key not in self._networks:
             node = self.start if start is None else self.readout(start)
             graph = self.graph.upstream([node])
@@ -267,17 +270,21 @@ class ReversedAnalyzer(GraphAnalyzer):
                         f"{'the explained output' if start is None else repr(start)}; no "
                         "relevance reaches it."
                     )
-            self._networks[key] = ReversedNetwork(
-                self.graph,
-                self.assignment,
-                start=node,
-                readouts=readouts,
-                dtype=self.dtype,
-                head=self._network_head(),
-                times_activation=self.times_activation,
-                jit_compile=self.jit_compile,
+            common = {"dtype": self.dtype, "head": self._network_head()}
+            common["jit_compile"] = self.jit_compile
+            self._networks[key] = self._new_network(
+                start=node, readouts=readouts, **common, **options
             )
         return self._networks[key]
+
+    def _new_network(self, **options: Any) -> ReversedNetwork:
+        return ReversedNetwork(
+            self.graph, self.assignment, times_activation=self.times_activation, **options
+        )
+
+    def _given(self, arrays: list[np.ndarray], place: Place) -> list[list[np.ndarray]]:
+        """Returns the inputs of the network for a batch; over several, results are averaged."""
+        return [arrays]
 
     def _network_head(self) -> str:
         return self.head
@@ -297,23 +304,22 @@ class ReversedAnalyzer(GraphAnalyzer):
     def _explain(
         self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        network = self.network()
-        chunk = network.vectors_at_once(arrays, CHUNK_BYTES)
-        if targets.shape[1] <= chunk:
-            outputs, *relevance = network.run_explain(tensors(arrays), tf.constant(targets))
-            return outputs.numpy(), [part.numpy() for part in relevance]
-        records = network.run_records(tensors(arrays))
-        outputs = records[network.start_index]
-        relevance = self._in_chunks(
-            network,
-            records,
-            targets.shape[1],
-            chunk,
-            lambda part: start_relevance(
-                outputs, tf.constant(targets[:, part]), self._network_head()
-            ),
-        )
-        return outputs.numpy(), relevance
+        network, found = self.network(), []
+        for given in self._given(arrays, place):
+            chunk = network.vectors_at_once(given, CHUNK_BYTES)
+            if targets.shape[1] <= chunk:
+                outputs, *relevance = network.run_explain(tensors(given), tf.constant(targets))
+                found.append([part.numpy() for part in relevance])
+                continue
+            records = network.run_records(tensors(given))
+            outputs = records[network.start_index]
+
+            def starting(part: slice, outputs: tf.Tensor = outputs) -> tf.Tensor:
+                columns = tf.constant(targets[:, part])
+                return start_relevance(outputs, columns, self._network_head())
+
+            found.append(self._in_chunks(network, records, targets.shape[1], chunk, starting))
+        return outputs.numpy(), _mean(found)
 
     def _in_chunks(self, network, records, vectors, chunk, starting) -> list[np.ndarray]:
         """Sends many vectors through the tensors of one forward pass, chunk by chunk."""
@@ -348,8 +354,19 @@ class ReversedAnalyzer(GraphAnalyzer):
         Raises:
             ValueError: For a wrong shape, an unknown layer, or one that is not upstream.
         """
+        return self._propagate(x, output_relevance, start, layers, batch_size)
+
+    def _propagate(
+        self,
+        x: Any,
+        output_relevance: Any,
+        start: str | None,
+        layers: Sequence[str],
+        batch_size: int,
+        **options: Any,
+    ) -> dict[str, np.ndarray]:
         layers = (layers,) if isinstance(layers, str) else tuple(layers)
-        network = self.network(start, layers)
+        network = self.network(start, layers, **options)
         arrays = self._checked_arrays(x)
         relevance = check_relevance(
             output_relevance, len(arrays[0]), network.start.shape[1:], self.dtype
@@ -357,21 +374,23 @@ class ReversedAnalyzer(GraphAnalyzer):
         found = []
         for part in slices(len(arrays[0]), batch_size):
             batch = [array[part] for array in arrays]
-            arriving = relevance[part]
-            chunk = network.vectors_at_once(batch, CHUNK_BYTES)
-            if arriving.shape[1] <= chunk:
-                results = network.run_propagate(tensors(batch), tf.constant(arriving))
-                found.append([result.numpy() for result in results])
-                continue
-            found.append(
-                self._in_chunks(
-                    network,
-                    network.run_records(tensors(batch)),
-                    arriving.shape[1],
-                    chunk,
-                    lambda piece, arriving=arriving: tf.constant(arriving[:, piece]),
+            arriving, several = relevance[part], []
+            for given in self._given(batch, Place(part, len(arrays[0]))):
+                chunk = network.vectors_at_once(given, CHUNK_BYTES)
+                if arriving.shape[1] <= chunk:
+                    results = network.run_propagate(tensors(given), tf.constant(arriving))
+                    several.append([result.numpy() for result in results])
+                    continue
+                several.append(
+                    self._in_chunks(
+                        network,
+                        network.run_records(tensors(given)),
+                        arriving.shape[1],
+                        chunk,
+                        lambda piece, arriving=arriving: tf.constant(arriving[:, piece]),
+                    )
                 )
-            )
+            found.append(_mean(several))
         names = list(network.readouts)
         if len(self.inputs.names) == 1:
             names[0] = "input"
@@ -402,14 +421,19 @@ class ReversedAnalyzer(GraphAnalyzer):
         names = ("received", "kept", "absorbed_by_bias", "absorbed_by_stabilizer", "lost")
         rows: dict[str, list] = {}
         for part in slices(len(arrays[0]), batch_size):
-            records = network.run_records(tensors([array[part] for array in arrays]))
-            relevance = start_relevance(
-                records[network.start_index], tf.constant(targets[part]), self._network_head()
-            )
-            for call, values in network.run_ledger(records, relevance).items():
-                rows.setdefault(call, []).append(
-                    np.stack([np.broadcast_to(v, relevance.shape[:2]).sum(1) for v in values])
+            several: dict[str, list] = {}
+            batch = [array[part] for array in arrays]
+            for given in self._given(batch, Place(part, len(arrays[0]))):
+                records = network.run_records(tensors(given))
+                relevance = start_relevance(
+                    records[network.start_index], tf.constant(targets[part]), self._network_head()
                 )
+                for call, values in network.run_ledger(records, relevance).items():
+                    several.setdefault(call, []).append(
+                        np.stack([np.broadcast_to(v, relevance.shape[:2]).sum(1) for v in values])
+                    )
+            for call, values in several.items():
+                rows.setdefault(call, []).append(np.mean(values, axis=0))
         order = [call.name for call in reversed(network.graph.calls) if call.name in rows]
         table = np.stack([np.concatenate(rows[name], axis=1) for name in order])
         return xr.Dataset(
@@ -417,3 +441,10 @@ class ReversedAnalyzer(GraphAnalyzer):
             coords={"call": order, "sample": np.arange(table.shape[2])},
             attrs={"analyzer": self.name, "unit": "unit of the explained output"},
         )
+
+
+def _mean(results: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """Averages lists of arrays."""
+    if len(results) == 1:
+        return results[0]
+    return [sum(parts) / len(results) for parts in zip(*results, strict=True)]

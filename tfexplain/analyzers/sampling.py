@@ -11,13 +11,12 @@ import tensorflow as tf
 
 from tfexplain.analyzers.arrays import slices, tensors
 from tfexplain.analyzers.base import Analyzer, Place, check_relevance
-from tfexplain.analyzers.baselines import Baseline, BaselineLike
+from tfexplain.analyzers.baselines import Baseline, BaselineLike, as_vectors
 from tfexplain.analyzers.gradients import GradientAnalyzer
 from tfexplain.analyzers.reversed import CompiledAnalyzer
 from tfexplain.errors import UnsupportedModelError
-from tfexplain.graph import Graph, Node
+from tfexplain.graph import Graph, token_lookups
 from tfexplain.numerics import Compiled, Tensor, expand, random_normal, real
-from tfexplain.operations import Lookup
 from tfexplain.reverse import ReversedNetwork, start_relevance
 
 
@@ -30,7 +29,7 @@ class SampledGradient(CompiledAnalyzer, GradientAnalyzer):
 
     def __init__(self, model: keras.Model, **common: Any) -> None:
         super().__init__(model, **common)
-        self._tokens = self._token_calls()
+        self._tokens = token_lookups(self.graph, self.name)
         cut = self._cut()
         self.gradient_network = ReversedNetwork(
             cut,
@@ -41,22 +40,6 @@ class SampledGradient(CompiledAnalyzer, GradientAnalyzer):
             jit_compile=self.jit_compile,
         )
         self._compile_explain(self.network())
-
-    def _token_calls(self) -> dict[Node, Any]:
-        """Maps each integer input to the embedding that reads it."""
-        found = {}
-        consumers = self.graph.consumers()
-        for node, name in zip(self.graph.inputs, self.graph.input_names, strict=True):
-            if node.floating:
-                continue
-            readers = consumers[node]
-            if len(readers) != 1 or not isinstance(readers[0].operation, Lookup):
-                raise UnsupportedModelError(
-                    f"{self.name} moves inputs continuously; the integer input {name!r} has to be "
-                    "read by exactly one Embedding layer."
-                )
-            found[node] = readers[0]
-        return found
 
     def _cut(self) -> Graph:
         """Returns the graph behind the embeddings, whose vectors are its inputs."""
@@ -354,7 +337,7 @@ class IntegratedGradients(SampledGradient):
         vectors = self._embed(inputs)
         outputs = self._outputs_of(vectors)
         relevance = start_relevance(outputs, targets, self.head)
-        baselines = self._constant_baselines(inputs)
+        baselines = self.baseline.constants(self.inputs, inputs)
         found = [self._integrate(vectors, relevance, parts) for parts in baselines]
         return [
             outputs,
@@ -364,8 +347,8 @@ class IntegratedGradients(SampledGradient):
     def _integrate(self, vectors: list, relevance: Tensor, baselines: list) -> list[Tensor]:
         """Integrates from one baseline per input to the inputs."""
         starts = [
-            self._start(node, x, baseline)
-            for node, x, baseline in zip(self.graph.inputs, vectors, baselines, strict=True)
+            as_vectors(self._tokens.get(node), baseline, self.dtype)
+            for node, baseline in zip(self.graph.inputs, baselines, strict=True)
         ]
         nodes = tf.constant(self.nodes, self.dtype)
 
@@ -379,36 +362,6 @@ class IntegratedGradients(SampledGradient):
             expand(x - start) * part for x, start, part in zip(vectors, starts, result, strict=True)
         ]
         return self._collect(result)
-
-    def _start(self, node: Node, x: Tensor, baseline: Tensor) -> Tensor:
-        """Returns the baseline in the space in which the input moves."""
-        if node not in self._tokens:
-            return baseline
-        if baseline.dtype.is_integer:
-            return self._tokens[node].operation.forward(baseline)
-        # A number stands for a constant vector: 0 is the absence of every token.
-        return tf.zeros_like(x[:1]) + tf.expand_dims(tf.cast(baseline, x.dtype), -1)
-
-    def _constant_baselines(self, inputs: list) -> list[list[Tensor]]:
-        """Returns baselines as tensors, for `export`."""
-        results = []
-        for value in self.baseline.values:
-            if callable(value):
-                value = value(inputs[0] if len(inputs) == 1 else inputs)
-                if isinstance(value, dict):
-                    value = [value[name] for name in self.inputs.names]
-                value = list(value) if isinstance(value, list | tuple) else [value]
-                # Integers are tokens, floating numbers the entries of their vectors.
-                value = [tf.convert_to_tensor(v) for v in value]
-                results.append([v if v.dtype.is_integer else tf.cast(v, self.dtype) for v in value])
-                continue
-            like = [
-                np.zeros((1, *(s or 1 for s in node.shape[1:])), node.dtype_in(self.dtype))
-                for node in self.graph.inputs
-            ]
-            (arrays,) = Baseline([value]).arrays(self.inputs, like, Place(slice(0, 1), 1))
-            results.append([tf.constant(array) for array in arrays])
-        return results
 
     def _explain(
         self, arrays: list[np.ndarray], targets: np.ndarray, place: Place

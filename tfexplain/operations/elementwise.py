@@ -109,14 +109,18 @@ class Scaling(Operation):
         """Holds for a positive factor without offset."""
         return self.keeps_sign and inputs[0]
 
-    def gradient(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
-        """Multiplies by the factors, which the derivative of an affine map is."""
+    def factor(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Returns the factor of each element, which the derivative of an affine map is."""
         with tf.GradientTape() as tape:
             tape.watch(inputs[0])
             y = self.forward(inputs[0])
-        return (relevances[0] * expand(tape.gradient(y, inputs[0])),)
+        return tape.gradient(y, inputs[0])
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Multiplies by the factors."""
+        return (relevances[0] * expand(self.factor(inputs)),)
 
 
 class Affine(Operation):

@@ -10,20 +10,35 @@ from tfexplain.rules.contributions import (
     Group,
     ZPlus,
 )
+from tfexplain.rules.differences import (
+    AblatedLinear,
+    AffineDifference,
+    DifferenceRule,
+    LinearDifference,
+    MaxDifference,
+    ProductDifference,
+    Rescale,
+    RevealCancel,
+    Transport,
+)
 from tfexplain.rules.gradients import DeconvReLU, Gradient, GuidedReLU, RectGrad
+from tfexplain.rules.patterns import PatternRule
 from tfexplain.rules.published import ClippedAddition
 from tfexplain.rules.routing import AverageOfWindow, EqualShares, Pass, Proportional, Winner
 from tfexplain.rules.weights import Flat, WSquare, ZBox
 
 __all__ = [
     "RULES",
+    "AblatedLinear",
     "Absorbed",
+    "AffineDifference",
     "AlphaBeta",
     "AverageOfWindow",
     "ClippedAddition",
     "ContrastiveZPlus",
     "ContributionRule",
     "DeconvReLU",
+    "DifferenceRule",
     "Epsilon",
     "EqualShares",
     "Flat",
@@ -31,11 +46,18 @@ __all__ = [
     "Gradient",
     "Group",
     "GuidedReLU",
+    "LinearDifference",
+    "MaxDifference",
     "Pass",
+    "PatternRule",
+    "ProductDifference",
     "Proportional",
     "RecordedCall",
     "RectGrad",
+    "Rescale",
+    "RevealCancel",
     "Rule",
+    "Transport",
     "WSquare",
     "Winner",
     "ZBox",

@@ -23,6 +23,13 @@ class RecordedCall(NamedTuple):
         outputs: Tensors (batch, *shape).
         nonnegative: For each input, whether it is >= 0 for certain.
         bounds: For `ZBox`: lowest and highest values of the input, (1, *shape).
+        baseline_inputs: For DeepLIFT: the inputs at the baseline, (batch or 1, *shape).
+        baseline_outputs: The outputs at the baseline.
+        parts: For `RevealCancel`: positive and negative part of the difference of each input from
+            its baseline, one after the other.
+        parameters: For `PatternRule`: the fitted pattern.
+        streams: 2 if the first half of the vectors belongs to positive and the second half to
+            negative differences, else 1.
     """
 
     operation: Operation
@@ -30,6 +37,11 @@ class RecordedCall(NamedTuple):
     outputs: tuple[Tensor, ...]
     nonnegative: tuple[bool, ...]
     bounds: tuple[Tensor, Tensor] | None = None
+    baseline_inputs: tuple[Tensor, ...] = ()
+    baseline_outputs: tuple[Tensor, ...] = ()
+    parts: tuple[Tensor, ...] = ()
+    parameters: tuple[Tensor, ...] = ()
+    streams: int = 1
 
 
 class Absorbed(NamedTuple):

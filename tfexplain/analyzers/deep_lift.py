@@ -1,0 +1,291 @@
+"""DeepLIFT: contributions of differences from a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfexplain.analyzers.base import Place
+from tfexplain.analyzers.baselines import Baseline, BaselineLike, as_vectors
+from tfexplain.analyzers.reversed import ReversedAnalyzer
+from tfexplain.composites import (
+    ACTIVATION,
+    ADDITION,
+    AVERAGE_POOLING,
+    BATCH_NORM,
+    DENSE,
+    LINEAR,
+    MAX_POOLING,
+    PRODUCT,
+    SCALING,
+    STRUCTURE,
+    After,
+    Composite,
+)
+from tfexplain.errors import UnsupportedModelError
+from tfexplain.graph import token_lookups
+from tfexplain.numerics import Tensor
+from tfexplain.reverse import DifferenceNetwork
+from tfexplain.reverse.differences import CONTRIBUTION, MULTIPLIER
+from tfexplain.rules import (
+    AblatedLinear,
+    AffineDifference,
+    LinearDifference,
+    MaxDifference,
+    ProductDifference,
+    Rescale,
+    RevealCancel,
+    Rule,
+    Transport,
+)
+
+
+def difference_rows(
+    linear: Rule = LinearDifference(),  # noqa: B008, a frozen value
+    activations: tuple[tuple[Any, Rule], ...] = (),
+    pooling: Rule = MaxDifference(),  # noqa: B008
+) -> tuple[tuple[Any, Rule], ...]:
+    """Returns the rows of DeepLIFT.
+
+    Args:
+        linear: Rule of linear layers and additions.
+        activations: Rows of activations before that of Rescale.
+        pooling: Rule of max pooling.
+    """
+    return (
+        (LINEAR + ADDITION, linear),
+        (BATCH_NORM + SCALING, AffineDifference()),
+        *activations,
+        (ACTIVATION, Rescale()),
+        (MAX_POOLING, pooling),
+        (AVERAGE_POOLING + STRUCTURE, Transport()),
+        (PRODUCT, ProductDifference()),
+    )
+
+
+class DeepLIFT(ReversedAnalyzer):
+    """Base of DeepLIFT's variants: contributions that add up to f(x) - f(x0).
+
+    Args:
+        model: See `Analyzer`.
+        baseline: x0: a number (which for tokens fills their vectors), an array of input_shape or
+            (1, …) (shared), (batch, …) (one per sample), a list of these (averaged), or a function
+            of x, such as one that blurs.
+        max_pool: "difference" (contributions add up) or "gradient" (the winner gets everything, as
+            in the deeplift package).
+        **common: See `GraphAnalyzer`.
+
+    Raises:
+        ValueError: For a wrong baseline or option.
+    """
+
+    rescale = False
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        baseline: BaselineLike = 0.0,
+        max_pool: str = "difference",
+        **common: Any,
+    ) -> None:
+        if max_pool not in ("difference", "gradient"):
+            raise ValueError(f"max_pool must be 'difference' or 'gradient', received {max_pool!r}.")
+        self.baseline = Baseline(baseline)
+        self.max_pool = max_pool
+        super().__init__(model, **common)
+        self._tokens = token_lookups(self.graph, self.name)
+
+    def _linear(self) -> Rule:
+        return LinearDifference()
+
+    def _activations(self) -> tuple[tuple[Any, Rule], ...]:
+        return ()
+
+    def composite(self) -> Composite:
+        """Rows of the variant."""
+        pooling = MaxDifference() if self.max_pool == "difference" else Transport()
+        rows = difference_rows(self._linear(), self._activations(), pooling)
+        return Composite(self.name, rows)
+
+    def _new_network(self, **options: Any) -> DifferenceNetwork:
+        return DifferenceNetwork(
+            self.graph, self.assignment, tokens=self._tokens, rescale=self.rescale, **options
+        )
+
+    def _given(self, arrays: list[np.ndarray], place: Place) -> list[list[np.ndarray]]:
+        return [
+            [*arrays, *(tensor.numpy() for tensor in self._vectors(parts))]
+            for parts in self.baseline.arrays(self.inputs, arrays, place)
+        ]
+
+    def _vectors(self, parts: Sequence) -> list[Tensor]:
+        """Returns baselines in the space in which inputs differ: tokens by their vectors."""
+        return [
+            as_vectors(self._tokens.get(node), tf.convert_to_tensor(part), self.dtype)
+            for node, part in zip(self.graph.inputs, parts, strict=True)
+        ]
+
+    def _outputs(self, arrays: list[np.ndarray]) -> np.ndarray:
+        # The outputs need no baseline, but the network has inputs for one.
+        zeros = [np.zeros_like(array[:1]) for array in arrays]
+        return super()._outputs([*arrays, *(part.numpy() for part in self._vectors(zeros))])
+
+    def propagate(
+        self,
+        x: Any,
+        output_relevance: Any,
+        *,
+        start: str | None = None,
+        layers: Sequence[str] = (),
+        batch_size: int = 32,
+        quantity: str = CONTRIBUTION,
+    ) -> dict[str, np.ndarray]:
+        """Sends given multipliers backward; one forward pass serves all vectors.
+
+        Args:
+            x: As for `analyze`, but no Dataset.
+            output_relevance: Multipliers of the start tensor, of positive and negative differences
+                alike, (batch, num_vectors, *shape).
+            start: Name of the layer whose output receives them; None is the model's logits.
+            layers: Names of layers to read beside the input.
+            batch_size: As for `analyze`.
+            quantity: "contribution" (multiplier times difference) or "multiplier".
+
+        Returns:
+            "input" (or the names of several inputs) and each of `layers` -> array (batch,
+            num_vectors, *shape of that layer's output).
+
+        Raises:
+            ValueError: For a wrong shape, an unknown layer or quantity, or a layer that is not
+                upstream.
+        """
+        if quantity not in (CONTRIBUTION, MULTIPLIER):
+            raise ValueError(
+                f"quantity must be {CONTRIBUTION!r} or {MULTIPLIER!r}, received {quantity!r}."
+            )
+        return self._propagate(x, output_relevance, start, layers, batch_size, quantity=quantity)
+
+    def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
+        """Returns [explained tensor, *contributions of the inputs], averaged over baselines."""
+        network = self.network()
+        found = [
+            network.explain([*inputs, *self._vectors(parts)], targets)
+            for parts in self.baseline.constants(self.inputs, inputs)
+        ]
+        return [
+            found[0][0],
+            *(tf.add_n(list(p)) / len(found) for p in list(zip(*found, strict=True))[1:]),
+        ]
+
+    @property
+    def model(self) -> keras.Model:
+        """The reversed network, a keras.Model of (inputs, output_relevance).
+
+        Raises:
+            UnsupportedModelError: For several baselines, or one per sample.
+        """
+        if len(self.baseline.values) > 1:
+            raise UnsupportedModelError(
+                f"{self.name} averages over {len(self.baseline.values)} baselines and is no single "
+                "reversed network; give one baseline."
+            )
+        self._check_shared()
+        network = self.network()
+        count = len(self.graph.inputs)
+        inputs, relevance = network.model.inputs[:count], network.model.inputs[-1]
+        baselines = _Baselines(self, name="baselines", dtype=self.dtype, autocast=False)(inputs)
+        found = network.model([*inputs, *baselines, relevance])
+        return keras.Model([*inputs, relevance], found, name="reversed")
+
+    def _check_shared(self) -> None:
+        """Refuses a baseline per sample where the samples are not known."""
+        if callable(self.baseline.values[0]):
+            return
+        like = [
+            tf.zeros([1, *(size or 1 for size in node.shape[1:])], node.dtype_in(self.dtype))
+            for node in self.graph.inputs
+        ]
+        try:
+            self.baseline.constants(self.inputs, like)
+        except ValueError as error:
+            raise UnsupportedModelError(
+                f"{self.name} is a reversed network for any samples only with a baseline that all "
+                f"samples share: {error}"
+            ) from None
+
+
+class _Baselines(keras.layers.Layer):
+    """The baselines of an analyzer as tensors."""
+
+    def __init__(self, analyzer: DeepLIFT, **options: Any) -> None:
+        super().__init__(**options)
+        self._analyzer = analyzer
+
+    def call(self, inputs: list[Tensor]) -> list[Tensor]:
+        analyzer = self._analyzer
+        (parts,) = analyzer.baseline.constants(analyzer.inputs, list(inputs))
+        return analyzer._vectors(parts)
+
+    def compute_output_spec(self, inputs: list) -> list[keras.KerasTensor]:
+        nodes = [
+            self._analyzer._tokens[node].outputs[0] if node in self._analyzer._tokens else node
+            for node in self._analyzer.graph.inputs
+        ]
+        return [keras.KerasTensor(node.shape, self.compute_dtype) for node in nodes]
+
+
+class DeepLIFTRescale(DeepLIFT):
+    """DeepLIFT with the Rescale rule at non-linearities ([shrikumar2017learning])."""
+
+    name = "deep_lift.rescale"
+
+
+class DeepLIFTRevealCancel(DeepLIFT):
+    """DeepLIFT with the RevealCancel rule at non-linearities ([shrikumar2017learning])."""
+
+    name = "deep_lift.reveal_cancel"
+
+    def _activations(self) -> tuple[tuple[Any, Rule], ...]:
+        return ((ACTIVATION, RevealCancel()),)
+
+
+class DeepLIFTGenomics(DeepLIFT):
+    """RevealCancel behind dense layers, Rescale elsewhere, as deeplift does for genomics."""
+
+    name = "deep_lift.genomics"
+
+    def _activations(self) -> tuple[tuple[Any, Rule], ...]:
+        return ((After(DENSE), RevealCancel()),)
+
+
+class DeepLIFTAblation(DeepLIFT):
+    """DeepLIFT (Rescale) without the mixing of signs in linear layers ([sixt2020when]).
+
+    The multipliers are divided by their largest magnitude wherever one tensor carries all of them,
+    because their chain grows exponentially: results have an arbitrary positive unit per sample and
+    vector.
+
+    Args:
+        model: See `Analyzer`.
+        definition: "as_run" (what the published code runs: W+ for both signs) or "as_written" (the
+            text: W+ for positive, W- for negative differences).
+        **common: See `DeepLIFT`.
+
+    Raises:
+        ValueError: For another definition.
+    """
+
+    name = "deep_lift.ablation"
+    rescale = True
+
+    def __init__(self, model: keras.Model, *, definition: str = "as_run", **common: Any) -> None:
+        self._ablated = AblatedLinear(definition)
+        super().__init__(model, **common)
+
+    def _linear(self) -> Rule:
+        return self._ablated

@@ -1,0 +1,14 @@
+"""Reversed networks: Keras models from (inputs, output relevance) to relevance."""
+
+from tfexplain.reverse.differences import DifferenceNetwork
+from tfexplain.reverse.layers import ForwardCall, ReverseLayer, check_bounds
+from tfexplain.reverse.network import ReversedNetwork, start_relevance
+
+__all__ = [
+    "DifferenceNetwork",
+    "ForwardCall",
+    "ReverseLayer",
+    "ReversedNetwork",
+    "check_bounds",
+    "start_relevance",
+]

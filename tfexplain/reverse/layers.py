@@ -1,0 +1,200 @@
+"""Keras layers of reversed networks: replayed calls, rules, bounds, zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfexplain.composites import RuleAssignment, bounded_path, is_transparent, uses_bounds
+from tfexplain.graph import Call, Graph
+from tfexplain.numerics import Tensor, expand, shape_of
+from tfexplain.operations import Affine, Operation, Scaling
+from tfexplain.rules import RecordedCall, Rule
+
+
+class CallLayer(keras.layers.Layer):
+    """A layer around a canonical operation; the user's layers in it are shared, not copied."""
+
+    def __init__(self, operation: Operation, name: str, dtype: str) -> None:
+        super().__init__(name=name, dtype=dtype, autocast=False)
+        self.operation = operation
+        self.sources = list(operation.layers)
+        self.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the layer does, for printing; `Analyzer.save` stores the method."""
+        return {"name": self.name, "operation": self.operation.label}
+
+
+class ForwardCall(CallLayer):
+    """Replays one call of the user's model.
+
+    Args:
+        call: The call.
+        name: Name of this layer.
+        dtype: Precision of floating tensors.
+    """
+
+    def __init__(self, call: Call, name: str, dtype: str) -> None:
+        super().__init__(call.operation, name, dtype)
+        self.results = call.outputs
+
+    def call(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the outputs of the operation, each (batch, *shape)."""
+        results = self.operation.forward(*inputs)
+        return list(results) if isinstance(results, list | tuple) else [results]
+
+    def compute_output_spec(self, inputs: Sequence) -> list[keras.KerasTensor]:
+        """Takes the shapes from the user's model: nothing is traced twice."""
+        return [keras.KerasTensor(n.shape, n.dtype_in(self.compute_dtype)) for n in self.results]
+
+
+class ReverseLayer(CallLayer):
+    """Redistributes the relevance of one call by its rule.
+
+    Args:
+        call: The call.
+        rule: The rule.
+        name: Name of this layer.
+        dtype: Precision.
+        streams: Of how many kinds the vectors are; see `RecordedCall`.
+        parameters: Arrays that belong to the rule at this call.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        rule: Rule,
+        name: str,
+        dtype: str,
+        streams: int = 1,
+        parameters: Sequence[np.ndarray] = (),
+    ) -> None:
+        super().__init__(call.operation, name, dtype)
+        self.rule = rule
+        self.streams = streams
+        self.parameters = [tf.Variable(value, trainable=False) for value in parameters]
+        self.nonnegative = call.nonnegative
+        self.arguments = call.inputs
+
+    def call(self, relevance: Sequence[Tensor], **tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Returns one (batch, num_vectors, *shape) for each input of the call."""
+        return list(self.rule.propagate(self.recorded(**tensors), tuple(relevance)))
+
+    def recorded(self, **tensors: Sequence[Tensor]) -> RecordedCall:
+        """Returns the call with its tensors, named as the fields of `RecordedCall`."""
+        given = {name: tuple(value) for name, value in tensors.items()}
+        return RecordedCall(
+            self.operation,
+            nonnegative=tuple(self.nonnegative),
+            streams=self.streams,
+            parameters=tuple(tf.convert_to_tensor(value) for value in self.parameters),
+            **given,
+        )
+
+    def compute_output_spec(self, relevance: Sequence, **tensors: Any) -> list[keras.KerasTensor]:
+        """Relevance has the shape of the tensor, with the axis of vectors."""
+        return [
+            keras.KerasTensor((None, None, *n.shape[1:]), self.compute_dtype)
+            for n in self.arguments
+        ]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns operation and rule."""
+        return {**super().get_config(), "rule": self.rule.to_config()}
+
+
+class Bounds(keras.layers.Layer):
+    """Lowest and highest values of a first layer's input, from those of the model's input."""
+
+    def __init__(self, rule: Rule, graph: Graph, call: Call, name: str, dtype: str) -> None:
+        super().__init__(name=name, dtype=dtype, autocast=False)
+        self.rule, self.graph, self.target = rule, graph, call.inputs[0]
+        self.steps = bounded_path(graph, self.target)
+        self.sources = [layer for step in self.steps for layer in step.operation.layers]
+        self.built = True
+
+    def call(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Returns [low, high], each (1, *shape of the first layer's input)."""
+        ends = []
+        for value in (self.rule.low, self.rule.high):
+            tensors = {
+                node: tf.zeros_like(x[:1]) + tf.constant(value, x.dtype)
+                for node, x in zip(self.graph.inputs, inputs, strict=True)
+                if x.dtype.is_floating
+            }
+            ends.append(tensors)
+        for step in self.steps:
+            results = []
+            for tensors in ends:
+                result = step.operation.forward(*(tensors[node] for node in step.inputs))
+                results.append(result if isinstance(result, list | tuple) else [result])
+            for node, first, second in zip(step.outputs, *results, strict=True):
+                if isinstance(step.operation, Scaling | Affine):
+                    # A negative factor exchanges the ends.
+                    first, second = tf.minimum(first, second), tf.maximum(first, second)
+                ends[0][node], ends[1][node] = first, second
+        return [tensors[self.target] for tensors in ends]
+
+    def compute_output_spec(self, inputs: Sequence) -> list[keras.KerasTensor]:
+        """One sample of the first layer's input."""
+        # Two tensors: the same one twice would be one output of the layer.
+        shape = (1, *self.target.shape[1:])
+        return [keras.KerasTensor(shape, self.compute_dtype) for _ in ("low", "high")]
+
+
+class Zeros(keras.layers.Layer):
+    """Zero relevance for a tensor that the explained output does not depend on."""
+
+    def call(self, x: Tensor, relevance: Tensor) -> Tensor:
+        """Returns zeros of (batch, num_vectors, *shape of x)."""
+        batch, vectors = shape_of(relevance)[:2]
+        return tf.zeros([batch, vectors, *shape_of(x)[1:]], relevance.dtype)
+
+    def compute_output_spec(self, x: Any, relevance: Any) -> keras.KerasTensor:
+        """The shape of x with the axis of vectors."""
+        return keras.KerasTensor((None, None, *x.shape[1:]), self.compute_dtype)
+
+
+class TimesActivation(keras.layers.Layer):
+    """Relevance times the activation at the same tensor."""
+
+    def call(self, x: Tensor, relevance: Tensor) -> Tensor:
+        """Returns the product."""
+        return expand(tf.cast(x, relevance.dtype)) * relevance
+
+    def compute_output_spec(self, x: Any, relevance: Any) -> keras.KerasTensor:
+        """The shape of the relevance."""
+        return keras.KerasTensor(relevance.shape, self.compute_dtype)
+
+
+def check_bounds(graph: Graph, assignment: RuleAssignment) -> None:
+    """Refuses box rules whose bounds are unknown or have another shape than the input.
+
+    Raises:
+        ValueError: If a first layer also reads computed tensors, or bounds do not broadcast.
+    """
+    for call, rule in assignment.rules.items():
+        if not uses_bounds(rule):
+            continue
+        source = graph.upstream([call.inputs[0]])
+        inside = [c.name for c in source.calls if not is_transparent(c.operation)]
+        if inside:
+            raise ValueError(
+                f"The box rule at {call.name!r} needs the bounds of its input, but that also "
+                f"depends on computed tensors ({', '.join(inside)}). Use input_rule='w_square'."
+            )
+        for node in graph.inputs:
+            sizes = node.shape[1:]
+            for name in ("low", "high"):
+                given = np.shape(getattr(rule, name))
+                pairs = zip(reversed(given), reversed(sizes), strict=False)
+                if len(given) > len(sizes) or any(g not in (1, s) and s for g, s in pairs):
+                    raise ValueError(
+                        f"{name} has shape {given}, which does not broadcast to the input's "
+                        f"{sizes}; give a number, one per channel, or an array of that shape."
+                    )

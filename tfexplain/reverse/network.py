@@ -1,0 +1,319 @@
+"""Builds reversed networks: Keras models from (inputs, output relevance) to relevance.
+
+The networks stand on tensors of their own, so Keras records nothing on the user's layers.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfexplain.composites import RuleAssignment, uses_bounds
+from tfexplain.graph import Call, Graph, Node
+from tfexplain.numerics import Compiled, Tensor, expand, shape_of
+from tfexplain.operations import Lookup
+from tfexplain.reverse.layers import Bounds, ForwardCall, ReverseLayer, TimesActivation, Zeros
+from tfexplain.rules.base import total
+
+# Tensors of a forward pass by node, or by whatever else a network records.
+Tensors = dict[Any, Any]
+Visit = Callable[[Call, Tensors, Sequence], Sequence]
+
+
+class ReversedNetwork:
+    """The reversed network of a graph, as Keras models and as compiled functions.
+
+    Args:
+        graph: A canonical graph.
+        assignment: Rule of each call.
+        start: The tensor that receives the output relevance.
+        readouts: Name -> tensor, in addition to the inputs.
+        dtype: "float32" or "float64".
+        head: Start relevance of `explain`: "logit" (the value of the output), "positive_logit"
+            (its positive part) or "one".
+        times_activation: Multiply every result by the activation (input times gradient).
+        parameters: Arrays that belong to the rules of some calls.
+        jit_compile: Compile by XLA.
+
+    Attributes:
+        model: keras.Model of [*inputs, output_relevance] -> relevance of the input; a dict by
+            name if there are several read-outs.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        assignment: RuleAssignment,
+        *,
+        start: Node,
+        readouts: Mapping[str, Node],
+        dtype: str,
+        head: str = "logit",
+        times_activation: bool = False,
+        parameters: Mapping[Call, Sequence[np.ndarray]] | None = None,
+        jit_compile: bool = False,
+    ) -> None:
+        self._parameters = parameters or {}
+        self.graph = graph.upstream([start])
+        self.rules = assignment.rules
+        self.start = start
+        self.dtype = dtype
+        self.head = head
+        self.times_activation = times_activation
+        self._largest: dict[tuple, int] = {}
+        for node in self.graph.inputs:
+            if node.dtype not in ("bool", "string") and "complex" not in node.dtype:
+                continue
+            raise ValueError(f"Inputs of dtype {node.dtype} cannot be explained.")
+        self.readouts = {**dict(zip(graph.input_names, graph.inputs, strict=True)), **readouts}
+        names = _LayerNames()
+        self._forward_layers = {
+            call: ForwardCall(call, names("forward", call), dtype) for call in self.graph.calls
+        }
+        self._reverse_layers = {
+            call: self._reverse_layer(call, names("reverse", call)) for call in self.graph.calls
+        }
+        self._bounds_layers = {call: self._bounds_layer(call, names) for call in self.graph.calls}
+        self._zeros = Zeros(name="zeros", dtype=dtype, autocast=False)
+        self._times = TimesActivation(name="times_activation", dtype=dtype, autocast=False)
+        self._build()
+        self._compile(jit_compile)
+
+    def _reverse_layer(self, call: Call, name: str) -> ReverseLayer:
+        parameters = self._parameters.get(call, ())
+        return ReverseLayer(call, self.rules[call], name, self.dtype, parameters=parameters)
+
+    def _bounds_layer(self, call: Call, names: _LayerNames) -> Bounds | None:
+        if not uses_bounds(self.rules[call]):
+            return None
+        return Bounds(self.rules[call], self.graph, call, names("bounds", call), self.dtype)
+
+    # --- the Keras models ---
+
+    def _inputs(self) -> list[keras.KerasTensor]:
+        return [
+            keras.Input(node.shape[1:], dtype=node.dtype_in(self.dtype), name=_keras_name(name))
+            for node, name in zip(self.graph.inputs, self.graph.input_names, strict=True)
+        ]
+
+    def _relevance_input(self) -> keras.KerasTensor:
+        return keras.Input((None, *self.start.shape[1:]), dtype=self.dtype, name="output_relevance")
+
+    def _replay(self, inputs: Sequence) -> dict[Node, Any]:
+        tensors = dict(zip(self.graph.inputs, inputs, strict=True))
+        for call in self.graph.calls:
+            results = self._forward_layers[call]([tensors[node] for node in call.inputs])
+            tensors.update(zip(call.outputs, results, strict=True))
+        return tensors
+
+    def _gathered(self, call: Call, tensors: Tensors) -> dict[str, list]:
+        """Returns the tensors that the rule of a call needs, named as in `RecordedCall`."""
+        gathered = {
+            "inputs": [tensors[node] for node in call.inputs],
+            "outputs": [tensors[node] for node in call.outputs],
+        }
+        if self._bounds_layers[call] is not None:
+            inputs = [tensors[node] for node in self.graph.inputs]
+            gathered["bounds"] = self._bounds_layers[call](inputs)
+        return gathered
+
+    def _visit(self, call: Call, tensors: Tensors, relevance: Sequence) -> Sequence:
+        """Returns the relevance of each input of a call."""
+        return self._reverse_layers[call](relevance, **self._gathered(call, tensors))
+
+    def _settle(self, node: Node, relevance: Any) -> Any:
+        """Changes the whole relevance of a tensor before it goes on."""
+        return relevance
+
+    def _read(self, node: Node, tensors: Tensors, relevance: Any) -> Any:
+        """Returns what is read of the relevance of a tensor."""
+        if self.times_activation and node.floating:
+            return self._times(tensors[node], relevance)
+        return relevance
+
+    def _walk(self, tensors: Tensors, relevance: Any, visit: Visit) -> list:
+        """Walks from the start to the inputs; returns the relevance of every read-out."""
+        arriving: dict[Node, list] = collections.defaultdict(list)
+        arriving[self.start].append(relevance)
+
+        def summed(node: Node) -> Any:
+            parts = arriving[node]
+            if not parts:
+                return self._zeros(tensors[node], relevance)
+            whole = parts[0]
+            for part in parts[1:]:
+                whole = keras.ops.add(whole, part)
+            arriving[node] = [whole]
+            return whole
+
+        for call in reversed(self.graph.calls):
+            if not any(arriving[node] for node in call.outputs):
+                continue
+            outgoing = []
+            for node in call.outputs:
+                arriving[node] = [self._settle(node, summed(node))]
+                outgoing += arriving[node]
+            if isinstance(call.operation, Lookup):
+                # The tokens of an integer input are explained at their vectors.
+                outgoing = [self._read(call.outputs[0], tensors, outgoing[0])]
+            for node, result in zip(call.inputs, visit(call, tensors, outgoing), strict=True):
+                arriving[node].append(result)
+        return [self._read(node, tensors, summed(node)) for node in self.readouts.values()]
+
+    def _build(self) -> None:
+        inputs, relevance = self._inputs(), self._relevance_input()
+        tensors = self._replay(inputs)
+        results = self._walk(dict(tensors), relevance, self._visit)
+        named = dict(zip(self.readouts, results, strict=True))
+        outputs = results[0] if len(results) == 1 else named
+        self.model = keras.Model([*inputs, relevance], outputs, name="reversed")
+        # The same layers as two models, so that one forward pass can serve many chunks of vectors.
+        self._nodes = list(tensors)
+        self.start_index = self._nodes.index(self.start)
+        self.forward = keras.Model(inputs, [tensors[node] for node in self._nodes])
+        records = [
+            keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in self.forward.outputs
+        ]
+        relevance = self._relevance_input()
+        results = self._walk(dict(zip(self._nodes, records, strict=True)), relevance, self._visit)
+        self.backward = keras.Model([*records, relevance], results)
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """The arrays that belong to the rules."""
+        return [v for layer in self._reverse_layers.values() for v in layer.parameters]
+
+    def vectors_at_once(self, arrays: Sequence[np.ndarray], limit: int) -> int:
+        """Returns how many vectors fit into `limit` bytes at the largest tensor.
+
+        Args:
+            arrays: The batch, one (n, *shape) per input.
+            limit: Bytes.
+        """
+        shapes = tuple(array.shape[1:] for array in arrays)
+        if shapes not in self._largest:
+            sizes = [tensor.shape[1:] for tensor in self.forward.outputs]
+            if any(None in size for size in sizes):
+                # The sizes of the tensors follow those of this batch.
+                sample = [tf.constant(array[:1]) for array in arrays]
+                sizes = [tensor.shape[1:] for tensor in self.run_records(sample)]
+            self._largest[shapes] = max(int(np.prod(size)) for size in sizes)
+        item = np.dtype(self.dtype).itemsize
+        return max(1, limit // (len(arrays[0]) * self._largest[shapes] * item))
+
+    # --- compiled functions ---
+
+    def _compile(self, jit_compile: bool) -> None:
+        inputs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in self.forward.inputs]
+        relevance = tf.TensorSpec((None, None, *self.start.shape[1:]), self.dtype)
+        records = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in self.forward.outputs]
+        targets = tf.TensorSpec((None, None), "int32")
+
+        def outputs(inputs: Sequence[Tensor]) -> Tensor:
+            return self._records(inputs)[self.start_index]
+
+        def compiled(function: Callable, *signature: Any) -> Compiled:
+            return Compiled(function, list(signature), jit_compile)
+
+        self.run_outputs = compiled(outputs, inputs)
+        self.run_propagate = compiled(self.propagate, inputs, relevance)
+        self.run_records = compiled(self._records, inputs)
+        self.run_backward = compiled(self._backward, records, relevance)
+        self.run_explain = compiled(self.explain, inputs, targets)
+        self.run_ledger = compiled(self._ledger, records, relevance)
+
+    def _records(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Runs forward; returns every tensor of the graph."""
+        return list(self.forward(list(inputs)))
+
+    def _backward(self, records: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
+        """Runs backward on the tensors of a forward pass."""
+        results = self.backward([*records, relevance])
+        return list(results) if isinstance(results, list | tuple) else [results]
+
+    def propagate(self, inputs: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
+        """Returns the relevance of each read-out, (batch, num_vectors, *shape).
+
+        Args:
+            inputs: One (batch, *shape) for each input of the model.
+            relevance: (batch, num_vectors, *shape of the start tensor).
+        """
+        return self._backward(self._records(inputs), relevance)
+
+    def explain(self, inputs: Sequence[Tensor], targets: Tensor) -> list[Tensor]:
+        """Runs forward, starts at the targets with the method's head, and runs backward.
+
+        Args:
+            inputs: One (batch, *shape) for each input.
+            targets: Flat output indices (batch, num_vectors); negative for the largest output.
+
+        Returns:
+            The start tensor (batch, *shape), then the relevance of each read-out.
+        """
+        records = self._records(inputs)
+        outputs = records[self.start_index]
+        relevance = start_relevance(outputs, targets, self.head)
+        return [outputs, *self._backward(records, relevance)]
+
+    def _ledger(self, records: Sequence[Tensor], relevance: Tensor) -> dict[str, list[Tensor]]:
+        """Accounts for the relevance of each call; one (batch, num_vectors) per quantity."""
+        rows = {}
+
+        def visit(call: Call, tensors: Tensors, arriving: Sequence) -> Sequence:
+            results = self._visit(call, tensors, arriving)
+            rows[call.name] = self._account(call, tensors, arriving, results)
+            return results
+
+        self._walk(dict(zip(self._nodes, records, strict=True)), relevance, visit)
+        return rows
+
+    def _account(
+        self, call: Call, tensors: Tensors, arriving: Sequence, results: Sequence
+    ) -> list[Tensor]:
+        """Returns relevance received, kept, absorbed by bias and by stabilizer, and lost."""
+        layer = self._reverse_layers[call]
+        kept = sum(total(result) for result in results)
+        recorded = layer.recorded(**self._gathered(call, tensors))
+        absorbed = layer.rule.absorbed(recorded, tuple(arriving), kept)
+        return [sum(total(r) for r in arriving), kept, *absorbed]
+
+
+def start_relevance(outputs: Tensor, targets: Tensor, head: str) -> Tensor:
+    """Returns the output relevance (batch, num_vectors, *shape) that explains `targets`.
+
+    Args:
+        outputs: The explained tensor, (batch, *shape).
+        targets: Flat indices (batch, num_vectors); negative for the largest output.
+        head: "logit", "positive_logit" or "one".
+    """
+    shape = shape_of(outputs)
+    flat = tf.reshape(outputs, [shape[0], -1])
+    largest = tf.argmax(flat, axis=1, output_type=tf.int32)
+    targets = tf.where(targets < 0, expand(largest), targets)
+    relevance = tf.one_hot(targets, shape_of(flat)[1], dtype=outputs.dtype)
+    if head == "logit":
+        relevance *= expand(flat)
+    elif head == "positive_logit":
+        relevance *= expand(tf.nn.relu(flat))
+    return tf.reshape(relevance, [*shape_of(targets), *shape[1:]])
+
+
+class _LayerNames:
+    """Makes unique Keras names, which hold no slash."""
+
+    def __init__(self) -> None:
+        self.used: collections.Counter = collections.Counter()
+
+    def __call__(self, prefix: str, call: Call) -> str:
+        name = f"{prefix}_{_keras_name(call.name)}"
+        self.used[name] += 1
+        return name if self.used[name] == 1 else f"{name}__{self.used[name]}"
+
+
+def _keras_name(name: str) -> str:
+    return name.replace("/", "__").replace(":", "__").replace("@", "__")

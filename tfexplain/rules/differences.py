@@ -1,0 +1,426 @@
+"""DeepLIFT: multipliers, which are contributions per difference from a baseline.
+
+What these rules send back is a multiplier m, and m times the difference D of a tensor from its
+value at the baseline is its contribution ([shrikumar2017learning]). Positive and negative
+differences D+ and D- can have multipliers of their own: then there are two streams, and the axis of
+vectors holds all multipliers of D+ and after them all of D-.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from tfexplain.numerics import Tensor, expand, negative, positive, sum_to_shape
+from tfexplain.operations import (
+    Activation,
+    Affine,
+    AveragePooling,
+    Concatenation,
+    GlobalMaxPooling,
+    Linear,
+    Lookup,
+    MaxPooling,
+    Operation,
+    Product,
+    Rearrangement,
+    Scaling,
+    Sum,
+)
+from tfexplain.operations.linear import NEGATIVE, POSITIVE
+from tfexplain.rules.base import RecordedCall, Rule
+
+
+@dataclass(frozen=True)
+class DifferenceRule(Rule, abstract=True):
+    """Base of the rules of DeepLIFT.
+
+    By default both streams become one: each output has a difference of one sign, so one of its
+    multipliers concerns nothing.
+    """
+
+    def streams(self, arriving: int) -> int:
+        """Returns how many streams leave, given how many arrive."""
+        return 1
+
+    def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
+        """Returns D+ and D- of each output, (batch, *shape), one after the other."""
+        found: list[Tensor] = []
+        for difference in output_differences(call):
+            found += [positive(difference), negative(difference)]
+        return tuple(found)
+
+
+def input_differences(call: RecordedCall) -> list[Tensor]:
+    """Returns x - x0 for each input of a call."""
+    return [x - x0 for x, x0 in zip(call.inputs, call.baseline_inputs, strict=True)]
+
+
+def output_differences(call: RecordedCall) -> list[Tensor]:
+    """Returns y - y0 for each output of a call."""
+    return [y - y0 for y, y0 in zip(call.outputs, call.baseline_outputs, strict=True)]
+
+
+def select(difference: Tensor, above: Tensor, below: Tensor, between: Tensor) -> Tensor:
+    """Returns `above` where a difference is > 0, `below` where it is < 0, else `between`."""
+    sign = expand(difference)
+    return tf.where(sign > 0, above, tf.where(sign < 0, below, between))
+
+
+def one_stream(call: RecordedCall, relevance: Tensor) -> Tensor:
+    """Returns the multipliers that concern the differences of the only output."""
+    if call.streams == 1:
+        return relevance
+    above, below = tf.split(relevance, 2, axis=1)
+    return select(output_differences(call)[0], above, below, (above + below) / 2)
+
+
+@dataclass(frozen=True)
+class LinearDifference(DifferenceRule):
+    """The linear rule: D > 0 meets W+ with m+ and W- with m-, D < 0 the other way round.
+
+    m = W+^T m+ + W-^T m- where D > 0, W-^T m+ + W+^T m- where D < 0, half of both where D = 0
+    ([shrikumar2017learning]; Eq. 13 of [sixt2020when]). D is the whole difference of an input.
+    """
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Linear, Sum)
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns the multipliers of the inputs, for both signs."""
+        operation = call.operation
+        if call.streams == 1:
+            return operation.gradient(call.inputs, call.outputs, relevance)
+        above, below = tf.split(relevance[0], 2, axis=1)
+        differences = input_differences(call)
+        if isinstance(operation, Sum):
+            return tuple(
+                sum_to_shape(
+                    c * select(c * d, above, below, (above + below) / 2), x.shape.as_list()
+                )
+                for c, d, x in zip(operation.coefficients, differences, call.inputs, strict=True)
+            )
+        x = call.inputs[0]
+        first = operation.transpose(above, operation.kernel(x.dtype, POSITIVE), x)
+        first += operation.transpose(below, operation.kernel(x.dtype, NEGATIVE), x)
+        both = operation.transpose(above + below, operation.kernel(x.dtype), x)
+        return (select(differences[0], first, both - first, both / 2),)
+
+    def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
+        """Returns the sums of positive and of negative contributions to each output."""
+        differences = input_differences(call)
+        above = call.operation.positive_sum(differences, (False,) * len(differences))
+        return above, output_differences(call)[0] - above
+
+
+@dataclass(frozen=True)
+class AblatedLinear(DifferenceRule):
+    """The linear rule without its mixing of positive and negative multipliers.
+
+    Args:
+        definition: "as_run", what the code of [sixt2020when] runs: m = W+^T m for both signs.
+            "as_written", what its text says: W+ for positive and W- for negative differences,
+            m+ = [D > 0] W+^T m+ and m- = [D < 0] W-^T m-.
+
+    Raises:
+        ValueError: For another definition.
+    """
+
+    definition: str = "as_run"
+    handled: ClassVar[tuple[type[Operation], ...]] = (Linear, Sum)
+
+    def __post_init__(self) -> None:
+        """Checks the value."""
+        if self.definition not in ("as_run", "as_written"):
+            raise ValueError(
+                f"definition must be 'as_run' or 'as_written', received {self.definition!r}."
+            )
+
+    def streams(self, arriving: int) -> int:
+        """Two decoupled chains as written, one as run."""
+        return 2 if self.definition == "as_written" else 1
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns the multipliers of the inputs."""
+        if self.definition == "as_run":
+            return self._pulled(call, relevance[0], POSITIVE)
+        chains = [relevance[0]] * 2 if call.streams == 1 else tf.split(relevance[0], 2, axis=1)
+        above = self._pulled(call, chains[0], POSITIVE)
+        below = self._pulled(call, chains[1], NEGATIVE)
+        results = []
+        for d, first, second in zip(input_differences(call), above, below, strict=True):
+            first = tf.where(expand(d > 0), first, tf.zeros_like(first))
+            second = tf.where(expand(d < 0), second, tf.zeros_like(second))
+            results.append(tf.concat([first, second], axis=1))
+        return tuple(results)
+
+    @staticmethod
+    def _pulled(call: RecordedCall, relevance: Tensor, part: str) -> tuple[Tensor, ...]:
+        """Sends multipliers through one sign of the weights."""
+        operation, x = call.operation, call.inputs[0]
+        if isinstance(operation, Linear):
+            return (operation.transpose(relevance, operation.kernel(x.dtype, part), x),)
+        end = max if part == POSITIVE else min
+        return tuple(
+            sum_to_shape(end(c, 0.0) * relevance, x.shape.as_list())
+            for c, x in zip(operation.coefficients, call.inputs, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class AffineDifference(DifferenceRule):
+    """A factor for each element; a negative one exchanges the streams ([shrikumar2017learning])."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Affine, Scaling)
+
+    def streams(self, arriving: int) -> int:
+        """As many as arrive."""
+        return arriving
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns m times the factor."""
+        if call.streams == 1:
+            return call.operation.gradient(call.inputs, call.outputs, relevance)
+        factor = expand(call.operation.factor(call.inputs))
+        above, below = tf.split(relevance[0], 2, axis=1)
+        up, down = positive(factor), negative(factor)
+        return (tf.concat([up * above + down * below, up * below + down * above], axis=1),)
+
+    def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
+        """Returns the scaled parts, exchanged where the factor is negative."""
+        factor = call.operation.factor(call.inputs)
+        above, below = call.parts
+        up, down = positive(factor), negative(factor)
+        return up * above + down * below, up * below + down * above
+
+
+@dataclass(frozen=True)
+class Transport(DifferenceRule):
+    """Both streams go the way of the gradient: where elements move, and where they are averaged.
+
+    At max pooling, which may have this rule too, everything goes to the winner of the input alone.
+    """
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (
+        Rearrangement,
+        Concatenation,
+        Lookup,
+        AveragePooling,
+        MaxPooling,
+        GlobalMaxPooling,
+    )
+
+    def streams(self, arriving: int) -> int:
+        """As many as arrive."""
+        return arriving
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns the vector-Jacobian product."""
+        return call.operation.gradient(call.inputs, call.outputs, relevance)
+
+    def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
+        """Moves the parts as the elements move."""
+        if isinstance(call.operation, Lookup | MaxPooling | GlobalMaxPooling):
+            return super().parts(call)
+        moved = []
+        for parts in (call.parts[::2], call.parts[1::2]):
+            result = call.operation.forward(*parts)
+            moved.append(list(result) if isinstance(result, list | tuple) else [result])
+        return tuple(part for pair in zip(*moved, strict=True) for part in pair)
+
+
+@dataclass(frozen=True)
+class Rescale(DifferenceRule):
+    """m_x = m_y D_y / D_x, with the derivative as limit ([shrikumar2017learning]).
+
+    A softmax inside of the network is taken as exp(x - log sum exp x).
+    """
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Activation,)
+
+    def handles(self, operation: Operation) -> bool:
+        """Functions of single elements, and softmax."""
+        return super().handles(operation) and (not operation.joint or operation.name == "softmax")
+
+    def streams(self, arriving: int) -> int:
+        """As many as arrive."""
+        return arriving
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Multiplies by the slope of the chord between baseline and input."""
+        (x,), (x0,) = call.inputs, call.baseline_inputs
+        if call.operation.joint:
+            # Its outputs have differences of one sign each.
+            found = _through_softmax(call.operation, x, x0, one_stream(call, relevance[0]))
+            return (tf.concat([found] * call.streams, axis=1),)
+        return (relevance[0] * expand(chord(call.operation, x0, x)),)
+
+    def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
+        """Scales both parts alike."""
+        if call.operation.joint:
+            return super().parts(call)
+        slope = chord(call.operation, call.baseline_inputs[0], call.inputs[0])
+        return slope * call.parts[0], slope * call.parts[1]
+
+
+@dataclass(frozen=True)
+class RevealCancel(DifferenceRule):
+    """D+ and D- act one after the other, averaged over both orders ([shrikumar2017learning]).
+
+    D_y+ = (f(x0 + D+) - f(x0)) / 2 + (f(x0 + D- + D+) - f(x0 + D-)) / 2, D_y- in the same way, and
+    m+ and m- are multiplied by D_y+ / D+ and D_y- / D-, with the derivative as limit.
+    """
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Activation,)
+
+    def handles(self, operation: Operation) -> bool:
+        """Functions of single elements."""
+        return super().handles(operation) and not operation.joint
+
+    def streams(self, arriving: int) -> int:
+        """Always two."""
+        return 2
+
+    def _slopes(self, call: RecordedCall) -> tuple[Tensor, Tensor]:
+        (x0,), (above, below) = call.baseline_inputs, call.parts
+        operation, end = call.operation, x0 + above + below
+        raised, lowered = x0 + above, x0 + below
+        up = chord(operation, x0, raised) + chord(operation, lowered, end)
+        down = chord(operation, x0, lowered) + chord(operation, raised, end)
+        return up / 2, down / 2
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Multiplies each stream by its own slope."""
+        (arriving,) = relevance
+        above, below = [arriving] * 2 if call.streams == 1 else tf.split(arriving, 2, axis=1)
+        up, down = self._slopes(call)
+        return (tf.concat([expand(up) * above, expand(down) * below], axis=1),)
+
+    def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
+        """Returns D_y+ and D_y-."""
+        up, down = self._slopes(call)
+        return up * call.parts[0], down * call.parts[1]
+
+
+@dataclass(frozen=True)
+class MaxDifference(DifferenceRule):
+    """Max pooling: D_y > 0 belongs to the winner of the input, D_y < 0 to that of the baseline.
+
+    The contributions of a window then add up to m_y D_y, which the gradient of the pool does not
+    give. Where nothing differs, the gradient is the limit.
+    """
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (MaxPooling, GlobalMaxPooling)
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns contributions divided by the differences of the inputs."""
+        arriving = one_stream(call, relevance[0])
+        (x,), (y,) = call.inputs, call.outputs
+        x0 = tf.broadcast_to(call.baseline_inputs[0], tf.shape(x))
+        y0 = tf.broadcast_to(call.baseline_outputs[0], tf.shape(y))
+        difference, route = y - y0, call.operation.route
+        (raised,) = route((x,), (y,), arriving * expand(positive(difference)))
+        (lowered,) = route((x0,), (y0,), arriving * expand(negative(difference)))
+        still = tf.where(expand(tf.equal(difference, 0)), arriving, tf.zeros_like(arriving))
+        (limit,) = route((x,), (y,), still)
+        moved = expand(x - x0)
+        share = tf.math.divide_no_nan(raised + lowered, moved)
+        return (share + tf.where(tf.equal(moved, 0), limit, tf.zeros_like(limit)),)
+
+
+@dataclass(frozen=True)
+class ProductDifference(DifferenceRule):
+    """x y - x0 y0 = (x - x0) (y + y0) / 2 + (y - y0) (x + x0) / 2, factor by factor."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Product,)
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Multiplies by the mean of the other factor at input and baseline."""
+        arriving = one_stream(call, relevance[0])
+        ends = list(zip(call.inputs, call.baseline_inputs, strict=True))
+        before = [ends[0]]
+        for x, x0 in ends[1:-1]:
+            before.append((before[-1][0] * x, before[-1][1] * x0))
+        results = []
+        for (x, x0), (p, p0) in zip(reversed(ends[1:]), reversed(before), strict=True):
+            results.append(sum_to_shape(arriving * expand((p + p0) / 2), x.shape.as_list()))
+            arriving = arriving * expand((x + x0) / 2)
+        results.append(sum_to_shape(arriving, ends[0][0].shape.as_list()))
+        return tuple(reversed(results))
+
+
+# Functions with a derivative everywhere: near a point the chord is the derivative in the middle.
+SMOOTH = (
+    "sigmoid tanh softplus gelu silu mish softsign exponential log_sigmoid squareplus tanh_shrink "
+    "square"
+).split()
+
+
+def chord(operation: Activation, start: Tensor, end: Tensor) -> Tensor:
+    """Returns (f(end) - f(start)) / (end - start), with the derivative as limit.
+
+    Rounding would spoil the quotient of nearly equal values. There the derivative in the middle
+    takes its place, with an error of the third order, if the function is smooth between them: it is
+    everywhere, or the derivative hardly changes from end to end. At a corner the quotient stays.
+
+    Args:
+        operation: The function of single elements.
+        start: Where the chord begins.
+        end: Where it ends.
+    """
+    difference = end - start
+    size = tf.abs(difference)
+    near = size < float(np.finfo(end.dtype.as_numpy_dtype).eps) ** (1 / 3)
+    start = tf.broadcast_to(start, tf.shape(end))
+    if operation.name == "relu":
+        # Exact as it is.
+        near = tf.equal(difference, 0)
+    elif operation.name not in SMOOTH:
+        change = tf.abs(operation.derivative(end) - operation.derivative(start))
+        near &= change <= 2 * size
+    quotient = tf.math.divide_no_nan(operation.forward(end) - operation.forward(start), difference)
+    return tf.where(near, operation.derivative((start + end) / 2), quotient)
+
+
+def _through_softmax(operation: Activation, x: Tensor, x0: Tensor, arriving: Tensor) -> Tensor:
+    """Sends multipliers through exp(x - log sum exp x): a difference, and what is subtracted.
+
+    In this form nothing overflows, and a shift of all inputs has no effect.
+    """
+    axis = _axis_of(operation) % len(x.shape)
+    tops = [tf.reduce_max(z, axis=axis, keepdims=True) for z in (x, x0)]
+    logs = [
+        tf.reduce_logsumexp(z - top, axis=axis, keepdims=True)
+        for z, top in zip((x, x0), tops, strict=True)
+    ]
+
+    def less(z: Tensor, place: int) -> Tensor:
+        # z - log sum exp, by two small differences: large logits keep their digits.
+        return (z - tops[place]) - logs[place]
+
+    direct = arriving * expand(chord(_EXPONENTIAL, less(x0, 1), less(x, 0)))
+    # log sum exp x in turn: exponentials, their sum, and the inverse of the exponential.
+    rise = (tops[0] - tops[1]) + (logs[0] - logs[1])
+    grows = rise > 0
+    ends = [tf.where(grows, less(z, 0), less(z, 1)) for z in (x0, x)]
+    ends_of_log = [tf.where(grows, -rise, tf.zeros_like(rise)), tf.where(grows, 0 * rise, rise)]
+    share = chord(_EXPONENTIAL, *ends) / chord(_EXPONENTIAL, *ends_of_log)
+    subtracted = tf.reduce_sum(direct, axis=axis + 1, keepdims=True)
+    return direct - expand(share) * subtracted
+
+
+def _axis_of(operation: Activation) -> int:
+    """Returns the axis of a softmax; functions without one use the last."""
+    axis = getattr(operation.source, "axis", -1)
+    return axis if isinstance(axis, int) else -1
+
+
+def _exponential() -> Activation:
+    function: Callable[[Tensor], Tensor] = tf.exp
+    return Activation("exponential", function)
+
+
+_EXPONENTIAL = _exponential()
