@@ -23,7 +23,16 @@ _HOMES = {
     "UnsupportedLayerError": "errors",
     "UnsupportedModelError": "errors",
 }
-_MODULES = ("analyzers", "composites", "errors", "plotting", "references", "results", "rules")
+_MODULES = (
+    "analyzers",
+    "audits",
+    "composites",
+    "errors",
+    "plotting",
+    "references",
+    "results",
+    "rules",
+)
 
 __all__ = [*_HOMES, *_MODULES]
 

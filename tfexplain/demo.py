@@ -105,6 +105,8 @@ def run(
         step(f"explaining: {name}", number, len(ANALYZERS))
         try:
             analyzer = create_analyzer(name, model, **REQUIRED_OPTIONS.get(name, {}))
+            if ANALYZERS[name].fits:
+                analyzer.fit(x_train)
             attributions[name] = analyzer.attribute(x, target=targets)
         except (UnsupportedLayerError, UnsupportedModelError) as error:
             left_out[name] = str(error)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tfexplain.analyzers.deep_lift import difference_rows
 from tfexplain.analyzers.gradients import Deconvnet, GuidedBackprop, RectGradAnalyzer
+from tfexplain.analyzers.patterns import pattern_rows
 from tfexplain.composites import (
     ANY,
     NonNegativeInput,
@@ -41,6 +43,8 @@ def _families() -> dict[str, tuple[tuple[Any, Rule], ...]]:
             (additive, WSquare()),
             *routing_rows(),
         ),
+        "DeepLIFT": difference_rows(),
+        "PatternNet, PatternAttribution": pattern_rows(),
     }
 
 

@@ -9,6 +9,12 @@ from typing import Any
 import keras
 
 from tfexplain.analyzers.base import Analyzer, option_names
+from tfexplain.analyzers.deep_lift import (
+    DeepLIFTAblation,
+    DeepLIFTGenomics,
+    DeepLIFTRescale,
+    DeepLIFTRevealCancel,
+)
 from tfexplain.analyzers.grad_cam import GradCAM
 from tfexplain.analyzers.gradients import (
     Deconvnet,
@@ -17,6 +23,7 @@ from tfexplain.analyzers.gradients import (
     InputTimesGradient,
     RectGradAnalyzer,
 )
+from tfexplain.analyzers.patterns import PatternAttribution, PatternNet
 from tfexplain.analyzers.persistence import load_analyzer
 from tfexplain.analyzers.relevance import (
     LRPZ,
@@ -44,6 +51,10 @@ __all__ = [
     "ContrastiveExcitationBackprop",
     "ContrastiveLRP",
     "Deconvnet",
+    "DeepLIFTAblation",
+    "DeepLIFTGenomics",
+    "DeepLIFTRescale",
+    "DeepLIFTRevealCancel",
     "DeepTaylor",
     "Entry",
     "ExcitationBackprop",
@@ -61,6 +72,8 @@ __all__ = [
     "LRPWSquare",
     "LRPZ",
     "LRPZPlus",
+    "PatternAttribution",
+    "PatternNet",
     "RectGradAnalyzer",
     "SmoothGrad",
     "create_analyzer",
@@ -91,6 +104,11 @@ class Entry:
         return {key: value for key, value in names.items() if key not in self.preset}
 
     @property
+    def fits(self) -> bool:
+        """Whether it has to be fitted to data before it explains."""
+        return self.cls.fit is not Analyzer.fit
+
+    @property
     def required(self) -> tuple[str, ...]:
         """Options without a default."""
         return tuple(k for k, v in self.options.items() if v is inspect.Parameter.empty)
@@ -98,7 +116,8 @@ class Entry:
 
 BACH, MONTAVON, OVERVIEW = "bach2015pixel", "montavon2017explaining", "montavon2019layer"
 PRACTICE, ZHANG, SIXT = "kohlbrenner2020towards", "zhang2018top", "sixt2020when"
-CLEVER = "lapuschkin2019unmasking"
+KINDERMANS = "kindermans2018learning"
+CLEVER, SHRIKUMAR = "lapuschkin2019unmasking", "shrikumar2017learning"
 
 ANALYZERS: dict[str, Entry] = {
     "gradient": Entry(GradientAnalyzer, "Gradient of the output", ("simonyan2014deep",)),
@@ -192,6 +211,28 @@ ANALYZERS: dict[str, Entry] = {
         ContrastiveLRP,
         "The map of the output minus that of all others",
         ("gu2018understanding", SIXT),
+    ),
+    "deep_lift.rescale": Entry(
+        DeepLIFTRescale, "Differences from a baseline, with the Rescale rule", (SHRIKUMAR,)
+    ),
+    "deep_lift.reveal_cancel": Entry(
+        DeepLIFTRevealCancel, "Differences, with the RevealCancel rule", (SHRIKUMAR,)
+    ),
+    "deep_lift.genomics": Entry(
+        DeepLIFTGenomics,
+        "Differences: RevealCancel behind dense layers, Rescale elsewhere",
+        (SHRIKUMAR,),
+    ),
+    "deep_lift.ablation": Entry(
+        DeepLIFTAblation,
+        "Differences, without the mixing of signs in linear layers",
+        (SIXT, SHRIKUMAR),
+    ),
+    "pattern.net": Entry(
+        PatternNet, "The signal that an output detects, by fitted patterns", (KINDERMANS,)
+    ),
+    "pattern.attribution": Entry(
+        PatternAttribution, "Fitted patterns times weights", (KINDERMANS,)
     ),
     "grad_cam": Entry(
         GradCAM,

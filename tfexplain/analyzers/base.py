@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -24,6 +25,9 @@ from tfexplain.analyzers.arrays import (
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import check_built, has_graph
+
+# Of an array that the attributes of a result hold in full.
+MOST_NUMBERS = 10_000
 
 
 class Place(NamedTuple):
@@ -280,7 +284,8 @@ class Analyzer(abc.ABC):
         """Returns name and options, defaults included, as JSON-able data.
 
         Args:
-            strict: Refuse options that cannot be written, instead of naming them.
+            strict: Refuse options that cannot be written, instead of naming them, and write arrays
+                in full, not as shape and checksum.
 
         Raises:
             ValueError: For a function that is not registered with Keras.
@@ -290,7 +295,7 @@ class Analyzer(abc.ABC):
         options = {}
         for key, value in all_options(self).items():
             try:
-                options[key] = option_config(value, key)
+                options[key] = option_config(value if strict else _brief(value), key)
             except ValueError:
                 if strict:
                     raise
@@ -353,6 +358,18 @@ def _one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
     if not any(type(value) is type(item) and value == item for item in allowed):
         listed = ", ".join(repr(item) for item in allowed)
         raise ValueError(f"{name} must be one of {listed}, received {value!r}.")
+
+
+def _brief(value: Any) -> Any:
+    """Returns an option with large arrays replaced by their shape and checksum."""
+    if isinstance(value, dict):
+        return {key: _brief(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_brief(item) for item in value)
+    if isinstance(value, np.ndarray) and value.size > MOST_NUMBERS:
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}
+    return value
 
 
 def _joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:

@@ -77,10 +77,11 @@ def _check_channels(analyzer: Analyzer) -> None:
 
 
 def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
+    own = []
     for part in (analyzer, getattr(analyzer, "inner", None)):
         if isinstance(part, ReversedAnalyzer):
             # Keras makes its layers outside of the functions that are traced below.
-            part.network()
+            own += part.network().variables
     model, inputs = analyzer.user_model, analyzer.inputs
     names = [_argument(name) for name in inputs.names]
     if len({*names, "target"}) != len(names) + 1:
@@ -118,7 +119,7 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
     target = tf.TensorSpec((None,), "int32", "target")
     module = tf.Module()
     # Everything the functions read has to hang on the module.
-    module.variables_read = [variable.value for variable in model.variables]
+    module.variables_read = [*own, *(variable.value for variable in model.variables)]
     module.explaining = tf.function(explain, input_signature=[*specs, target], autograph=False)
     module.default = tf.function(serve, input_signature=specs, autograph=False)
     try:
