@@ -17,6 +17,18 @@ import subprocess
 import sys
 import time
 
+
+def random_patterns(model) -> dict:
+    """Random numbers in the place of fitted patterns, which take the same time."""
+    import numpy as np
+
+    import tfexplain
+
+    generator = np.random.default_rng(0)
+    shapes = tfexplain.create_analyzer("pattern.net", model).pattern_shapes
+    return {"patterns": {name: generator.normal(size=s) / 100 for name, s in shapes.items()}}
+
+
 ANALYZERS = {
     "gradient": ("gradient", {}),
     "input_t_gradient": ("input_t_gradient", {}),
@@ -49,6 +61,12 @@ ANALYZERS = {
         "lrp.composite",
         {"composite": "epsilon_gamma_box", "low": -150.0, "high": 152.0},
     ),
+    "deep_lift.rescale": ("deep_lift.rescale", {}),
+    "deep_lift.reveal_cancel": ("deep_lift.reveal_cancel", {}),
+    "deep_lift.genomics": ("deep_lift.genomics", {}),
+    "deep_lift.ablation": ("deep_lift.ablation", {}),
+    "pattern.net": ("pattern.net", random_patterns),
+    "pattern.attribution": ("pattern.attribution", random_patterns),
     "grad_cam": ("grad_cam", {}),
 }
 # Those that send no given relevance backward, so that there is one vector.
@@ -90,6 +108,7 @@ def measure(model_name: str, analyzer_name: str, vectors: list[int], arguments) 
     best(lambda: forward(tensor))
     forward_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     name, options = ANALYZERS[analyzer_name]
+    options = options(model) if callable(options) else options
     row = {"model": model_name, "analyzer": analyzer_name, "batch": arguments.batch}
     start = time.perf_counter()
     analyzer = tfexplain.create_analyzer(name, model, **options)
