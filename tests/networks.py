@@ -35,9 +35,22 @@ RELEVANCE = {
 }
 
 
+DIFFERENCES = {
+    "deep_lift.rescale": {"baseline": 0.3},
+    "deep_lift.reveal_cancel": {},
+    "deep_lift.genomics": {},
+    "deep_lift.ablation": {},
+}
+
+
 def create(name, model, **options):
     """Creates an analyzer in float64."""
     return tfexplain.create_analyzer(name, model, **{"dtype": "float64", **options})
+
+
+def fitted(analyzer, x):
+    """Fits an analyzer to x if it needs that."""
+    return analyzer.fit(x) if tfexplain.ANALYZERS[analyzer.name].fits else analyzer
 
 
 def sequential(shape, *stack):

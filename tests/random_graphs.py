@@ -1,6 +1,6 @@
 """Small random Functional models for property tests.
 
-A `Recipe` is plain data, so the same network can be built nested or flat, with or without softmax,
+A `Recipe` is plain data, so the same network can be built nested or flat, with or without biases,
 and in another precision: the layers are made in the same order and get the same weights.
 """
 
@@ -91,6 +91,8 @@ class Recipe:
     seed: int
     head: str
     dtype: str = "float64"
+    bias: bool = True
+    shift: bool = True
     softmax: bool = False
     activation: str = "relu"
     nested: bool = True
@@ -256,7 +258,9 @@ class _Maker:
 
     def linear(self, block: Linear) -> list[layers.Layer]:
         """Returns the layers of a linear block in their order."""
-        options = {"activation": self.recipe.activation} if block.activation == "fused" else {}
+        options = {"use_bias": self.recipe.bias}
+        if block.activation == "fused":
+            options["activation"] = self.recipe.activation
         spatial = {"padding": block.padding, "strides": block.strides}
         chain = [self.norm()] if block.norm == "before" else []
         if block.layer == "dense":
@@ -280,7 +284,7 @@ class _Maker:
         return chain
 
     def norm(self) -> layers.Layer:
-        return self.layer(layers.BatchNormalization)
+        return self.layer(layers.BatchNormalization, center=self.recipe.shift)
 
     def block(self, block: Any) -> Callable:
         """Returns a function of a tensor; its layers are made now, once."""
@@ -314,7 +318,7 @@ class _Maker:
             result = _chain(self.linear(last))(inner(h))
             other = h
             if block.projected:
-                other = self.layer(layers.Dense, channels)(h)
+                other = self.layer(layers.Dense, channels, use_bias=self.recipe.bias)(h)
             if block.merge == "Add":
                 return self.layer(layers.Add)([result, other])
             return result + other if block.merge == "plus" else keras.ops.add(other, result)
@@ -341,7 +345,7 @@ class _Maker:
     def _nested(self, block: Nested) -> Callable:
         project = None
         if block.calls == 2:
-            project = self.layer(layers.Dense, 2)
+            project = self.layer(layers.Dense, 2, use_bias=self.recipe.bias)
         self.models += 1
         name = f"nested_{self.models}"
         inside = [self.block(part) for part in block.inner]
@@ -391,10 +395,10 @@ def build(recipe: Recipe, samples: int = 3) -> Built:
         cls = getattr(layers, f"Global{recipe.head.capitalize()}Pooling{maker.rank()}")
         h = maker.layer(cls)(h)
     final = "softmax" if recipe.softmax else None
-    logits = maker.layer(layers.Dense, 3, activation=final)
+    logits = maker.layer(layers.Dense, 3, use_bias=recipe.bias, activation=final)
     model = keras.Model(inputs, logits(h), name="random_graph")
     for number, layer in enumerate(maker.made):
-        _set_weights(layer, np.random.default_rng([recipe.seed, number]))
+        _set_weights(layer, np.random.default_rng([recipe.seed, number]), recipe.shift)
     x = np.random.default_rng(recipe.seed).normal(size=(samples, *SHAPES[recipe.kind]))
     # A layer of a block that is called twice is read by other calls too.
     rectified = (
@@ -403,13 +407,15 @@ def build(recipe: Recipe, samples: int = 3) -> Built:
     return Built(model, x.astype(recipe.dtype), tuple(rectified))
 
 
-def _set_weights(layer: layers.Layer, generator: np.random.Generator) -> None:
+def _set_weights(layer: layers.Layer, generator: np.random.Generator, shift: bool) -> None:
     if isinstance(layer, layers.BatchNormalization):
         channels = layer.moving_mean.shape
         signs = generator.choice([-1.0, 1.0, 1.0], channels)
         values = [signs * generator.uniform(0.5, 1.5, channels)]
-        values += [generator.normal(size=channels), generator.normal(size=channels)]
-        values.append(generator.uniform(0.5, 2, channels))
+        if shift:
+            values.append(generator.normal(size=channels))
+        mean = generator.normal(size=channels)
+        values += [mean * shift, generator.uniform(0.5, 2, channels)]
     else:
         values = []
         for weight in layer.weights:

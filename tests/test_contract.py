@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfexplain
+from tests.networks import fitted
 from tfexplain import analyzers
 
 # What each name needs beyond its defaults; few steps keep this file quick.
@@ -47,7 +48,8 @@ def x():
 
 
 def create(name, model, **options):
-    return tfexplain.create_analyzer(name, model, **OPTIONS.get(name, {}), **options)
+    analyzer = tfexplain.create_analyzer(name, model, **OPTIONS.get(name, {}), **options)
+    return fitted(analyzer, np.random.default_rng(9).normal(size=(20, *SHAPE)))
 
 
 def test_names_and_classes_are_public():

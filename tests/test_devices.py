@@ -8,7 +8,7 @@ from keras import layers
 
 import tfexplain
 from tests.layer_cases import LINEAR, POOLING, network
-from tests.networks import assert_same, set_random_weights
+from tests.networks import assert_same, fitted, set_random_weights
 from tests.test_contract import OPTIONS
 from tfexplain import create_analyzer
 from tfexplain.numerics import Compiled
@@ -44,11 +44,13 @@ def test_xla_compiles_every_method(tiny, name, monkeypatch):
 
     monkeypatch.setattr(Compiled, "__call__", recording)
     # Of the largest output, where methods of one sign have something to show.
-    compiled = create_analyzer(name, model, jit_compile=True, **options).analyze(x)
+    many = np.random.default_rng(13).normal(size=(30, *x.shape[1:]))
+    compiled = fitted(create_analyzer(name, model, jit_compile=True, **options), many).analyze(x)
     # TensorFlow marks what XLA has to compile; without the mark it would run it in its own way.
     assert ran and all(f._concrete.function_def.attr["_XlaMustCompile"].b for f in ran)
     largest = tf.fill([len(x), 1], -1)
-    plain = create_analyzer(name, model, **options).explain([tf.constant(x)], largest)[1][:, 0]
+    plain = fitted(create_analyzer(name, model, **options), many)
+    plain = plain.explain([tf.constant(x)], largest)[1][:, 0]
     assert np.abs(plain).max() > 0
     assert_same(compiled, plain, 1e-4)
 
@@ -61,7 +63,7 @@ def test_gpu_equals_cpu(cnn, pixels, name):
     for device in ("/CPU:0", "/GPU:0"):
         with tf.device(device):
             analyzer = create_analyzer(name, cnn, dtype="float64", **OPTIONS.get(name, {}))
-            found.append(analyzer.analyze(pixels, target=1))
+            found.append(fitted(analyzer, pixels).analyze(pixels, target=1))
     assert_same(found[1], found[0], 1e-9)
 
 

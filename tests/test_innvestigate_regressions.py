@@ -9,6 +9,7 @@ import pytest
 
 import tfexplain
 from tests.networks import (
+    DIFFERENCES,
     GRADIENTS,
     RELEVANCE,
     assert_same,
@@ -134,20 +135,21 @@ def test_innvestigate_positional_target(name, dense_relu):
         assert_same(relevance, every[[0, 1, 2], largest])
 
 
-@pytest.mark.parametrize("name", [*GRADIENTS, *RELEVANCE])
+@pytest.mark.parametrize("name", [*GRADIENTS, *RELEVANCE, *DIFFERENCES])
 def test_innvestigate_nested_models(name, nested):
     """Nested and flattened networks give the same numbers, whatever the class of the analyzer."""
     model, flat = nested
-    options = {**GRADIENTS, **RELEVANCE}[name]
+    options = {**GRADIENTS, **RELEVANCE, **DIFFERENCES}[name]
     x = samples(model)
     expected = create(name, flat, **options).analyze(x)
     assert_same(create(name, model, **options).analyze(x), expected)
 
 
 def test_innvestigate_nested_models_of_every_class():
-    """The methods above are of all classes but Grad-CAM, which needs a convolution."""
-    classes = {ANALYZERS[name].cls for name in (*GRADIENTS, *RELEVANCE)}
-    assert {entry.cls for entry in ANALYZERS.values()} - classes == {GradCAM}
+    """The methods above are all but Grad-CAM, which needs a convolution, and those to be fitted."""
+    classes = {ANALYZERS[name].cls for name in (*GRADIENTS, *RELEVANCE, *DIFFERENCES)}
+    others = {entry.cls for entry in ANALYZERS.values() if not entry.fits} - classes
+    assert others == {GradCAM}
 
 
 def test_innvestigate_fatal_warnings():
@@ -274,6 +276,8 @@ SAVED = [
         {"rule": {"name": "lrp.gamma", "gamma": 1.0}, "rectify": False, "output": 1},
     ),
     ("grad_cam", {"layer": "conv", "output": 1}),
+    ("deep_lift.rescale", {"baseline": 0.2, "max_pool": "gradient", "output": 1}),
+    ("deep_lift.ablation", {"definition": "as_written", "output": 1}),
 ]
 
 
@@ -317,8 +321,9 @@ def test_innvestigate_epsilon_roundtrip(number, tmp_path, two_outputs):
 
 
 def test_innvestigate_epsilon_roundtrip_of_every_option():
-    """`SAVED` holds every option that there is, and no default."""
-    offered = {option for entry in ANALYZERS.values() for option in entry.options}
+    """`SAVED` holds every option, and no default; tests/test_patterns.py saves fitted analyzers."""
+    entries = [entry for entry in ANALYZERS.values() if not entry.fits]
+    offered = {option for entry in entries for option in entry.options}
     assert {option for _, options in SAVED for option in options} == offered
     for name, options in SAVED:
         defaults = ANALYZERS[name].options

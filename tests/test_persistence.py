@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfexplain
+from tests.networks import fitted
 from tests.test_contract import OPTIONS
 from tfexplain.analyzers.persistence import FORMAT, option_value
 from tfexplain.analyzers.relevance import LRPSequentialPreset
@@ -112,6 +113,8 @@ def x():
 def test_round_trip(case, model, x, tmp_path):
     name, options = CASES[case]
     analyzer = tfexplain.create_analyzer(name, model, **options)
+    if name in tfexplain.ANALYZERS:
+        fitted(analyzer, np.random.default_rng(2).normal(size=(30, *SHAPE)))
     expected = analyzer.analyze(x, target=1)
     assert np.abs(expected).max() > 0
     path = tmp_path / "analyzer.tfx"

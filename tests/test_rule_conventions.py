@@ -259,6 +259,20 @@ ORACLES = {
     "EqualShares": "shares without a formula, by hand: tests/test_merges_and_pools.py",
     "Pass": "the identity: test_activations_and_scalings_pass_relevance",
     "ClippedAddition": "another rule, clipped: test_clipped_addition_clips_shares",
+    **dict.fromkeys(
+        (
+            "AblatedLinear",
+            "LinearDifference",
+            "MaxDifference",
+            "Rescale",
+            "RevealCancel",
+        ),
+        "multipliers from two passes: tests/reference_deep_lift.py",
+    ),
+    "AffineDifference": "a diagonal layer: tests/test_deep_lift.py, with batch_norm='rule'",
+    "ProductDifference": "contributions add up: tests/test_deep_lift.py",
+    "Transport": "the gradient for both signs: tests/test_deep_lift.py",
+    "PatternRule": "brute-force matrices: tests/test_patterns.py",
 }
 
 

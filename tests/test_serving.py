@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfexplain
+from tests.networks import fitted
 from tests.test_contract import OPTIONS
 from tfexplain.analyzers.serving import runs_anywhere
 from tfexplain.composites import epsilon_plus
@@ -269,6 +270,7 @@ def served(tmp_path_factory):
         if function not in models:
             models[function] = made(function)
         analyzer = tfexplain.create_analyzer(name, models[function], **options)
+        fitted(analyzer, np.random.default_rng(1).normal(size=(20, *SHAPE)))
         analyzer.export(folder / case / "model")
         np.savez(folder / case / "numbers.npz", **expectations(analyzer))
     run = subprocess.run(
