@@ -114,7 +114,7 @@ class SampledGradient(CompiledAnalyzer, GradientAnalyzer):
         """Explains the weighted sum of outputs that the relevance stands for.
 
         Args:
-            x: As for `analyze`.
+            x: As for `analyze`, but no Dataset.
             output_relevance: (batch, num_vectors, *output shape): weights of the outputs.
             start: Only None: averaging needs the whole network.
             layers: Only (): results exist for inputs alone.
@@ -128,7 +128,7 @@ class SampledGradient(CompiledAnalyzer, GradientAnalyzer):
                 f"{self.name} averages over inputs: only start=None and layers=() are possible, "
                 f"received start={start!r}, layers={tuple(layers)!r}."
             )
-        arrays = self.inputs.arrays(x)
+        arrays = self._checked_arrays(x)
         relevance = check_relevance(output_relevance, len(arrays[0]), self.output_shape, self.dtype)
         found = []
         for part in slices(len(arrays[0]), batch_size):
