@@ -60,14 +60,15 @@ def one_signed_loss(analyzer, x):
     target = tf.ones([len(x), 1], tf.int32)
     start = start_relevance(records[network.start_index], target, analyzer.head)
 
-    def visit(call, inputs, outputs, relevance, bounds):
+    def visit(call, tensors, relevance):
         if isinstance(call.operation, Linear | Affine | Sum):
+            inputs = [tensors[node] for node in call.inputs]
             for sample in range(len(x)):
                 parts = contributions(call.operation, [part[sample].numpy() for part in inputs])
                 r = relevance[0][sample, 0].numpy().ravel()
                 lost[sample] += 2 * r[(parts <= 0).all(axis=0)].sum()
                 lost[sample] -= r[(parts >= 0).all(axis=0)].sum()
-        return network._visit(call, inputs, outputs, relevance, bounds)
+        return network._visit(call, tensors, relevance)
 
     network._walk(dict(zip(network._nodes, records, strict=True)), start, visit)
     return lost
