@@ -21,6 +21,7 @@ setup(
         "tensorflow>=2.18",
         "numpy>=1.26",
         "scipy>=1.11.1",
+        "scikit-image>=0.22",
         "xarray>=2024.1",
         "h5netcdf>=1.3",
         "matplotlib>=3.8",

@@ -32,6 +32,7 @@ ORDER = (
     "composites",
     "reverse",
     "results",
+    "metrics",
     "analyzers",
     "audits",
     "support",

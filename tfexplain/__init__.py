@@ -28,6 +28,7 @@ _MODULES = (
     "audits",
     "composites",
     "errors",
+    "metrics",
     "plotting",
     "references",
     "results",

@@ -58,6 +58,9 @@ class Analyzer(abc.ABC):
 
     name: str = ""
     default_head: ClassVar[str] = "one"
+    # How audits make maps of its relevance: names of `metrics.REDUCTIONS` and `NORMALIZATIONS`.
+    reduction: ClassVar[str] = "sum"
+    normalization: ClassVar[str] = "percentile"
     _options: dict[str, Any]
 
     def __new__(cls, *args: Any, **options: Any) -> Analyzer:
@@ -228,15 +231,44 @@ class Analyzer(abc.ABC):
             # The sizes of the output follow those of x.
             shape = self._outputs([array[:1] for array in arrays]).shape[1:]
         targets = flat_targets(target, count, shape)
+        outputs, relevance = self.explain_part(arrays, targets, slice(0, count), batch_size)
+        return template, relevance, outputs, targets
+
+    def explain_part(
+        self, arrays: Sequence[np.ndarray], targets: np.ndarray, part: slice, batch_size: int
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Explains some of the samples, for what goes through them block by block.
+
+        Args:
+            arrays: All samples, one checked array (n, *shape) per input.
+            targets: Flat output indices (n, num_vectors); -1 for the largest output.
+            part: Which samples, as a slice with start and stop.
+            batch_size: As for `analyze`.
+
+        Returns:
+            The explained tensor (part, *output_shape), and one relevance (part, num_vectors,
+            *shape) per input.
+        """
         relevance, outputs = [], []
-        for part in slices(count, batch_size):
-            batch = [array[part] for array in arrays]
-            out, found = self._explain(batch, targets[part], Place(part, count))
+        for inside in slices(part.stop - part.start, batch_size):
+            place = slice(part.start + inside.start, part.start + inside.stop)
+            batch = [array[place] for array in arrays]
+            out, found = self._explain(batch, targets[place], Place(place, len(targets)))
             self._check_replay(batch, out)
             outputs.append(out)
             relevance.append(found)
-        relevance = [np.concatenate(parts) for parts in zip(*relevance, strict=True)]
-        return template, relevance, np.concatenate(outputs), targets
+        joined = [np.concatenate(parts) for parts in zip(*relevance, strict=True)]
+        return np.concatenate(outputs), joined
+
+    def on(self, model: keras.Model) -> Analyzer:
+        """Returns the same method with the same options and fitted arrays on another model.
+
+        Args:
+            model: A built model that the options fit, such as a clone with other weights.
+        """
+        from tfexplain.analyzers.persistence import create_again
+
+        return create_again(type(self), self.name, model, self._options)
 
     @abc.abstractmethod
     def _check_replay(self, arrays: list[np.ndarray], outputs: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -35,6 +35,7 @@ class GradCAM(CompiledAnalyzer, GradientAnalyzer):
     """
 
     name = "grad_cam"
+    reduction: ClassVar[str] = "sum"
 
     def __init__(self, model: keras.Model, *, layer: str | None = None, **common: Any) -> None:
         super().__init__(model, **common)

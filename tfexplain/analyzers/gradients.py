@@ -22,6 +22,7 @@ class GradientAnalyzer(ReversedAnalyzer):
     """
 
     name = "gradient"
+    reduction: ClassVar[str] = "abs_sum"
 
     def _trace(self, fold_batch_norm: bool) -> Graph:
         if not has_graph(self.user_model):
@@ -54,11 +55,14 @@ class InputTimesGradient(GradientAnalyzer):
     """Input times gradient ([shrikumar2016not]); at a layer, activation times gradient."""
 
     name = "input_t_gradient"
+    reduction: ClassVar[str] = "sum"
     times_activation: ClassVar[bool] = True
 
 
 class RectifierAnalyzer(ReversedAnalyzer):
     """Base of methods that change the gradient at rectifiers only."""
+
+    reduction: ClassVar[str] = "abs_sum"
 
     def _default_head(self) -> str:
         # innvestigate starts guided backpropagation and deconvnet with the value of the logit.
@@ -109,6 +113,8 @@ class RectGradAnalyzer(RectifierAnalyzer):
     """
 
     name = "rect_grad"
+    # Its maps are sparse: the upper percentile of most is 0.
+    normalization: ClassVar[str] = "minmax"
 
     def __init__(self, model: keras.Model, *, percentile: float = 98, **common: Any) -> None:
         self._rectifier_rule = RectGrad(percentile)

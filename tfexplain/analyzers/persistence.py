@@ -196,9 +196,20 @@ def load_analyzer(path: Any, custom_objects: dict[str, Any] | None = None) -> An
         )
     custom = custom_objects or {}
     options = {key: option_value(value, arrays, custom) for key, value in options.items()}
+    return create_again(resolve_name(name)[0].cls, name, model, options)
+
+
+def create_again(cls: type[Analyzer], name: str, model: keras.Model, options: dict) -> Analyzer:
+    """Creates an analyzer from what `Analyzer` keeps of another: class, name and options."""
+    from tfexplain.analyzers import resolve_name
+
     # As `create_analyzer`, but an instance made from its class may set what a name presets.
-    entry, suffixed = resolve_name(name)
-    analyzer = entry.cls.__new__(entry.cls, **options)
+    try:
+        entry, suffixed = resolve_name(name)
+        implied = {**entry.preset, **suffixed}
+    except ValueError:
+        implied = {}  # a class of the user's own
+    analyzer = cls.__new__(cls, **options)
     analyzer.name = name
-    analyzer.__init__(model, **{**entry.preset, **suffixed, **options})
+    analyzer.__init__(model, **{**implied, **options})
     return analyzer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -314,6 +314,7 @@ class IntegratedGradients(SampledGradient):
     """
 
     name = "integrated_gradients"
+    reduction: ClassVar[str] = "sum"
 
     def __init__(
         self,

@@ -1,0 +1,188 @@
+"""Long runs over samples, block by block: shown, interruptible, and resumed to the same numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from tfexplain.files import write_atomically
+
+Arrays = dict[str, np.ndarray]
+
+
+def in_blocks(
+    compute: Callable[[slice, Callable[[], None]], Arrays],
+    combine: Callable[[list[Arrays]], xr.Dataset],
+    *,
+    title: str,
+    count: int,
+    block_size: int,
+    steps: int,
+    settings: Mapping[str, Any],
+    path: str | os.PathLike | None,
+) -> xr.Dataset:
+    """Computes a Dataset from blocks of samples.
+
+    With a path, every finished block is written to the folder `<path>.blocks` at once, and a run
+    that was killed continues behind the last of them. At the end the Dataset is written to `path`,
+    and the folder is removed. A path that holds the result of the same settings is read.
+
+    Args:
+        compute: Function of (slice of the samples, function to call after each step) that returns
+            arrays by name.
+        combine: Function of the arrays of all blocks, in order, that returns the Dataset.
+        title: What the progress bar says.
+        count: Number of samples.
+        block_size: Samples of a block.
+        steps: Steps of each block, for the progress bar.
+        settings: All that the numbers depend on, as JSON-able data. A folder of blocks with other
+            settings is refused.
+        path: NetCDF file of the result, or None.
+
+    Returns:
+        The Dataset.
+
+    Raises:
+        ValueError: If the block size is no positive integer, or `path` holds other settings.
+        FileNotFoundError: If the folder of `path` does not exist.
+    """
+    if not isinstance(block_size, int | np.integer) or block_size < 1:
+        raise ValueError(f"block_size must be a positive integer, received {block_size!r}.")
+    blocks = [slice(i, min(i + block_size, count)) for i in range(0, count, block_size)]
+    store = None
+    if path is not None:
+        store = _Store(pathlib.Path(path), {**settings, "block_size": int(block_size)})
+        if (finished := store.result()) is not None:
+            return finished
+    found = []
+    with _progress() as progress:
+        task = progress.add_task(title, total=len(blocks) * steps)
+        for block in blocks:
+            arrays = store.read(block) if store else None
+            if arrays is None:
+                arrays = compute(block, lambda: progress.advance(task))
+                if store:
+                    store.write(block, arrays)
+            found.append(arrays)
+            progress.update(task, completed=len(found) * steps)
+    dataset = combine(found)
+    if store:
+        dataset = store.finish(dataset)
+    return dataset
+
+
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    """Returns a checksum of arrays with their shapes and dtypes."""
+    found = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        found.update(f"{array.dtype}{array.shape}".encode())
+        found.update(array.data if array.size else b"")
+    return found.hexdigest()
+
+
+class _Store:
+    """Blocks of one run on disk."""
+
+    def __init__(self, path: pathlib.Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.folder = path.with_name(path.name + ".blocks")
+        self.settings = json.dumps(settings, sort_keys=True)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(
+                f"Cannot write {path}: the folder {path.parent} does not exist. Make it first."
+            )
+        if path.exists():
+            return
+        noted = self.folder / "settings.json"
+        if noted.exists():
+            self._check(noted.read_text(encoding="utf-8"), self.folder)
+            return
+        self.folder.mkdir(exist_ok=True)
+        write_atomically(noted, lambda name: name.write_text(self.settings, encoding="utf-8"))
+
+    def _check(self, other: str, place: pathlib.Path) -> None:
+        if other == self.settings:
+            return
+        mine, theirs = json.loads(self.settings), json.loads(other)
+        keys = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
+        raise ValueError(
+            f"{place} holds a run with other settings; they differ in {', '.join(keys)}. Choose "
+            "another path, or remove it."
+        )
+
+    def result(self) -> xr.Dataset | None:
+        """Returns the finished Dataset, if there is one of these settings."""
+        if not self.path.exists():
+            return None
+        try:
+            with xr.open_dataset(self.path, engine="h5netcdf") as dataset:
+                loaded = dataset.load()
+        except Exception as error:
+            raise ValueError(
+                f"{self.path} exists and cannot be read as NetCDF ({error}). Choose another path, "
+                "or remove it."
+            ) from error
+        self._check(loaded.attrs.get("settings", "{}"), self.path)
+        return loaded
+
+    def _file(self, block: slice) -> pathlib.Path:
+        return self.folder / f"{block.start:08d}-{block.stop:08d}.npz"
+
+    def read(self, block: slice) -> Arrays | None:
+        """Returns the arrays of a finished block; None where it has to be computed."""
+        file = self._file(block)
+        if not file.exists():
+            return None
+        with np.load(file, allow_pickle=False) as stored:
+            return dict(stored)
+
+    def write(self, block: slice, arrays: Arrays) -> None:
+        """Writes the arrays of a block, whole or not at all."""
+        write_atomically(self._file(block), lambda name: np.savez(name, **arrays))
+
+    def finish(self, dataset: xr.Dataset) -> xr.Dataset:
+        """Writes the result and removes the blocks."""
+        dataset = dataset.assign_attrs(settings=self.settings)
+        packed = {
+            name: {"zlib": True, "complevel": 4}
+            for name, variable in dataset.variables.items()
+            if variable.dtype.kind in "iufb" and variable.size > 1000
+        }
+        write_atomically(
+            self.path, lambda name: dataset.to_netcdf(name, engine="h5netcdf", encoding=packed)
+        )
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return dataset
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
