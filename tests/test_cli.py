@@ -68,7 +68,7 @@ def fake_create(name, model, **options):
 
 
 def entry(summary, **options):
-    return types.SimpleNamespace(summary=summary, options=options, references=())
+    return types.SimpleNamespace(summary=summary, options=options, references=(), fits=False)
 
 
 FAKES = {
