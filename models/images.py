@@ -1,11 +1,18 @@
-"""Turns RGB images into what the networks of this package were trained on."""
+"""Turns RGB images into what the networks of this package were trained on.
+
+Photographs become squares in one of two ways (`load_photograph`): the middle of the image, as the
+published accuracies of ImageNet networks are measured, or the whole image squeezed into the
+square, as "When Explanations Lie" (Sixt, Granz, Landgraf 2020) explains them.
+"""
 
 import os
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 _CAFFE_MEAN = (104.0, 117.0, 123.0)  # blue, green, red
+_VGG_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
 _TORCH_MEAN = (0.485, 0.456, 0.406)  # red, green, blue
 _TORCH_STD = (0.229, 0.224, 0.225)
 
@@ -27,6 +34,27 @@ def caffe(x: np.ndarray) -> np.ndarray:
         array([[[[151., 138., 132.]]]], dtype=float32)
     """
     return _ensure_rgb(x)[..., ::-1] - np.float32(_CAFFE_MEAN)
+
+
+def vgg_resnet(x: np.ndarray) -> np.ndarray:
+    """Prepares images for VGG-16 and ResNet-50: BGR minus the mean colour, not scaled.
+
+    The same as `preprocess_input` of `keras.applications.vgg16` and `.resnet`.
+
+    Args:
+        x: RGB images, values 0..255, shape (n, height, width, 3).
+
+    Returns:
+        Float32 array of the same shape, channels in the order blue, green, red.
+
+    Raises:
+        ValueError: If shape or values are others.
+
+    Example:
+        >>> vgg_resnet(np.full((1, 1, 1, 3), 255, "uint8")).round(2)
+        array([[[[151.06, 138.22, 131.32]]]], dtype=float32)
+    """
+    return _ensure_rgb(x)[..., ::-1] - np.float32(_VGG_MEAN)
 
 
 def mobilenet(x: np.ndarray) -> np.ndarray:
@@ -86,32 +114,77 @@ def cifar_cnn(x: np.ndarray) -> np.ndarray:
     return _ensure_rgb(x) / np.float32(255)
 
 
-def load_photograph(path: str | os.PathLike, size: int, resize: int = 256) -> np.ndarray:
-    """Reads a square from the middle of a photograph.
+def load_photograph(path: str | os.PathLike, size: int, resize: int | None = 256) -> np.ndarray:
+    """Reads a photograph as a square: its middle, or all of it with another aspect ratio.
 
     Args:
         path: File that Pillow reads; grey images get three equal channels.
         size: Height and width of the result in pixels.
-        resize: Length in pixels to which the shorter side is scaled (bilinear) before the crop.
+        resize: Length in pixels to which the shorter side is scaled (bilinear) before the middle
+            is cut out. None scales the whole photograph to the square (bicubic) and cuts nothing.
 
     Returns:
         RGB uint8 array of shape (size, size, 3).
 
     Raises:
-        ValueError: If `size` exceeds `resize`.
+        FileNotFoundError: If there is no such file.
+        ValueError: If `size` exceeds `resize` or is less than 1, or if the file is damaged, no
+            image, or has more than 8 bits per channel.
     """
-    if size > resize:
+    if size < 1:
+        raise ValueError(f"The size of a photograph is {size} pixels; expected at least 1.")
+    if resize is not None and size > resize:
         raise ValueError(
             f"Cannot crop {size} pixels from a photograph whose shorter side is scaled to "
             f"{resize}; pass resize >= {size}."
         )
-    with Image.open(path) as file:
-        image = file.convert("RGB")
+    image = _read_rgb(path)
+    if resize is None:
+        return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
     scale = resize / min(image.size)
     width, height = (max(resize, round(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    return np.array(image.crop((left, top, left + size, top + size)))
+
+
+def read_image(path: str | os.PathLike | BinaryIO, name: str | None = None) -> np.ndarray:
+    """Reads an image as it is.
+
+    Args:
+        path: File that Pillow reads, or its content as an open file; grey images get three equal
+            channels.
+        name: What messages call the file; its path by default.
+
+    Returns:
+        RGB uint8 array of shape (height, width, 3).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, no image, or has more than 8 bits per channel.
+    """
+    return np.array(_read_rgb(path, name))
+
+
+def _read_rgb(path: str | os.PathLike | BinaryIO, name: str | None = None) -> Image.Image:
+    name = str(path) if name is None else name
+    try:
+        with Image.open(path) as file:
+            deep = file.mode.startswith(("I", "F"))
+            image = file.convert("RGB")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no image {name!r}.") from None
+    except Exception as error:  # Pillow raises many classes for damaged files
+        raise ValueError(
+            f"{name!r} cannot be read as an image ({type(error).__name__}: {error}). The file is "
+            "damaged or of another kind; fetch it again or leave it out."
+        ) from error
+    if deep:
+        raise ValueError(
+            f"{name!r} has more than 8 bits per channel. Convert it to 8 bits; values above 255 "
+            "would be cut off."
+        )
+    return image
 
 
 def _ensure_rgb(x: np.ndarray) -> np.ndarray:

@@ -299,6 +299,7 @@ def test_file_with_another_ending(tmp_path):
     "function, expected",
     [
         ("caffe", (30 - 104, 20 - 117, 10 - 123)),
+        ("vgg_resnet", (30 - 103.939, 20 - 116.779, 10 - 123.68)),
         ("mobilenet", (10 / 127.5 - 1, 20 / 127.5 - 1, 30 / 127.5 - 1)),
         (
             "cifar_resnet",
@@ -318,7 +319,9 @@ def test_preprocessing(function, expected, dtype):
     np.testing.assert_array_equal(x, before)
 
 
-@pytest.mark.parametrize("function", ["caffe", "mobilenet", "cifar_resnet", "cifar_cnn"])
+@pytest.mark.parametrize(
+    "function", ["caffe", "vgg_resnet", "mobilenet", "cifar_resnet", "cifar_cnn"]
+)
 def test_preprocessing_refuses_other_arrays(function):
     preprocess = getattr(images, function)
     with pytest.raises(ValueError, match=r"shape \(3, 4, 3\); expected \(n, height, width, 3\)"):
