@@ -1,14 +1,21 @@
 """Builders of the networks that tests and experiments explain.
 
-Each builder takes the path of a weight file as `weights` (None: random weights). The modules
-`models.images` and `models.weights` hold the preprocessing and the loader of weight files.
+Each builder takes the path of a weight file as `weights` (None: random weights), so
+`tfexplain explain models:squeezenet --weights FILE` explains one from the root of a checkout.
+
+* `models.images`: the preprocessing of each network, and how a photograph becomes a square;
+* `models.datasets`: CIFAR-10, MNIST and folders of photographs as arrays;
+* `models.weights`: the loader of weight files;
+* `models.train`: recipes, as `python -m models.train cifar10 --out FILE`.
 """
 
 from models.cifar_cnn import cifar_cnn
 from models.cifar_resnet import cifar_resnet20, cifar_resnet32, cifar_resnet44, cifar_resnet56
 from models.googlenet import LocalResponseNormalization, googlenet
 from models.mobilenet import mobilenet
+from models.resnet50 import resnet50
 from models.squeezenet import squeezenet
+from models.vgg16 import vgg16
 
 __all__ = [
     "LocalResponseNormalization",
@@ -19,5 +26,7 @@ __all__ = [
     "cifar_resnet56",
     "googlenet",
     "mobilenet",
+    "resnet50",
     "squeezenet",
+    "vgg16",
 ]

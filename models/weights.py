@@ -1,11 +1,13 @@
 """Reads weight files into Keras models: everything fits, or nothing is assigned."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import h5py
 import keras
 import numpy as np
+
+Naming = Callable[[keras.layers.Layer], list[str]]
 
 
 def keras_names(layer: keras.layers.Layer) -> list[str]:
@@ -55,7 +57,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def load_weights(
     model: keras.Model,
     path: str | os.PathLike,
-    array_names: Callable[[keras.layers.Layer], list[str]] = keras_names,
+    array_names: Naming | Sequence[Naming] = keras_names,
     to_keras: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> None:
     """Assigns the arrays of a file to a model, and insists on a perfect fit.
@@ -66,7 +68,8 @@ def load_weights(
     Args:
         model: Built model whose layers hold their own weights (no nested models).
         path: File for `read_arrays`.
-        array_names: From a layer to the names of its arrays, one per entry of `layer.weights`.
+        array_names: From a layer to the names of its arrays, one per entry of `layer.weights`. Of
+            several such functions the one counts whose names the file has most of.
         to_keras: Applied to each array, from the axes of the file to those of Keras.
 
     Raises:
@@ -75,11 +78,18 @@ def load_weights(
             or not floating point. The message names all of them.
     """
     arrays = read_arrays(path)
-    variables = {
-        name: variable
-        for layer in model.layers
-        for name, variable in zip(array_names(layer), layer.weights, strict=True)
-    }
+    namings = [array_names] if callable(array_names) else array_names
+    variables = max(
+        (
+            {
+                name: variable
+                for layer in model.layers
+                for name, variable in zip(naming(layer), layer.weights, strict=True)
+            }
+            for naming in namings
+        ),
+        key=lambda named: len(named.keys() & arrays.keys()),
+    )
     problems = [f"missing array {name!r}" for name in variables if name not in arrays]
     problems += [f"unused array {name!r}" for name in arrays if name not in variables]
     values = {}
