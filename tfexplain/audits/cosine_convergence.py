@@ -229,7 +229,6 @@ class _Chain:
         # The network's read-outs in the order of `readouts`.
         self._order = [[node for _, node in found].index(n) for n in self.readouts.values()]
         self._channels = [_channel_axis(analyzer, node) for node in self.readouts.values()]
-        self._run: dict[bool, Compiled] = {}
 
     def dimensions(self, layer: str) -> int | None:
         """Returns in how many dimensions vectors are compared at a layer, if that is known."""
@@ -302,8 +301,10 @@ class _Chain:
         )
 
     def _compiled(self, per_location: bool) -> Compiled:
-        if per_location not in self._run:
-            network = self._network
+        network = self._network
+        # Kept with the network, so that the next audit does not trace it again.
+        key = (__name__, self._num_vectors, per_location, tuple(self._order))
+        if key not in network.derived:
 
             def run(inputs: Sequence[Tensor], vectors: Tensor) -> list[list[Tensor]]:
                 found = network.propagate(inputs, vectors)
@@ -315,8 +316,8 @@ class _Chain:
             inputs = [tf.TensorSpec(t.shape, t.dtype) for t in network.forward.inputs]
             vectors = (None, self._num_vectors, *network.start.shape[1:])
             signature = [inputs, tf.TensorSpec(vectors, network.dtype)]
-            self._run[per_location] = Compiled(run, signature, self._analyzer.jit_compile)
-        return self._run[per_location]
+            network.derived[key] = Compiled(run, signature, self._analyzer.jit_compile)
+        return network.derived[key]
 
 
 def _counts(relevance: Tensor, channels: int | None, per_location: bool) -> list[Tensor]:
@@ -346,8 +347,10 @@ def _counts(relevance: Tensor, channels: int | None, per_location: bool) -> list
     place = tf.where(valid, place, BINS)
 
     def counted(places: Tensor) -> Tensor:
-        found = tf.math.bincount(tf.reshape(places, [-1]), minlength=BINS + 1, maxlength=BINS + 1)
-        return tf.cast(found[:BINS], "int64")
+        # Unlike tf.math.bincount also under XLA.
+        places = tf.reshape(places, [-1])
+        ones = tf.ones_like(places, "int64")
+        return tf.math.unsorted_segment_sum(ones, places, BINS + 1)[:BINS]
 
     def number(flags: Tensor) -> Tensor:
         return tf.reduce_sum(tf.cast(flags, "int64"))

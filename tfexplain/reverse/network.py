@@ -43,6 +43,7 @@ class ReversedNetwork:
     Attributes:
         model: keras.Model of [*inputs, output_relevance] -> relevance of the input; a dict by
             name if there are several read-outs.
+        derived: Compiled functions that others made of this network, to be freed with it.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ReversedNetwork:
         jit_compile: bool = False,
     ) -> None:
         self._parameters = parameters or {}
+        self.derived: dict[tuple, Compiled] = {}
         self.graph = graph.upstream([start])
         self.rules = assignment.rules
         self.start = start
