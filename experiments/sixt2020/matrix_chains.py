@@ -15,7 +15,8 @@ from the distance of normalised vectors, so that it is seen down to about 1e-30.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -25,32 +26,31 @@ from experiments import networks
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
 from experiments.sixt2020 import theorem
+from experiments.sixt2020.chains import (
+    ALPHA_BETA,
+    RANDOM_KINDS,
+    SHAPES,
+    TINY_SHAPES,
+    VECTORS,
+    chain_separations,
+    convolve,
+    predicted_factor,
+    propagated,
+    random_matrix,
+    separation,
+    separations,
+    start_vectors,
+)
 from experiments.sixt2020.patterns import fitted_patterns, taps
 from experiments.sixt2020.protocol import PROTOCOLS
 
-# (rows, columns) of the matrices of VGG-16, last layer first; convolutions count as 1x1.
-SHAPES = (
-    (1000, 4096),
-    (4096, 4096),
-    (4096, 512),
-    *[(512, 512)] * 5,
-    (512, 256),
-    *[(256, 256)] * 2,
-    (256, 128),
-    (128, 128),
-    (128, 64),
-    (64, 64),
-    (64, 3),
-)
-TINY_SHAPES = ((40, 64), (64, 64), (64, 32), (32, 16), (16, 3))
-VECTORS = 32
 REPETITIONS, TINY_REPETITIONS = 20, 3
-ALPHA_BETA = ((10, 9), (5, 4), (4, 3), (3, 2), (2, 1), (1, 0))
-RANDOM_KINDS = ("vanilla", "relu", "stochastic", "positive", "nonnegative")
 LEARNED_KINDS = ("relu_learned", "pattern")
 # The paper calls a median cosine similarity of 0.99 convergence (section 4).
 CONVERGED = 0.01
 FLOAT64, FLOAT32 = 2.0**-52, 2.0**-23
+# The lower end of fig. 8: what is smaller counts as converged to floating-point precision there.
+SHOWN = 1e-12
 # Below this, distances are rounding.
 FLOOR = 1e-28
 # Maps of the grids: name -> (side in pixels, kernel size).
@@ -63,122 +63,6 @@ GRIDS = {
 GRID_CHANNELS, GRID_LAYERS, GRID_REPETITIONS = 64, 12, 5
 # Stride-free 3x3 convolutions in the last stage of ResNet-50, on maps of 7x7.
 LAST_STAGE = 3
-
-Matrix = Callable[[np.ndarray], np.ndarray]
-
-
-def separations(x: np.ndarray) -> np.ndarray:
-    """Returns 1 - |cos| of all pairs of rows, without cancellation.
-
-    For unit vectors u and v it is the smaller of |u - v|^2 / 2 and |u + v|^2 / 2.
-
-    Args:
-        x: Shape (vectors, size).
-
-    Returns:
-        Shape (pairs,); NaN for pairs with a zero row.
-    """
-    largest = np.abs(x).max(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        unit = x / largest
-        unit /= np.sqrt((unit**2).sum(axis=1, keepdims=True))
-    first, second = np.triu_indices(len(x), 1)
-    found = np.empty(len(first))
-    for start in range(0, len(first), 128):
-        part = slice(start, start + 128)
-        u, v = unit[first[part]], unit[second[part]]
-        signs = np.where((u * v).sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
-        found[part] = ((u - signs * v) ** 2).sum(axis=1) / 2
-    return found
-
-
-def separation(x: np.ndarray, cosines: str) -> float:
-    """Returns one minus what fig. 8 plots.
-
-    Args:
-        x: Shape (vectors, size).
-        cosines: "rows": one minus the mean |cos| over the lower triangle of all pairs of rows, with
-            the diagonal of ones (the published code); "columns": the median of 1 - |cos| over pairs
-            of different vectors (the text).
-
-    Returns:
-        Float in 0..1; NaN if all vectors are zero.
-    """
-    found = separations(x)
-    kept = found[~np.isnan(found)]
-    if not len(kept):
-        return np.nan
-    if cosines == "columns":
-        return float(np.median(kept))
-    # A zero row has no cosine with itself either.
-    diagonal = np.count_nonzero(np.abs(x).max(axis=1) > 0)
-    return float(kept.sum() / (len(kept) + diagonal))
-
-
-def start_vectors(generator: np.random.Generator, size: int, cosines: str) -> np.ndarray:
-    """Returns the vectors that are sent through a chain, (vectors, size).
-
-    "rows": normal vectors, as the published code; "columns": different unit vectors, so that the
-    chain's own columns are compared (in the paper's orientation, a column for each logit).
-    """
-    if cosines == "rows":
-        return generator.normal(size=(VECTORS, size))
-    chosen = generator.choice(size, min(VECTORS, size), replace=False)
-    return np.eye(size)[chosen]
-
-
-def random_matrix(kind: str, w: np.ndarray, cosines: str) -> np.ndarray:
-    """Returns a matrix of one kind, made from normal numbers.
-
-    Args:
-        kind: One of `RANDOM_KINDS`, or "alpha,beta" for alpha W+ + beta W-.
-        w: Normal numbers.
-        cosines: "rows": columns of stochastic matrices add up to one (published code); "columns":
-            rows do, so that relevance is conserved.
-    """
-    if kind in ("vanilla", "relu"):
-        return w
-    if kind == "nonnegative":
-        return np.maximum(w, 0)
-    if kind in ("positive", "stochastic"):
-        positive = np.abs(w)
-        if kind == "positive":
-            return positive
-        return positive / positive.sum(axis=0 if cosines == "rows" else 1, keepdims=True)
-    alpha, beta = map(float, kind.split(","))
-    return np.where(w > 0, alpha, beta) * w
-
-
-def predicted_factor(kind: str, inputs: int) -> float:
-    """Returns by which factor 1 - cos falls in one large random matrix, once it is small.
-
-    For x = c (1 + e) with small e of variance s^2, x M has the mean c m sum and a deviation of
-    s sqrt(v / (m^2 inputs)): m and v are mean and variance of the entries.
-    """
-    mean, square = np.sqrt(2 / np.pi), 1.0
-    if kind == "nonnegative":
-        mean, square = mean / 2, 0.5
-    elif "," in kind:
-        alpha, beta = map(float, kind.split(","))
-        mean, square = mean * (alpha - beta) / 2, (alpha**2 + beta**2) / 2
-    elif kind in ("vanilla", "relu"):
-        return np.nan
-    return (square - mean**2) / (mean**2 * inputs)
-
-
-def chain_separations(
-    x: np.ndarray, matrices: Iterable[np.ndarray], cosines: str, rectified: bool = False
-) -> list[float]:
-    """Returns `separation` of x, x M_1, x M_1 M_2, ...; rows are rescaled after each product."""
-    found = [separation(x, cosines)]
-    for matrix in matrices:
-        x = x @ matrix
-        if rectified:
-            x = np.maximum(x, 0)
-        largest = np.abs(x).max(axis=1, keepdims=True)
-        x = x / np.where(largest > 0, largest, 1)
-        found.append(separation(x, cosines))
-    return found
 
 
 def random_chains(part: Part) -> xr.Dataset:
@@ -197,22 +81,10 @@ def random_chains(part: Part) -> xr.Dataset:
             w = generator.normal(size=shape)
             for place, kind in enumerate(kinds):
                 matrix = random_matrix(kind, w, cosines)
-                pair = _one_step(vectors[kind], matrix, cosines, kind == "relu")
-                vectors[kind], found[place, repetition, step] = pair
+                vectors[kind] = propagated(vectors[kind], matrix, kind == "relu")
+                found[place, repetition, step] = separation(vectors[kind], cosines)
     predicted = [[predicted_factor(kind, rows) for rows, _ in shapes] for kind in kinds]
     return _chains(kinds, found).assign(predicted_factor=(("kind", "factor"), predicted))
-
-
-def _one_step(
-    x: np.ndarray, matrix: np.ndarray, cosines: str, rectified: bool
-) -> tuple[np.ndarray, float]:
-    """Returns the rescaled product and its separation."""
-    x = x @ matrix
-    if rectified:
-        x = np.maximum(x, 0)
-    largest = np.abs(x).max(axis=1, keepdims=True)
-    x = x / np.where(largest > 0, largest, 1)
-    return x, separation(x, cosines)
 
 
 def _chains(kinds: Sequence[str], found: np.ndarray) -> xr.Dataset:
@@ -220,7 +92,7 @@ def _chains(kinds: Sequence[str], found: np.ndarray) -> xr.Dataset:
     return xr.Dataset(
         {
             "separation": (("kind", "repetition", "multiplications"), found),
-            "median": (("kind", "multiplications"), np.median(found, axis=1)),
+            "median": (("kind", "multiplications"), _median(found)),
         },
         {
             "kind": list(kinds),
@@ -228,6 +100,13 @@ def _chains(kinds: Sequence[str], found: np.ndarray) -> xr.Dataset:
             "multiplications": np.arange(found.shape[2]),
         },
     )
+
+
+def _median(found: np.ndarray) -> np.ndarray:
+    """Returns the median over repetitions (axis 1), without those whose vectors all died."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        return np.nanmedian(found, axis=1)
 
 
 def learned_chains(part: Part) -> xr.Dataset:
@@ -258,18 +137,6 @@ def learned_chains(part: Part) -> xr.Dataset:
         )
     dataset = _chains(LEARNED_KINDS, np.array(found))
     return dataset.assign_coords(layer=("factor", list(reversed(chains["pattern"]))))
-
-
-def convolve(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Returns a convolution with "same" padding: (n, h, w, c), (k, k, c, d) -> (n, h, w, d)."""
-    size, half = kernel.shape[0], kernel.shape[0] // 2
-    padded = np.pad(x, [(0, 0), (half, half), (half, half), (0, 0)])
-    height, width = x.shape[1:3]
-    return sum(
-        padded[:, i : i + height, j : j + width] @ kernel[i, j]
-        for i in range(size)
-        for j in range(size)
-    )
 
 
 def grid_chains(part: Part) -> xr.Dataset:
@@ -422,7 +289,7 @@ def _judge_random(dataset: xr.Dataset) -> list[Finding]:
                 f"{kind}: R^2 of a line through log10(1 - |cos|)", slopes[kind][1], ">=", 0.98
             ),
             Criterion(
-                f"{kind}: 1 - |cos| after 7 multiplications", _at(lines[kind], 7), "<=", FLOAT64
+                f"{kind}: 1 - |cos| after 7 multiplications", _at(lines[kind], 7), "<=", SHOWN
             ),
         ]
     criteria += [
@@ -465,15 +332,16 @@ def _judge_random(dataset: xr.Dataset) -> list[Finding]:
 
 
 CHAIN_NOTE = (
-    "Precision is that of float64 (2^-52). The slope follows from mean m and variance v of the "
-    "entries alone: 1 - cos falls by v / (m^2 rows) with each matrix, so that it is a matter of "
-    "width, and constant only where widths are."
+    "Floating-point precision is read as 1e-12, the lower end of fig. 8; that of float64 (2^-52) "
+    "and float32 (2^-23) is among the numbers. The slope follows from mean m and variance v of the "
+    "entries alone: 1 - cos falls by v / (m^2 rows) with each matrix. Lines are straight as far as "
+    "the matrices have the same number of rows."
 )
 BETA_NOTE = (
     "Converged means 1 - |cos| <= 0.01, the paper's bound for networks. By v / (m^2 rows) a matrix "
-    "brings vectors together if it has more rows than (alpha^2 + beta^2) pi - 1: 127 for alpha 5 "
-    "beta 4, 78 for 4/3, 40 for 3/2. So chains converge in wide layers and part again in narrow "
-    "ones, and the limit of beta is one of widths."
+    "brings vectors together if it has more rows than (alpha^2 + beta^2) pi - 1: 128 for alpha 5 "
+    "beta 4, 78 for 4/3, 40 for 3/2. Chains of larger beta converge in wide layers and part again "
+    "in narrow ones: the limit of beta is one of widths."
 )
 
 
@@ -629,13 +497,17 @@ def _draw_chains(datasets: Sequence[xr.Dataset]) -> Figure:
                 continue
             for kind in dataset.kind.values:
                 learned = f" ({dataset.attrs['model']})" if kind in LEARNED_KINDS else ""
-                label = f"alpha {kind.replace(',', ' beta ')}" if "," in kind else kind + learned
+                alpha, _, beta = kind.partition(",")
+                label = f"\N{GREEK SMALL LETTER ALPHA} {alpha}, \N{GREEK SMALL LETTER BETA} {beta}"
+                label = label if beta else kind + learned
                 line = dataset["median"].sel(kind=kind).values
                 panels["," in kind].append((label.replace("_", " "), line))
         for column, lines in enumerate(panels):
             ax = axes[row, column]
             for (label, line), colour in zip(lines, _cycled(COLOURS), strict=False):
-                ax.plot(np.maximum(line, 1e-32), label=label, color=colour, marker=".", linewidth=1)
+                # Stochastic and positive matrices give the same line.
+                style = {"linestyle": "--"} if label == "stochastic" else {}
+                ax.plot(np.maximum(line, 1e-32), label=label, color=colour, marker=".", **style)
             _one_minus(ax)
             ax.set_xlabel("multiplications")
             ax.set_title(

@@ -121,6 +121,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
     ]
 
 
+SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 COLOURS = {"A": "#029e73", "W": "#56b4e9", "A*W": "#cc78bc"}
 
 
@@ -138,11 +139,11 @@ def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
                 line = dataset[variable].sel(quantity=name).values
                 ax.plot(x, line, label=name, color=COLOURS[name], marker=".", linewidth=1)
             ax.set_xticks(places, dataset.layer.values, rotation=60, fontsize=7)
-            ax.set_yscale("log")
+            ax.set_ylim(bottom=0)
             ax.tick_params(labelsize=7)
             ax.legend(fontsize=7)
         axes[0].axhline(PUBLISHED_RATIO, color="0.6", linewidth=0.7, linestyle=":")
-        axes[0].set_ylabel("sigma_1 / sigma_2", fontsize=8)
+        axes[0].set_ylabel(f"{SIGMA}\u2081 / {SIGMA}\u2082", fontsize=8)
         where = f"{dataset.attrs['network']}, {dataset.attrs['protocol']}"
         for ax, title in zip(axes, (f"{where}: A", "W and A * W", "between layers"), strict=True):
             ax.set_title(title, fontsize=8)
