@@ -189,7 +189,7 @@ def test_published_alpha_beta_in_numbers(alpha):
     model = dense_residual()
     x = np.random.default_rng(0).normal(size=(16, 5))
     method = methods(PUBLISHED)[f"LRP {alpha}/{alpha - 1}"]
-    found = method.create(model).analyze(x, target=1)
+    found = method.create(model).analyze(x, target=2)
     weights = {layer.name: layer.get_weights() for layer in model.layers}
     gamma, beta, mean, variance = weights["norm"]
     scale = gamma / np.sqrt(variance + model.get_layer("norm").epsilon)
@@ -205,8 +205,8 @@ def test_published_alpha_beta_in_numbers(alpha):
         second = h @ weights["second"][0] + weights["second"][1]
         y = second @ norm[0] + norm[1]
         last = np.maximum(y + h, 0)
-        logit = last @ weights["logits"][0][:, 1] + weights["logits"][1][1]
-        arriving = rule(last, weights["logits"], np.eye(3)[1] * logit)
+        logit = last @ weights["logits"][0][:, 2] + weights["logits"][1][2]
+        arriving = rule(last, weights["logits"], np.eye(3)[2] * logit)
         shares = rule(np.concatenate([y, h]), total, arriving)
         clipped |= (shares < 0).any()
         shares = np.clip(shares, 0, 1000)
@@ -322,7 +322,7 @@ def test_the_least_cosine_never_falls_behind_but_in_front():
         theorem.random_chain(generator, 2, "up")
     # By hand, with positive matrices: the factor damps what the columns have in common.
     columns = theorem.exact([[9, 9], [1, 2]])
-    damped = theorem.exact([[1, 1], [1, 90]]) @ columns
+    damped = theorem.exact([[100, 1], [1, 450]]) @ columns
     assert theorem.least_squared_cosine(columns) == Fraction(83**2, 82 * 85)
     assert theorem.least_squared_cosine(damped) < theorem.least_squared_cosine(columns)
 
