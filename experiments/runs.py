@@ -68,13 +68,26 @@ class Part:
         settings: Of the run.
         model: Name of the network.
         protocol: Name of the protocol.
+        experiment: Name of the experiment.
         files: Name -> checksum of the files that were read; `uses` fills it.
     """
 
     settings: Settings
     model: str
     protocol: str
+    experiment: str = ""
     files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> pathlib.Path:
+        """File of the part's Dataset."""
+        return self.settings.out / f"{self.experiment}-{self.model}-{self.protocol}.nc"
+
+    def scratch(self, name: str) -> pathlib.Path:
+        """Returns a file for what `compute` keeps on its way, such as the `path` of an audit."""
+        folder = self.settings.out / "scratch"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{self.path.stem}-{name}.nc"
 
     def generator(self, *keys: str | int) -> np.random.Generator:
         """Returns random numbers that depend on the seed and the keys alone.
@@ -172,7 +185,7 @@ class Experiment:
         """Computes all parts, or loads those that are there, and writes what follows from them."""
         settings.out.mkdir(parents=True, exist_ok=True)
         datasets = [
-            self._part(Part(settings, model, protocol))
+            self._part(Part(settings, model, protocol, self.name))
             for model in settings.models
             for protocol in settings.protocols
         ]
@@ -217,10 +230,9 @@ class Experiment:
         return " ".join([*words, *(["--tiny"] if settings.tiny else [])])
 
     def _part(self, part: Part) -> xr.Dataset:
-        path = part.settings.out / f"{self.name}-{part.model}-{part.protocol}.nc"
         command = self.command(part)
-        if part.settings.resume and path.is_file():
-            saved = xr.load_dataset(path, engine="h5netcdf")
+        if part.settings.resume and part.path.is_file():
+            saved = xr.load_dataset(part.path, engine="h5netcdf")
             if saved.attrs["command"] == command:
                 return saved
         dataset = self.compute(part)
@@ -236,7 +248,7 @@ class Experiment:
             "files": json.dumps(part.files, sort_keys=True),
             "versions": json.dumps(results.versions(), sort_keys=True),
         }
-        write_atomically(path, lambda name: dataset.to_netcdf(name, engine="h5netcdf"))
+        write_atomically(part.path, lambda name: dataset.to_netcdf(name, engine="h5netcdf"))
         return dataset
 
     def main(self, argv: Sequence[str] | None = None) -> int:

@@ -226,6 +226,15 @@ def test_a_failure_leaves_no_half_written_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_scratch_files_are_no_results(tmp_path):
+    part = Part(Settings(("net",), out=tmp_path), "net", "published", "toy")
+    assert part.path == tmp_path / "toy-net-published.nc"
+    path = part.scratch("csc")
+    assert path == tmp_path / "scratch" / "toy-net-published-csc.nc"
+    xr.Dataset().to_netcdf(path, engine="h5netcdf")
+    assert TOY.saved(tmp_path) == []
+
+
 def test_generators_are_independent_of_the_model_order():
     settings = Settings(("a", "b"))
     values = {m: Part(settings, m, "published").generator("x").normal() for m in ("a", "b")}
