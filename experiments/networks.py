@@ -1,0 +1,152 @@
+"""Networks and images that experiments name in `--models`, `--weights` and `--data`."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+import models
+from experiments.runs import Part
+from models import images as preprocessing
+
+CIFAR10, IMAGENET = "cifar10", "imagenet"
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a network of `models` is explained on.
+
+    Args:
+        data: Kind of images, as in `--data cifar10=PATH`.
+        preprocess: Name of a function of `models.images`.
+        size: Height and width of its input in pixels.
+        resize: Length to which the shorter side of a photograph is scaled before its middle is cut
+            out; None: the whole photograph becomes the square.
+    """
+
+    data: str
+    preprocess: str
+    size: int = 32
+    resize: int | None = None
+
+
+NETWORKS = {
+    "cifar_cnn": Network(CIFAR10, "cifar_cnn"),
+    **{f"cifar_resnet{n}": Network(CIFAR10, "cifar_resnet") for n in (20, 32, 44, 56)},
+    "googlenet": Network(IMAGENET, "caffe", 224, 256),
+    "squeezenet": Network(IMAGENET, "caffe", 227, 256),
+    "mobilenet": Network(IMAGENET, "mobilenet", 224, 256),
+    # As the paper has them: whole photographs, whatever their shape.
+    "vgg16": Network(IMAGENET, "vgg_resnet", 224),
+    "resnet50": Network(IMAGENET, "vgg_resnet", 224),
+}
+TINY = "tiny"
+# Networks without branches.
+CHAINS = ("cifar_cnn", "vgg16", TINY)
+
+
+def tiny_network(seed: int = 0) -> keras.Model:
+    """Returns a small network without branches, for smoke runs.
+
+    Names are as in `models.cifar_cnn`; images have 8 x 8 pixels.
+    """
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3), name="input"),
+            layers.Conv2D(6, 3, padding="same", name="conv1"),
+            layers.Activation("relu", name="relu1"),
+            layers.MaxPooling2D(2, name="pool1"),
+            layers.Conv2D(8, 3, padding="same", name="conv2"),
+            layers.Activation("relu", name="relu2"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(12, name="fc3"),
+            layers.Activation("relu", name="relu3"),
+            layers.Dense(5, name="fc4"),
+        ],
+        name=TINY,
+    )
+    generator = np.random.default_rng(seed)
+    for variable in model.weights:
+        size = np.sqrt(2 / max(1, np.prod(variable.shape[:-1])))
+        variable.assign(generator.normal(0, size, variable.shape))
+    return model
+
+
+def load(part: Part) -> keras.Model:
+    """Returns the network of a part, with the weights of `--weights`.
+
+    Raises:
+        ValueError: If the network is unknown, or no weights are given: random ones have to be
+            asked for.
+        FileNotFoundError: If there is no such weight file.
+    """
+    if part.model == TINY:
+        return tiny_network(part.settings.seed)
+    network(part.model)
+    weights = part.settings.weights.get(part.model)
+    if weights is None:
+        raise ValueError(
+            f"There are no weights for {part.model}: give --weights {part.model}=FILE, or "
+            f"{part.model}=random for a smoke run with random ones."
+        )
+    if weights == "random":
+        keras.utils.set_random_seed(part.settings.seed)
+        return getattr(models, part.model)()
+    return getattr(models, part.model)(weights if weights == "imagenet" else part.uses(weights))
+
+
+def network(name: str) -> Network:
+    """Returns the description of a network.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if name not in NETWORKS or not hasattr(models, name):
+        raise ValueError(f"There is no network {name!r}. Known: {', '.join(NETWORKS)}.")
+    return NETWORKS[name]
+
+
+def images(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Returns preprocessed images and their classes, drawn with the run's seed.
+
+    CIFAR-10 images come from the test part, or from the only part of the file.
+
+    Args:
+        part: Its settings say how many, and of which file or folder.
+        replace: Draw with replacement, as the published code does.
+
+    Returns:
+        Arrays (n, height, width, channels), float32, and (n,), int64.
+
+    Raises:
+        ValueError: If there are fewer images than asked for.
+        FileNotFoundError: If there is no such file or folder.
+    """
+    count, seed = part.settings.images, part.settings.seed
+    if part.model == TINY:
+        generator = part.generator("images")
+        x = generator.uniform(0, 1, (count, 8, 8, 3)).astype("float32")
+        return x, generator.integers(0, 5, count)
+    # Not needed for experiments without images.
+    datasets = importlib.import_module("models.datasets")
+    described = network(part.model)
+    prepare = getattr(preprocessing, described.preprocess)
+    path = part.settings.data.get(described.data)
+    if described.data == CIFAR10:
+        if path is not None and path.is_file():
+            part.uses(path)
+        found = datasets.load_cifar10(path)
+        tested = (found.x_test, found.y_test)
+        x, y = tested if len(found.x_test) else (found.x_train, found.y_train)
+        chosen = datasets.draw(len(x), count, seed, replace=replace)
+        return prepare(x[chosen]), y[chosen]
+    if path is None:
+        raise ValueError(f"{part.model} needs photographs: give --data {IMAGENET}=FOLDER.")
+    photographs = datasets.load_photographs(
+        path, count, described.size, resize=described.resize, seed=seed, replace=replace
+    )
+    return prepare(photographs.x), photographs.y

@@ -1,0 +1,492 @@
+"""What all experiments share: options, parts, saved Datasets, figures, findings and the ledger.
+
+An experiment is one module with an `Experiment`:
+
+* `compute(part)` returns the Dataset of one network under one protocol, and is the only expensive
+  step. It is saved as soon as it is there, so that a run can be resumed;
+* `judge(dataset)` returns what it says about claims of the paper;
+* `draw(datasets)` returns figures of all parts.
+
+The last two read Datasets alone, so that pages are redone without computing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import pathlib
+import pkgutil
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments.ledger import NOT_TESTED, PROTOCOLS, Claim, Criterion, Finding, Ledger
+from tfexplain import results
+from tfexplain.files import write_atomically
+
+OUTPUT = pathlib.Path("experiments") / "output"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run was asked for.
+
+    Args:
+        models: Names of networks; which there are says the experiment.
+        images: Number of images; 0 where none are read.
+        data: Kind of images ("cifar10", "imagenet") -> folder or file.
+        weights: Name of a network -> weight file, or a word that its builder knows.
+        out: Folder for Datasets, figures and findings.
+        seed: Integer from which all random numbers come.
+        protocols: Names of protocols.
+        tiny: A smoke run: everything small, the numbers mean nothing.
+        resume: Take parts that `out` has already, if they were made with the same settings.
+    """
+
+    models: tuple[str, ...]
+    images: int = 0
+    data: Mapping[str, pathlib.Path] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    out: pathlib.Path = OUTPUT
+    seed: int = 0
+    protocols: tuple[str, ...] = PROTOCOLS
+    tiny: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network under one protocol: what `compute` gets.
+
+    Args:
+        settings: Of the run.
+        model: Name of the network.
+        protocol: Name of the protocol.
+        experiment: Name of the experiment.
+        files: Name -> checksum of the files that were read; `uses` fills it.
+    """
+
+    settings: Settings
+    model: str
+    protocol: str
+    experiment: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> pathlib.Path:
+        """File of the part's Dataset."""
+        return self.settings.out / f"{self.experiment}-{self.model}-{self.protocol}.nc"
+
+    def scratch(self, name: str) -> pathlib.Path:
+        """Returns a file for what `compute` keeps on its way, such as the `path` of an audit."""
+        folder = self.settings.out / "scratch"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{self.path.stem}-{name}.nc"
+
+    def generator(self, *keys: str | int) -> np.random.Generator:
+        """Returns random numbers that depend on the seed and the keys alone.
+
+        The protocol is no key: both protocols see the same draws.
+        """
+        codes = [zlib.crc32(str(key).encode()) for key in keys]
+        return np.random.default_rng([self.settings.seed, *codes])
+
+    @property
+    def network(self) -> str:
+        """What findings call the network: its name, and whether its weights are random."""
+        random = self.settings.weights.get(self.model) == "random"
+        return f"{self.model} (random weights)" if random else self.model
+
+    def uses(self, path: str | pathlib.Path) -> pathlib.Path:
+        """Notes the name and checksum of a file that is read, and returns its path.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+        """
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {path}. Check --data and --weights.")
+        checksum = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                checksum.update(block)
+        self.files[path.name] = checksum.hexdigest()
+        return path
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment of a paper.
+
+    Args:
+        paper: Name of the package.
+        name: Name of the module.
+        summary: One line for `--help`.
+        compute: Part -> Dataset.
+        judge: Dataset -> findings, made with `finding`.
+        draw: Datasets of all parts -> figures by name.
+        models: Networks that are used if none are named.
+        known_models: All networks that can be named.
+        images: Default number of images; 0: the experiment reads none.
+        data: Kinds of images that `--data` can name.
+        tiny: What `--tiny` changes, as arguments of `Settings`.
+
+    Example:
+        >>> EXPERIMENT = Experiment("sixt2020", "csc", "...", compute, judge, draw, ("cifar_cnn",))
+        >>> main = EXPERIMENT.main
+    """
+
+    paper: str
+    name: str
+    summary: str
+    compute: Callable[[Part], xr.Dataset]
+    judge: Callable[[xr.Dataset], Iterable[Finding]]
+    draw: Callable[[Sequence[xr.Dataset]], Mapping[str, Figure]]
+    models: tuple[str, ...]
+    known_models: tuple[str, ...] = ()
+    images: int = 0
+    data: tuple[str, ...] = ("cifar10", "imagenet")
+    tiny: Mapping[str, object] = field(default_factory=dict)
+
+    def settings(self, arguments: argparse.Namespace) -> Settings:
+        """Returns the settings that options mean for this experiment.
+
+        Raises:
+            ValueError: For an unknown network.
+        """
+        given = {"models": tuple(arguments.models or ()), "images": arguments.images}
+        defaults = {"models": self.models, "images": self.images}
+        defaults |= dict(self.tiny) if arguments.tiny else {}
+        chosen = {key: given[key] or default for key, default in defaults.items()}
+        known = tuple(dict.fromkeys([*self.models, *self.known_models, *defaults["models"]]))
+        unknown = [model for model in chosen["models"] if model not in known]
+        if unknown:
+            raise ValueError(
+                f"{self.name} knows no network {', '.join(unknown)}. Known: {', '.join(known)}."
+            )
+        return Settings(
+            **chosen,
+            data=_named_paths("--data", arguments.data, self.data),
+            weights=_named("--weights", arguments.weights, chosen["models"]),
+            out=arguments.out or OUTPUT / self.paper,
+            seed=arguments.seed,
+            protocols=PROTOCOLS if arguments.protocol == "both" else (arguments.protocol,),
+            tiny=arguments.tiny,
+            resume=arguments.resume,
+        )
+
+    def run(self, settings: Settings) -> tuple[list[xr.Dataset], list[Finding]]:
+        """Computes all parts, or loads those that are there, and writes what follows from them."""
+        settings.out.mkdir(parents=True, exist_ok=True)
+        datasets = [
+            self._part(Part(settings, model, protocol, self.name))
+            for model in settings.models
+            for protocol in settings.protocols
+        ]
+        return datasets, self.publish(datasets, settings.out)
+
+    def publish(self, datasets: Sequence[xr.Dataset], out: pathlib.Path) -> list[Finding]:
+        """Writes figures and findings of Datasets into a folder."""
+        findings = [finding for dataset in datasets for finding in self.judge(dataset)]
+        for name, figure in self.draw(datasets).items():
+            save_figure(figure, out / f"{name}.png")
+        save_json([finding.to_config() for finding in findings], out / f"{self.name}.json")
+        return findings
+
+    def saved(self, out: pathlib.Path) -> list[xr.Dataset]:
+        """Returns the Datasets of this experiment in a folder, in the order of a run."""
+        found = [
+            xr.load_dataset(path, engine="h5netcdf")
+            for path in sorted(out.glob(f"{self.name}-*.nc"))
+        ]
+        models = [*self.models, *self.known_models]
+
+        def order(dataset: xr.Dataset) -> tuple:
+            model, protocol = dataset.attrs["model"], dataset.attrs["protocol"]
+            place = models.index(model) if model in models else len(models)
+            return place, model, PROTOCOLS.index(protocol)
+
+        return sorted(found, key=order)
+
+    def command(self, part: Part) -> str:
+        """Returns the command that makes a part; of paths only the names are kept."""
+        settings = part.settings
+        words = [f"python -m experiments.{self.paper}.{self.name}", f"--models {part.model}"]
+        if settings.images:
+            words.append(f"--images {settings.images}")
+        if settings.data:
+            named = (f"{kind}={path.name}" for kind, path in settings.data.items())
+            words.append(f"--data {' '.join(named)}")
+        if part.model in settings.weights:
+            name = pathlib.Path(settings.weights[part.model]).name
+            words.append(f"--weights {part.model}={name}")
+        words += [f"--seed {settings.seed}", f"--protocol {part.protocol}"]
+        return " ".join([*words, *(["--tiny"] if settings.tiny else [])])
+
+    def _part(self, part: Part) -> xr.Dataset:
+        command = self.command(part)
+        if part.settings.resume and part.path.is_file():
+            saved = xr.load_dataset(part.path, engine="h5netcdf")
+            if saved.attrs["command"] == command:
+                return saved
+        dataset = self.compute(part)
+        dataset.attrs |= {
+            "paper": self.paper,
+            "experiment": self.name,
+            "model": part.model,
+            "network": part.network,
+            "protocol": part.protocol,
+            "seed": part.settings.seed,
+            "tiny": int(part.settings.tiny),
+            "command": command,
+            "files": json.dumps(part.files, sort_keys=True),
+            "versions": json.dumps(results.versions(), sort_keys=True),
+        }
+        write_atomically(part.path, lambda name: dataset.to_netcdf(name, engine="h5netcdf"))
+        return dataset
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Runs the experiment from the command line and prints its findings."""
+        parser = argument_parser(f"experiments.{self.paper}.{self.name}", self.summary)
+        arguments = parser.parse_args(argv)
+        try:
+            settings = self.settings(arguments)
+        except ValueError as error:
+            parser.error(str(error))
+        _, findings = self.run(settings)
+        print_findings(findings)
+        print(f"Datasets, figures and findings are in {settings.out}.")
+        return 0
+
+
+def finding(
+    dataset: xr.Dataset,
+    claim: str,
+    criteria: Sequence[Criterion] = (),
+    **more: str | Mapping[str, float],
+) -> Finding:
+    """Returns a finding from the Dataset of a part.
+
+    Args:
+        dataset: What `compute` returned, with the attributes of the run.
+        claim: Id of the claim.
+        criteria: See `Finding`, as `numbers`, `note` and `reason` in `more`.
+        **more: See `criteria`.
+    """
+    attributes = dataset.attrs
+    return Finding(
+        claim,
+        attributes["experiment"],
+        attributes["protocol"],
+        attributes["network"],
+        tuple(criteria),
+        command=attributes["command"],
+        **more,
+    )
+
+
+def argument_parser(program: str, summary: str) -> argparse.ArgumentParser:
+    """Returns a parser with the options of all experiments."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=summary)
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="networks")
+    parser.add_argument("--images", type=_positive, metavar="N", help="number of images")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="KIND=PATH",
+        default=(),
+        help="images: cifar10=FILE, imagenet=FOLDER; a PATH alone if there is one kind",
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        metavar="NAME=FILE",
+        default=(),
+        help="weight files of networks; a FILE alone if there is one network",
+    )
+    parser.add_argument("--out", type=pathlib.Path, metavar="FOLDER", help="for all results")
+    parser.add_argument("--seed", type=_natural, default=0, help="of all random numbers")
+    parser.add_argument(
+        "--protocol",
+        choices=(*PROTOCOLS, "both"),
+        default="both",
+        help="with the traps of the published code, or without",
+    )
+    parser.add_argument("--tiny", action="store_true", help="a smoke run of seconds")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep parts that were made by the same command"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is negative")
+    return number
+
+
+def _named(option: str, given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Returns the values of an option NAME=VALUE by their names.
+
+    Raises:
+        ValueError: For a value without a name where there are several.
+    """
+    found = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not separator:
+            if len(names) != 1:
+                raise ValueError(
+                    f"{option} {text} does not say what it is for; give NAME={text}, with one of "
+                    f"{', '.join(names)} as NAME."
+                )
+            name, value = names[0], text
+        found[name] = value
+    return found
+
+
+def _named_paths(
+    option: str, given: Sequence[str], names: Sequence[str]
+) -> dict[str, pathlib.Path]:
+    """Returns existing paths by their names.
+
+    Raises:
+        ValueError: For an unknown name, or a path that does not exist.
+    """
+    found = {name: pathlib.Path(value) for name, value in _named(option, given, names).items()}
+    for name, path in found.items():
+        if name not in names:
+            raise ValueError(f"{option} knows {', '.join(names)}, not {name}.")
+        if not path.exists():
+            raise ValueError(f"{option} {name}={path}: there is no such file or folder.")
+    return found
+
+
+def save_figure(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a figure as PNG without the date and the version, so that reruns are identical."""
+    options = {"dpi": 110, "metadata": {"Software": None}}
+    write_atomically(path, lambda name: figure.savefig(name, **options))
+
+
+def save_json(value: object, path: pathlib.Path) -> None:
+    """Writes strict JSON (no NaN)."""
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Prints a line for each finding and one for each of its criteria."""
+    for found in findings:
+        head = f"{found.claim} {found.verdict} ({found.network}, {found.protocol})"
+        print(f"{head}: {found.reason}" if found.verdict == NOT_TESTED else head)
+        for criterion in found.criteria:
+            mark = {True: "+", False: "x", None: "-"}[criterion.holds]
+            print(f"    {mark} {criterion}")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """All experiments of a paper.
+
+    Args:
+        name: Name of the package.
+        title: Title of the paper.
+        claims: Its claims.
+        introduction: What the ledger says before its table.
+    """
+
+    name: str
+    title: str
+    claims: tuple[Claim, ...]
+    introduction: str = ""
+
+    def experiments(self) -> dict[str, Experiment]:
+        """Returns the experiments by name: every module of the package that has one."""
+        package = importlib.import_module(f"experiments.{self.name}")
+        found = {}
+        for module in pkgutil.iter_modules(package.__path__):
+            if module.name != "__main__":
+                loaded = importlib.import_module(f"{package.__name__}.{module.name}")
+                if isinstance(getattr(loaded, "EXPERIMENT", None), Experiment):
+                    found[module.name] = loaded.EXPERIMENT
+        return found
+
+    def ledger(self, findings: Iterable[Finding]) -> Ledger:
+        """Returns the ledger of all claims."""
+        return Ledger(self.claims, findings)
+
+    def write(self, ledger: Ledger, out: pathlib.Path, tiny: bool = False) -> None:
+        """Writes `ledger.md` and `ledger.json` into a folder."""
+        warning = "**A smoke run: its numbers mean nothing.**\n\n" if tiny else ""
+        text = ledger.markdown(f"Claims of {self.title}", warning + self.introduction)
+        write_atomically(out / "ledger.md", lambda name: name.write_text(text, encoding="utf-8"))
+        save_json({"tiny": tiny, **ledger.to_config()}, out / "ledger.json")
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Runs all experiments and writes the ledger of claims."""
+        experiments = self.experiments()
+        parser = argument_parser(f"experiments.{self.name}", f"All experiments of {self.title}.")
+        parser.add_argument(
+            "--only", nargs="+", choices=tuple(experiments), help="some experiments"
+        )
+        parser.add_argument(
+            "--collect", action="store_true", help="compute nothing; read what --out has"
+        )
+        parser.add_argument(
+            "--results", type=pathlib.Path, metavar="FOLDER", help="also write ledger, figures here"
+        )
+        arguments = parser.parse_args(argv)
+        chosen = {name: experiments[name] for name in arguments.only or experiments}
+        out = arguments.out or OUTPUT / self.name
+        folders = [out, *([arguments.results] if arguments.results else [])]
+        if arguments.results and arguments.tiny:
+            parser.error("--results is not for smoke runs: leave out --tiny or --results")
+        findings, tiny = [], arguments.tiny
+        for name, experiment in chosen.items():
+            print(f"{name}: {experiment.summary}")
+            if arguments.collect:
+                datasets = experiment.saved(out)
+            else:
+                own = _applicable(arguments, experiment)
+                if own is None:
+                    print("    left out: none of the named networks concerns it")
+                    continue
+                datasets, _ = experiment.run(experiment.settings(own))
+            tiny |= any(dataset.attrs["tiny"] for dataset in datasets)
+            if arguments.results and tiny:
+                parser.error(f"--results is not for smoke runs, and {out} holds one of {name}")
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+                found = experiment.publish(datasets, folder) if datasets else []
+            print_findings(found)
+            findings += found
+        ledger = self.ledger(findings)
+        for folder in folders:
+            self.write(ledger, folder, tiny)
+        print(f"The ledger is in {folders[-1] / 'ledger.md'}.")
+        return 0
+
+
+def _applicable(arguments: argparse.Namespace, experiment: Experiment) -> argparse.Namespace | None:
+    """Returns the options with those networks that an experiment knows; None if none is left."""
+    own = argparse.Namespace(**vars(arguments))
+    if arguments.models:
+        known = {*experiment.models, *experiment.known_models}
+        own.models = [model for model in arguments.models if model in known]
+        if not own.models:
+            return None
+    return own

@@ -1,0 +1,1 @@
+"""Experiments of "When Explanations Lie" (Sixt, Granz, Landgraf 2020)."""

@@ -1,0 +1,241 @@
+"""Options, parts, provenance and files of experiments."""
+
+import hashlib
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments.ledger import Claim, Criterion, Finding
+from experiments.runs import Experiment, Paper, Part, Settings, finding
+
+CALLS = []
+
+
+def compute(part):
+    CALLS.append((part.model, part.protocol))
+    if part.settings.data:
+        part.uses(part.settings.data["cifar10"])
+    value = part.generator("value").normal()
+    return xr.Dataset({"value": ((), value), "missing": ((), math.nan)})
+
+
+def judge(dataset):
+    yield finding(
+        dataset,
+        "C1",
+        [Criterion("value", dataset["value"], "<", 10)],
+        numbers={"missing": dataset["missing"]},
+    )
+
+
+def draw(datasets):
+    figure = Figure(figsize=(1, 1))
+    figure.add_subplot().plot([float(d["value"]) for d in datasets])
+    return {"toy": figure}
+
+
+TOY = Experiment(
+    "toys",
+    "toy",
+    "A toy.",
+    compute,
+    judge,
+    draw,
+    models=("net",),
+    known_models=("other",),
+    images=7,
+    data=("cifar10",),
+    tiny={"models": ("small",), "images": 2},
+)
+CLAIM = Claim("C1", "It is small.", "small", "fig. 1", experiments=("toy",))
+
+
+class Toys(Paper):
+    """A paper whose modules are those of this file."""
+
+    def experiments(self):
+        return {"toy": TOY}
+
+
+PAPER = Toys("toys", "Toys", (CLAIM,), "Read this.")
+
+
+@pytest.fixture(autouse=True)
+def calls():
+    CALLS.clear()
+    return CALLS
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_run_writes_datasets_figures_and_findings(tmp_path, calls, capsys):
+    assert TOY.main(["--out", str(tmp_path), "--seed", "3"]) == 0
+    assert calls == [("net", "published"), ("net", "corrected")]
+    names = ["toy-net-corrected.nc", "toy-net-published.nc", "toy.json", "toy.png"]
+    assert list(contents(tmp_path)) == names
+    first, second = TOY.saved(tmp_path)
+    # Both protocols see the same draws.
+    assert first["value"] == second["value"]
+    attributes = second.attrs
+    assert attributes["protocol"] == "corrected" and attributes["network"] == "net"
+    assert (attributes["seed"], attributes["tiny"], attributes["files"]) == (3, 0, "{}")
+    assert attributes["command"] == (
+        "python -m experiments.toys.toy --models net --images 7 --seed 3 --protocol corrected"
+    )
+    assert set(json.loads(attributes["versions"])) >= {"python", "keras", "numpy", "tfexplain"}
+    found = [Finding.from_config(c) for c in json.loads((tmp_path / "toy.json").read_text())]
+    assert [f.protocol for f in found] == ["published", "corrected"]
+    assert "C1 confirmed (net, published)" in capsys.readouterr().out
+
+
+def test_reruns_are_identical(tmp_path):
+    for name in ("a", "b"):
+        TOY.main(["--out", str(tmp_path / name)])
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_seeds_matter_and_keys_too():
+    parts = [Part(Settings(("net",), seed=seed), "net", "published") for seed in (0, 0, 1)]
+    draws = [part.generator("x", 1).normal() for part in parts]
+    assert draws[0] == draws[1] != draws[2]
+    assert parts[0].generator("x", 2).normal() != draws[0]
+    other = Part(Settings(("net",)), "net", "corrected")
+    assert other.generator("x", 1).normal() == draws[0]
+
+
+def test_only_names_of_files_are_kept(tmp_path):
+    data, weights = tmp_path / "images.npz", tmp_path / "w.h5"
+    data.write_bytes(b"images")
+    options = ["--data", str(data), "--weights", f"net={weights}", "--images", "3"]
+    TOY.main([*options, "--out", str(tmp_path / "out"), "--protocol", "published"])
+    (dataset,) = TOY.saved(tmp_path / "out")
+    checksum = hashlib.sha256(b"images").hexdigest()
+    assert json.loads(dataset.attrs["files"]) == {"images.npz": checksum}
+    assert dataset.attrs["command"] == (
+        "python -m experiments.toys.toy --models net --images 3 --data cifar10=images.npz "
+        "--weights net=w.h5 --seed 0 --protocol published"
+    )
+    text = "".join(map(str, dataset.attrs.values())) + (tmp_path / "out" / "toy.json").read_text()
+    assert str(tmp_path) not in text
+
+
+def test_random_weights_are_said():
+    settings = Settings(("net",), weights={"net": "random"})
+    assert Part(settings, "net", "published").network == "net (random weights)"
+    assert Part(settings, "other", "published").network == "other"
+
+
+def test_tiny(tmp_path, calls):
+    TOY.main(["--tiny", "--out", str(tmp_path)])
+    assert calls == [("small", "published"), ("small", "corrected")]
+    dataset = TOY.saved(tmp_path)[0]
+    assert dataset.attrs["tiny"] == 1 and "--images 2" in dataset.attrs["command"]
+
+
+def test_resume_keeps_parts_of_the_same_command(tmp_path, calls):
+    TOY.main(["--out", str(tmp_path), "--protocol", "published"])
+    TOY.main(["--out", str(tmp_path), "--resume"])
+    assert calls == [("net", "published"), ("net", "corrected")]
+    TOY.main(["--out", str(tmp_path), "--resume", "--seed", "1"])
+    assert len(calls) == 4
+    TOY.main(["--out", str(tmp_path), "--seed", "1"])
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--models", "none"], "toy knows no network none. Known: net, other."),
+        (["--models", "small"], "toy knows no network small"),
+        (["--models", "net", "other", "--weights", "w.h5"], "give NAME=w.h5, with one of net,"),
+        (["--data", "nowhere.npz"], "--data cifar10=nowhere.npz: there is no such file"),
+        (["--data", "mnist=."], "--data knows cifar10, not mnist."),
+        (["--images", "0"], "0 is not positive"),
+        (["--seed", "-1"], "-1 is negative"),
+        (["--protocol", "mine"], "invalid choice: 'mine'"),
+    ],
+)
+def test_bad_options(options, message, capsys, calls):
+    with pytest.raises(SystemExit) as stopped:
+        TOY.main(options)
+    assert stopped.value.code == 2 and not calls
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_file_is_named():
+    part = Part(Settings(("net",)), "net", "published")
+    with pytest.raises(FileNotFoundError, match="There is no file nowhere.h5. Check --data"):
+        part.uses(pathlib.Path("nowhere.h5"))
+
+
+def test_all_experiments_and_the_ledger(tmp_path, calls):
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    assert PAPER.main(["--out", str(out), "--results", str(kept)]) == 0
+    assert len(calls) == 2
+    assert list(contents(kept)) == ["ledger.json", "ledger.md", "toy.json", "toy.png"]
+    text = (kept / "ledger.md").read_text(encoding="utf-8")
+    assert text.startswith("# Claims of Toys\n\nRead this.\n")
+    assert "| C1 | It is small. | small | confirmed | yes | net |  |" in text
+    before = contents(kept)
+    # From what is saved, without computing.
+    assert PAPER.main(["--out", str(out), "--results", str(kept), "--collect"]) == 0
+    assert contents(kept) == before and len(calls) == 2
+
+
+def test_smoke_runs_say_so_and_are_not_kept(tmp_path, capsys):
+    PAPER.main(["--tiny", "--out", str(tmp_path)])
+    assert "**A smoke run" in (tmp_path / "ledger.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "ledger.json").read_text())["tiny"] is True
+    for options in (["--tiny"], ["--collect", "--out", str(tmp_path)]):
+        with pytest.raises(SystemExit):
+            PAPER.main([*options, "--results", str(tmp_path / "kept")])
+        assert "not for smoke runs" in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()
+
+
+def test_nothing_collected_is_not_tested(tmp_path, calls):
+    (tmp_path / "out").mkdir()
+    PAPER.main(["--collect", "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "ledger.md").read_text(encoding="utf-8")
+    assert "not tested: toy did not report on it" in text and not calls
+
+
+def test_networks_choose_experiments(tmp_path, calls, capsys):
+    PAPER.main(["--models", "elsewhere", "--out", str(tmp_path)])
+    assert "left out: none of the named networks concerns it" in capsys.readouterr().out
+    PAPER.main(["--models", "elsewhere", "other", "--out", str(tmp_path)])
+    assert calls == [("other", "published"), ("other", "corrected")]
+
+
+def test_a_failure_leaves_no_half_written_file(tmp_path):
+    def broken(part):
+        dataset = compute(part)
+        dataset.attrs["object"] = {"not": "text"}
+        return dataset
+
+    experiment = Experiment("toys", "toy", "", broken, judge, draw, ("net",))
+    with pytest.raises(TypeError):
+        experiment.main(["--out", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_files_are_no_results(tmp_path):
+    part = Part(Settings(("net",), out=tmp_path), "net", "published", "toy")
+    assert part.path == tmp_path / "toy-net-published.nc"
+    path = part.scratch("csc")
+    assert path == tmp_path / "scratch" / "toy-net-published-csc.nc"
+    xr.Dataset().to_netcdf(path, engine="h5netcdf")
+    assert TOY.saved(tmp_path) == []
+
+
+def test_generators_are_independent_of_the_model_order():
+    settings = Settings(("a", "b"))
+    values = {m: Part(settings, m, "published").generator("x").normal() for m in ("a", "b")}
+    np.testing.assert_equal(values["a"], values["b"])
