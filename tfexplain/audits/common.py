@@ -17,6 +17,7 @@ from tfexplain.analyzers.patterns import PatternAnalyzer
 from tfexplain.analyzers.persistence import all_options, option_config
 from tfexplain.audits.blocks import digest
 from tfexplain.errors import nearest
+from tfexplain.graph import all_layers
 from tfexplain.numerics import real
 
 # The window of the structural similarity.
@@ -127,9 +128,9 @@ class Layout(NamedTuple):
 def layout(analyzers: Mapping[str, Analyzer], x: np.ndarray) -> Layout:
     """Returns how maps are made of relevance.
 
-    Images and sequences have channels, which are reduced: the last axis, or the first where the
-    model has channels first. Tokens are a sequence without channels; columns of a table have no
-    neighbours.
+    Images and sequences have channels, which are reduced: the last axis, or the first where a layer
+    of the model has channels first. Tokens are a sequence without channels; columns of a table have
+    no neighbours.
 
     Args:
         analyzers: By name.
@@ -140,7 +141,7 @@ def layout(analyzers: Mapping[str, Analyzer], x: np.ndarray) -> Layout:
     if len(shape) < 2 or tokens:
         axis, sizes, spatial = None, shape, tokens and bool(shape)
     else:
-        axis = -1 if _channels_last(analyzers) else 0
+        axis = -1 if _channels_last(analyzer) else 0
         sizes, spatial = shape[:-1] if axis else shape[1:], True
     if not spatial:
         reason = f"inputs of shape {shape} have no spatial axis"
@@ -151,9 +152,9 @@ def layout(analyzers: Mapping[str, Analyzer], x: np.ndarray) -> Layout:
     return Layout(axis, tuple(sizes), reason)
 
 
-def _channels_last(analyzers: Mapping[str, Analyzer]) -> bool:
-    calls = [c for a in analyzers.values() for c in getattr(getattr(a, "graph", None), "calls", ())]
-    return all(getattr(call.operation, "channels_last", True) for call in calls)
+def _channels_last(analyzer: Analyzer) -> bool:
+    formats = (getattr(layer, "data_format", None) for layer in all_layers(analyzer.user_model))
+    return "channels_first" not in formats
 
 
 def maps(relevance: np.ndarray, reduction: str, channel_axis: int | None) -> np.ndarray:
