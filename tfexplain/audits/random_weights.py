@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import initializers, layers
 
 from tfexplain.errors import UnsupportedModelError
-from tfexplain.graph import all_layers, call_unchanged
+from tfexplain.graph import all_layers, call_unchanged, uncompiled
 
 KINDS = ("initializer", "permutation")
 STATISTICS = ("randomized", "kept")
@@ -63,11 +63,14 @@ class RandomWeights:
         found = (self._places[id(weight)] for weight in getattr(layer, "weights", ()))
         return frozenset(place for place in found if place not in self._kept)
 
+    def name(self, place: int) -> str:
+        """Returns the name of one of the model's weights."""
+        return self.model.weights[place].path.removeprefix(f"{self.model.name}/")
+
     def notes(self) -> list[str]:
         """Returns which weights are left alone and why."""
-        weights = self.model.weights
         return [
-            f"left as trained: {', '.join(weights[p].path for p in places)} ({reason})"
+            f"left as trained: {', '.join(self.name(place) for place in places)} ({reason})"
             for reason in dict.fromkeys(self._kept.values())
             if (places := [place for place, why in self._kept.items() if why == reason])
         ]
@@ -87,7 +90,7 @@ class RandomWeights:
                 self._initializer(place)
             except _Unknown as error:
                 owner = self._owners[id(weight)]
-                unknown.append(f"{weight.path} ({type(owner).__name__}: {error})")
+                unknown.append(f"{self.name(place)} ({type(owner).__name__}: {error})")
         if unknown:
             raise ValueError(
                 f"These weights cannot be drawn again: {'; '.join(unknown)}. Use "
@@ -221,13 +224,14 @@ def copied(model: keras.Model) -> keras.Model:
         UnsupportedModelError: If a layer cannot be made again from its configuration.
     """
     try:
-        # A model around the same layers: without optimizer and losses, which are not copied.
-        plain = keras.Model(model.inputs, model.outputs, name=model.name)
-        copy = keras.models.clone_model(plain, clone_function=_made_again, recursive=True)
+        # Losses and optimizers need not be possible to copy.
+        copy = keras.models.clone_model(
+            uncompiled(model), clone_function=_made_again, recursive=True
+        )
     except Exception as error:
         raise UnsupportedModelError(
-            f"{model.name!r} cannot be copied, and weights are randomized on a copy: "
-            f"{type(error).__name__}: {error} Custom layers need get_config and from_config."
+            f"The model {model.name!r} cannot be copied, and weights are randomized on a copy. "
+            f"Custom layers need get_config and from_config. {type(error).__name__}: {error}"
         ) from error
     shapes, found = ([tuple(w.shape) for w in m.weights] for m in (model, copy))
     if shapes != found:
