@@ -128,6 +128,12 @@ def _inherits(model: keras.Operation, cls: type) -> bool:
     return type(model).call is cls.call
 
 
+def uncompiled(model: keras.Model) -> keras.Model:
+    """Returns a model of the same layers, without optimizer and losses; it has to have a graph."""
+    function = _function(model)
+    return keras.Model(function._inputs_struct, function._outputs_struct, name=model.name)
+
+
 def all_layers(operation: keras.Operation) -> list[keras.layers.Layer]:
     """Returns a layer or model and all layers inside it."""
     return list(operation._flatten_layers()) if isinstance(operation, keras.layers.Layer) else []

@@ -59,12 +59,16 @@ def percentile(map: np.ndarray, percent: float = 99.5) -> np.ndarray:
         percent: Upper percentile, in (50, 100].
 
     Returns:
-        Float64 array of the same shape; NaN everywhere if the two percentiles are equal.
+        Float64 array of the same shape; NaN everywhere if the two percentiles are equal, or if the
+        map holds NaN or infinity.
     """
+    map = np.asarray(map, "float64")
+    if not np.isfinite(map).all():
+        return np.full(map.shape, np.nan)
     low, high = np.percentile(map, [100 - percent, percent])
     if not high > low:
-        return np.full(np.shape(map), np.nan)
-    return np.clip((np.asarray(map, "float64") - low) / (high - low), 0, 1)
+        return np.full(map.shape, np.nan)
+    return np.clip((map - low) / (high - low), 0, 1)
 
 
 def minmax(map: np.ndarray) -> np.ndarray:
@@ -102,7 +106,7 @@ def ssim(first: np.ndarray, second: np.ndarray, data_range: float = 1.0) -> floa
     Window of 5, uniform filter, sample covariance, K1 = 0.01, K2 = 0.03, as in [sixt2020when].
 
     Args:
-        first: Map with every size >= 5.
+        first: Map with every size >= 5; one axis (a sequence), two (an image) or more.
         second: Map of the same shape.
         data_range: Range of the values. The published code of [sixt2020when] leaves it to a
             library that takes 2 for floats, which raises the similarity of flat regions.
@@ -124,15 +128,26 @@ def ssim(first: np.ndarray, second: np.ndarray, data_range: float = 1.0) -> floa
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank correlation of two maps; NaN if one is constant."""
-    first, second = np.ravel(first), np.ravel(second)
-    if _constant(first) or _constant(second):
-        return float("nan")
-    return float(scipy.stats.spearmanr(first, second).statistic)
+    """Rank correlation of two maps, ties at their mean rank; NaN if one is constant or not finite.
+
+    Args:
+        first: Any shape.
+        second: The same shape.
+
+    Returns:
+        -1..1.
+    """
+    ranks = []
+    for map in (first, second):
+        if not np.isfinite(map).all():
+            return float("nan")
+        rank = scipy.stats.rankdata(np.ravel(map))
+        ranks.append(rank - (rank.size + 1) / 2)
+    return cosine(*ranks)
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> float:
-    """Cosine of the angle between two maps as vectors; NaN if one is zero.
+    """Cosine of the angle between two maps as vectors; NaN if one is zero or not finite.
 
     Close to 1 and to -1 it is taken from the distance of the normalised vectors, so that 1 - cos
     has no cancellation beyond the spacing of floats.
@@ -141,16 +156,12 @@ def cosine(first: np.ndarray, second: np.ndarray) -> float:
     # Scaled first, because squares of tiny numbers vanish.
     for vector in (first, second):
         largest = np.abs(vector).max(initial=0)
-        if largest == 0:
+        if largest == 0 or not np.isfinite(largest):
             return float("nan")
         vector /= largest
         vector /= np.linalg.norm(vector)
     apart, together = np.sum((first - second) ** 2) / 2, np.sum((first + second) ** 2) / 2
     return float(1 - apart if apart < together else together - 1)
-
-
-def _constant(vector: np.ndarray) -> bool:
-    return bool((vector == vector[:1]).all())
 
 
 # --- counts of 1 - |cos| ---

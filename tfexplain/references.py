@@ -25,6 +25,13 @@ REFERENCES = {
         "ICML",
         "arXiv:2402.05602",
     ),
+    "adebayo2018sanity": Reference(
+        "Adebayo et al.",
+        2018,
+        "Sanity Checks for Saliency Maps",
+        "NeurIPS",
+        "arXiv:1810.03292",
+    ),
     "alber2019innvestigate": Reference(
         "Alber et al.",
         2019,

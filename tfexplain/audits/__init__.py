@@ -1,6 +1,14 @@
 """Audits: what an owner of a model can ask about its explanations, as labelled Datasets."""
 
 from tfexplain.audits.cosine_convergence import cosine_convergence
+from tfexplain.audits.parameter_randomization import cascade_maps, parameter_randomization
 from tfexplain.audits.pattern_spectrum import pattern_spectrum
+from tfexplain.audits.random_logit import random_logit
 
-__all__ = ["cosine_convergence", "pattern_spectrum"]
+__all__ = [
+    "cascade_maps",
+    "cosine_convergence",
+    "parameter_randomization",
+    "pattern_spectrum",
+    "random_logit",
+]

@@ -7,6 +7,9 @@ import json
 import os
 import pathlib
 import shutil
+import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -25,6 +28,8 @@ from rich.progress import (
 from tfexplain.files import write_atomically
 
 Arrays = dict[str, np.ndarray]
+# What reading a truncated or altered block raises.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError)
 
 
 def in_blocks(
@@ -42,7 +47,8 @@ def in_blocks(
 
     With a path, every finished block is written to the folder `<path>.blocks` at once, and a run
     that was killed continues behind the last of them. At the end the Dataset is written to `path`,
-    and the folder is removed. A path that holds the result of the same settings is read.
+    and the folder is removed. A path that holds the result of the same settings is read. A damaged
+    block is computed again, with a warning.
 
     Args:
         compute: Function of (slice of the samples, function to call after each step) that returns
@@ -92,9 +98,10 @@ def digest(arrays: Iterable[np.ndarray]) -> str:
     """Returns a checksum of arrays with their shapes and dtypes."""
     found = hashlib.sha256()
     for array in arrays:
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array)
         found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(array.data if array.size else b"")
+        # As bytes, because buffers know no bfloat16.
+        found.update(np.ascontiguousarray(array).reshape(-1).view("uint8"))
     return found.hexdigest()
 
 
@@ -121,7 +128,14 @@ class _Store:
     def _check(self, other: str, place: pathlib.Path) -> None:
         if other == self.settings:
             return
-        mine, theirs = json.loads(self.settings), json.loads(other)
+        mine = json.loads(self.settings)
+        try:
+            theirs = dict(json.loads(other))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"The settings in {place} cannot be read ({error}). Choose another path, or remove "
+                "it."
+            ) from error
         keys = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         raise ValueError(
             f"{place} holds a run with other settings; they differ in {', '.join(keys)}. Choose "
@@ -141,6 +155,8 @@ class _Store:
                 "or remove it."
             ) from error
         self._check(loaded.attrs.get("settings", "{}"), self.path)
+        # Left behind where a run was killed between writing the result and removing its blocks.
+        shutil.rmtree(self.folder, ignore_errors=True)
         return loaded
 
     def _file(self, block: slice) -> pathlib.Path:
@@ -151,8 +167,15 @@ class _Store:
         file = self._file(block)
         if not file.exists():
             return None
-        with np.load(file, allow_pickle=False) as stored:
-            return dict(stored)
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                return dict(stored)
+        except _DAMAGED as error:
+            warnings.warn(
+                f"{file} is damaged ({error}) and is computed again.",
+                stacklevel=4,
+            )
+            return None
 
     def write(self, block: slice, arrays: Arrays) -> None:
         """Writes the arrays of a block, whole or not at all."""

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfexplain import metrics, results
 from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import flat_targets
+from tfexplain.analyzers.patterns import PatternAnalyzer
+from tfexplain.analyzers.persistence import all_options, option_config
 from tfexplain.audits.blocks import digest
 from tfexplain.errors import nearest
+from tfexplain.graph import all_layers
+from tfexplain.numerics import real
+
+# The window of the structural similarity.
+SMALLEST_MAP = 5
 
 
 def named_analyzers(analyzers: Any) -> dict[str, Analyzer]:
@@ -23,7 +32,8 @@ def named_analyzers(analyzers: Any) -> dict[str, Analyzer]:
 
     Raises:
         TypeError: If it is something else.
-        ValueError: If there is none, or they explain different inputs or outputs.
+        ValueError: If there is none, they explain different inputs or outputs, or one is not fitted
+            yet.
     """
     if isinstance(analyzers, Analyzer):
         analyzers = {analyzers.name: analyzers}
@@ -46,6 +56,16 @@ def named_analyzers(analyzers: Any) -> dict[str, Analyzer]:
                     f"All analyzers must explain the same {what}: {first!r} has {theirs}, "
                     f"{name!r} {mine}."
                 )
+    unfitted = [
+        name
+        for name, analyzer in found.items()
+        if isinstance(analyzer, PatternAnalyzer) and analyzer.patterns is None
+    ]
+    if unfitted:
+        raise ValueError(
+            f"{', '.join(unfitted)} has no patterns yet: call analyzer.fit(x) on training data "
+            "first, or pass patterns=..."
+        )
     return found
 
 
@@ -69,6 +89,125 @@ def one_input(analyzers: Mapping[str, Analyzer], x: Any) -> np.ndarray:
         )
     (array,) = inputs.arrays(x)
     return array
+
+
+def typed(analyzers: Mapping[str, Analyzer], x: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns checked samples in the precision of each analyzer; equal ones are one array.
+
+    Args:
+        analyzers: By name.
+        x: What `one_input` returned.
+    """
+    by_type = {}
+    for analyzer in analyzers.values():
+        dtype = _precision_of_input(analyzer)
+        if dtype not in by_type:
+            by_type[dtype] = x.astype(dtype, copy=False)
+    return {name: by_type[_precision_of_input(a)] for name, a in analyzers.items()}
+
+
+def _precision_of_input(analyzer: Analyzer) -> str:
+    return analyzer.inputs.nodes[0].dtype_in(analyzer.inputs.dtype)
+
+
+class Layout(NamedTuple):
+    """How maps are made of relevance.
+
+    Attributes:
+        channel_axis: Axis of the channels in the relevance of one sample; None without one
+            (tokens, columns of a table).
+        sizes: Shape of a map.
+        too_small: Why maps have no structural similarity; empty if they have.
+    """
+
+    channel_axis: int | None
+    sizes: tuple[int, ...]
+    too_small: str
+
+
+def layout(analyzers: Mapping[str, Analyzer], x: np.ndarray) -> Layout:
+    """Returns how maps are made of relevance.
+
+    Images and sequences have channels, which are reduced: the last axis, or the first where a layer
+    of the model has channels first. Tokens are a sequence without channels; columns of a table have
+    no neighbours.
+
+    Args:
+        analyzers: By name.
+        x: The samples.
+    """
+    analyzer, shape = next(iter(analyzers.values())), x.shape[1:]
+    tokens = not analyzer.inputs.nodes[0].floating
+    if len(shape) < 2 or tokens:
+        axis, sizes, spatial = None, shape, tokens and bool(shape)
+    else:
+        axis = -1 if _channels_last(analyzer) else 0
+        sizes, spatial = shape[:-1] if axis else shape[1:], True
+    if not spatial:
+        reason = f"inputs of shape {shape} have no spatial axis"
+    elif min(sizes) < SMALLEST_MAP:
+        reason = f"maps of shape {sizes} are smaller than its window of {SMALLEST_MAP}"
+    else:
+        reason = ""
+    return Layout(axis, tuple(sizes), reason)
+
+
+def _channels_last(analyzer: Analyzer) -> bool:
+    formats = (getattr(layer, "data_format", None) for layer in all_layers(analyzer.user_model))
+    return "channels_first" not in formats
+
+
+def maps(relevance: np.ndarray, reduction: str, channel_axis: int | None) -> np.ndarray:
+    """Returns relevance without its channels, in float64.
+
+    Args:
+        relevance: Shape (n, num_vectors, *input_shape).
+        reduction: Name of one of `metrics.REDUCTIONS`; without channels the value counts as the
+            only one.
+        channel_axis: See `Layout`.
+
+    Returns:
+        Shape (n, num_vectors, *sizes).
+    """
+    relevance = np.asarray(relevance, "float64")
+    if channel_axis is None:
+        relevance = relevance[..., None]
+    elif channel_axis == 0:
+        relevance = np.moveaxis(relevance, 2, -1)
+    return metrics.REDUCTIONS[reduction](relevance)
+
+
+def structural_similarity(
+    normalized: np.ndarray, map: np.ndarray, normalization: str, data_range: float, flip: bool
+) -> float:
+    """Returns the SSIM of a normalised map and another one.
+
+    Args:
+        normalized: The first map, normalised.
+        map: The second map.
+        normalization: Name of one of `metrics.NORMALIZATIONS`.
+        data_range: See `metrics.ssim`.
+        flip: Take the larger similarity of the second map and of its negative.
+    """
+    normalize = metrics.NORMALIZATIONS[normalization]
+    score = metrics.ssim(normalized, normalize(map), data_range)
+    if not flip:
+        return score
+    return float(np.maximum(score, metrics.ssim(normalized, normalize(-map), data_range)))
+
+
+def check_common(data_range: float, flip: bool, seed: int) -> None:
+    """Checks options that audits of maps share.
+
+    Raises:
+        ValueError: For a wrong value.
+    """
+    if real("data_range", data_range, 0) == 0:
+        raise ValueError(f"data_range must be a number > 0, received {data_range!r}.")
+    if not isinstance(flip, bool | np.bool_):
+        raise ValueError(f"flip must be True or False, received {flip!r}.")
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed must be an integer >= 0, received {seed!r}.")
 
 
 def num_classes(analyzers: Mapping[str, Analyzer]) -> int:
@@ -95,7 +234,8 @@ def labels(analyzers: Mapping[str, Analyzer], x: np.ndarray, y: Any, batch_size:
     Args:
         analyzers: By name.
         x: The samples.
-        y: One index per sample, one for all, or None for the largest output.
+        y: One index per sample, one for all, or None for the largest output (of the model of the
+            first analyzer).
         batch_size: Samples that are computed together.
 
     Raises:
@@ -104,7 +244,7 @@ def labels(analyzers: Mapping[str, Analyzer], x: np.ndarray, y: Any, batch_size:
     analyzer = next(iter(analyzers.values()))
     if y is None:
         outputs = analyzer.outputs(x, batch_size=batch_size)
-        return outputs.reshape(len(outputs), -1).argmax(axis=1)
+        return outputs.reshape(len(outputs), -1).argmax(axis=1).astype("int32")
     if isinstance(y, str):
         raise ValueError(f"y must be one index per sample, received {y!r}.")
     y = np.asarray(y)
@@ -136,13 +276,16 @@ def _by_analyzer(
     what: str, analyzers: Mapping[str, Analyzer], given: Any, known: Mapping[str, Any]
 ) -> dict[str, str]:
     given = given if isinstance(given, Mapping) else dict.fromkeys(analyzers, given)
-    if unknown := [name for name in given if name not in analyzers]:
-        raise ValueError(f"{what} names {', '.join(map(str, unknown))}, which is no analyzer.")
+    if unknown := [str(name) for name in given if name not in analyzers]:
+        raise ValueError(
+            f"{what} names {', '.join(unknown)}, which is no analyzer. Analyzers: "
+            f"{', '.join(analyzers)}."
+        )
     found = {}
     for name, analyzer in analyzers.items():
         value = given.get(name)
         value = getattr(analyzer, what) if value is None else value
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise ValueError(
                 f"{what} must be one of {', '.join(known)}, received {value!r}."
                 + nearest(str(value), list(known))
@@ -165,15 +308,25 @@ def settings(
         audit: Its name.
         analyzers: By name.
         x: The samples.
-        with_data: Add checksums of samples and weights, which takes a second for large models.
+        with_data: Add checksums of samples and weights, which takes a second for large models; a
+            run that continues later needs them.
         **options: Of the audit.
+
+    Raises:
+        ValueError: If another process could not tell whether it runs the same, because an option
+            of an analyzer is a function that is not registered.
     """
+    if with_data:
+        _check_options(analyzers)
     found = {
         "audit": audit,
         "analyzers": {
             name: analyzer.get_config(strict=False) for name, analyzer in analyzers.items()
         },
-        "versions": results.versions(),
+        "versions": {
+            **results.versions(),
+            **{name: importlib.metadata.version(name) for name in ("scipy", "scikit-image")},
+        },
         **options,
     }
     if with_data:
@@ -183,6 +336,18 @@ def settings(
             digest(np.asarray(weight) for weight in model.weights) for model in models.values()
         ]
     return found
+
+
+def _check_options(analyzers: Mapping[str, Analyzer]) -> None:
+    for name, analyzer in analyzers.items():
+        for key, value in all_options(analyzer).items():
+            try:
+                option_config(value, key, {})
+            except ValueError as error:
+                raise ValueError(
+                    f"A run that continues later must know its settings again, and those of "
+                    f"{name!r} have no name: {error} Or leave path out."
+                ) from error
 
 
 def attributes(found: Mapping[str, Any], notes: Sequence[str] = ()) -> dict[str, Any]:
@@ -198,6 +363,6 @@ def attributes(found: Mapping[str, Any], notes: Sequence[str] = ()) -> dict[str,
 def _attribute(value: Any) -> str | int | float:
     if value is None:
         return "none"
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):
         return int(value)
     return value if isinstance(value, str | int | float) else json.dumps(value)

@@ -1,0 +1,27 @@
+"""Pictures of attributions and audits, on given axes or on Figures of their own: no pyplot."""
+
+from tfexplain.plotting.pictures import (
+    COLORMAP,
+    REDUCTIONS,
+    display_image,
+    draw_input,
+    draw_map,
+    maps,
+    overlay,
+    picture,
+    reduce_channels,
+    symmetric_limits,
+)
+
+__all__ = [
+    "COLORMAP",
+    "REDUCTIONS",
+    "display_image",
+    "draw_input",
+    "draw_map",
+    "maps",
+    "overlay",
+    "picture",
+    "reduce_channels",
+    "symmetric_limits",
+]
