@@ -40,7 +40,7 @@ class Settings:
     Args:
         models: Names of networks; which there are says the experiment.
         images: Number of images; 0 where none are read.
-        data: Kind of images ("cifar10", "imagenet") -> folder or file.
+        data: Kind of images ("cifar10", "imagenet", "two_classes") -> folder or file.
         weights: Name of a network -> weight file, or a word that its builder knows.
         out: Folder for Datasets, figures and findings.
         seed: Integer from which all random numbers come.
@@ -301,7 +301,8 @@ def argument_parser(program: str, summary: str) -> argparse.ArgumentParser:
         nargs="+",
         metavar="KIND=PATH",
         default=(),
-        help="images: cifar10=FILE, imagenet=FOLDER; a PATH alone if there is one kind",
+        help="images: cifar10=FILE, imagenet=FOLDER, two_classes=FOLDER; a PATH alone if there "
+        "is one kind",
     )
     parser.add_argument(
         "--weights",
@@ -451,6 +452,10 @@ class Paper:
         )
         arguments = parser.parse_args(argv)
         chosen = {name: experiments[name] for name in arguments.only or experiments}
+        kinds = {kind for experiment in experiments.values() for kind in experiment.data}
+        for given in arguments.data:
+            if "=" in given and (kind := given.split("=")[0]) not in kinds:
+                parser.error(f"--data knows {', '.join(sorted(kinds))}, not {kind}")
         out = arguments.out or OUTPUT / self.name
         folders = [out, *([arguments.results] if arguments.results else [])]
         if arguments.results and arguments.tiny:
@@ -482,8 +487,14 @@ class Paper:
 
 
 def _applicable(arguments: argparse.Namespace, experiment: Experiment) -> argparse.Namespace | None:
-    """Returns the options with those networks that an experiment knows; None if none is left."""
+    """Returns the options with those networks and data that an experiment knows.
+
+    Returns:
+        None if networks are named and none of them is known.
+    """
     own = argparse.Namespace(**vars(arguments))
+    # A PATH alone stays, as an error that says what it lacks.
+    own.data = [d for d in arguments.data if "=" not in d or d.split("=")[0] in experiment.data]
     if arguments.models:
         known = {*experiment.models, *experiment.known_models}
         own.models = [model for model in arguments.models if model in known]

@@ -18,10 +18,12 @@ from tfexplain.plotting.pictures import (
     reduce_channels,
     symmetric_limits,
 )
+from tfexplain.plotting.two_classes import TwoClassMaps, two_class_maps, two_classes
 
 __all__ = [
     "COLORMAP",
     "REDUCTIONS",
+    "TwoClassMaps",
     "convergence_curves",
     "convergence_histogram",
     "convergence_lines",
@@ -34,4 +36,6 @@ __all__ = [
     "picture",
     "reduce_channels",
     "symmetric_limits",
+    "two_class_maps",
+    "two_classes",
 ]
