@@ -502,7 +502,7 @@ def _scene(datasets: Sequence[xr.Dataset], scene: str) -> Figure:
     """Fig. 1b-e: a row for each network and protocol, and contrastive LRP beside it."""
     figure = Figure(figsize=(5, 0.25 + 1.07 * len(datasets)), layout="constrained")
     grid = figure.subplots(len(datasets), 5, squeeze=False)
-    for row, dataset in zip(grid, datasets, strict=True):
+    for place, (row, dataset) in enumerate(zip(grid, datasets, strict=True)):
         relevance = dataset["relevance"].sel(scene=scene)
         maps = relevance.sel(shown=LRP).values[:2]
         picture = dataset["picture"].sel(scene=scene).values
@@ -511,9 +511,8 @@ def _scene(datasets: Sequence[xr.Dataset], scene: str) -> Figure:
         draw_map(row[4], contrastive, percentile=99)
         row[4].set_title(CONTRASTIVE_LRP, fontsize=7, pad=3)
         row[0].set_title(_where(dataset).replace(", ", "\n"), fontsize=6)
-        if row is not grid[0]:
-            for ax in row[1:]:
-                ax.set_title("")
+        for ax in row[1:] if place else ():
+            ax.set_title("")
     return figure
 
 

@@ -10,7 +10,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from tfexplain import metrics
-from tfexplain.plotting.pictures import COLORMAP, display_image, reduce_channels, symmetric_limits
+from tfexplain.plotting.pictures import (
+    COLORMAP,
+    _wrapped,
+    display_image,
+    reduce_channels,
+    symmetric_limits,
+)
 
 _SMALL = 7  # points
 _CELL = 1.15  # inches
@@ -121,7 +127,15 @@ def two_classes(
             fontsize=_SMALL - 1,
             labelpad=1.5,
         )
-        row[offset].set_ylabel(name, fontsize=_SMALL, parse_math=False)
+        row[offset].set_ylabel(
+            _wrapped(name),
+            fontsize=_SMALL,
+            rotation=0,
+            horizontalalignment="right",
+            verticalalignment="center",
+            labelpad=3,
+            parse_math=False,
+        )
     if image is not None:
         image = display_image(image)
         cells[0, 0].imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
