@@ -98,7 +98,7 @@ def test_contrastive_lrp_is_compared_with_differences(tiny):
         maps = relevance.sel(shown=CONTRASTIVE_LRP).values
         figure = (metrics.magnitudes(first) - metrics.magnitudes(second)).sum(-1)
         sums = (first / first.sum() - second / second.sum()).sum(-1)
-        found = tiny.sel(image=image)
+        found = tiny.sel(scene=image)
         for place in range(3):
             total = maps[place].sum(-1)
             for name, difference in (("figure", figure), ("sums", sums)):
@@ -117,11 +117,18 @@ def test_chains(tiny):
     at_input = tiny["layer_cosine"].sel(layer="input")
     for chain in (EXCITATION, CONTRASTIVE, "Gradient"):
         if chain in SHOWN:
-            expected = tiny["cosine"].sel(analyzer=chain)
+            expected = tiny["cosine"].sel(analyzer=chain, image=list(SCENES))
             np.testing.assert_allclose(at_input.sel(chain=chain), expected, atol=1e-5)
     # Excitation backpropagation is never negative, so that nothing is orthogonal.
     assert (at_input.sel(chain=EXCITATION) > 0).all()
     assert ((tiny["random_cosine"] > 0) & (tiny["random_cosine"] <= 1)).all()
+
+
+def test_single_objects_have_the_published_method_alone(tiny):
+    measured = tiny["distance"].notnull().all("pair")
+    assert measured.sel(image=list(SCENES)).all()
+    single = measured.drop_sel(image=list(SCENES))
+    assert single.sel(analyzer=LRP).all() and not single.drop_sel(analyzer=LRP).any()
 
 
 def test_classes_and_predictions(tiny):
@@ -261,7 +268,7 @@ def measured(**values):
     distance = np.full((len(names), 6, 3), 0.1)
     distance[names.index(LRP)] = found["distance"]
     chains = np.stack([found["plain"], found["contrastive"], (0.1, 0.2)])
-    per_image = ("image", "target")
+    per_image, per_scene = ("image", "target"), ("scene", "target")
     return xr.Dataset(
         {
             "distance": (("analyzer", "image", "pair"), distance),
@@ -269,19 +276,20 @@ def measured(**values):
             "ssim": (("analyzer", "image", "pair"), np.full(distance.shape, 0.5)),
             "magnitude": (("analyzer", *per_image), np.full(distance.shape, 0.08)),
             "rank": (per_image, np.tile([1, 2, 400], (6, 1))),
-            "contrast_figure": (per_image, np.tile(found["figure"], (6, 1))),
-            "contrast_sums": (per_image, np.tile([0.8, -0.6, 0.1], (6, 1))),
-            "contrast_size": (per_image, np.full((6, 3), 0.2)),
+            "contrast_figure": (per_scene, np.tile(found["figure"], (2, 1))),
+            "contrast_sums": (per_scene, np.tile([0.8, -0.6, 0.1], (2, 1))),
+            "contrast_size": (per_scene, np.full((2, 3), 0.2)),
             "layer_cosine": (
-                ("chain", "layer", "image", "pair"),
-                np.broadcast_to(chains[..., None, None], (3, 2, 6, 3)),
+                ("chain", "layer", "scene", "pair"),
+                np.broadcast_to(chains[..., None, None], (3, 2, 2, 3)),
             ),
-            "random_cosine": ("image", np.full(6, 0.7)),
+            "random_cosine": ("scene", np.full(2, 0.7)),
             "chain_error": ((), found["error"]),
         },
         {
             "analyzer": names,
             "image": images,
+            "scene": list(SCENES),
             "pair": pairs,
             "target": list(TARGETS),
             "chain": list(CHAINS),

@@ -4,7 +4,8 @@ The images are those of the paper's authors, with their names: `cat_dog_224.jpg`
 `zebra_elephant_224.jpg` show two objects, `cat_224.jpg`, `dog_224.jpg`, `zebra_224.jpg` and
 `elephant_224.jpg` one of them. Each is explained for both classes of its pair and for a random
 third one. The published number concerns LRP alpha 1 beta 0; all other methods of the paper's table
-that need no patterns, and the two contrastive ones, are measured the same way.
+that need no patterns, and the two contrastive ones, are measured the same way on the images with
+two objects.
 
 Below its last layer, contrastive excitation backpropagation is the chain of plain excitation
 backpropagation: the first is compared with the second, started from what the last layer of the
@@ -98,27 +99,32 @@ def compute(part: Part) -> xr.Dataset:
         except UnsupportedLayerError:
             left_out.append(f"{name} (it has no rule for a layer)")
             continue
-        relevance = _explain(analyzer, x, targets)
+        explained = slice(0, None if name == LRP else len(SCENES))
+        relevance = _explain(analyzer, x[explained], targets[explained])
         found[name] = _compared(relevance, method, protocol)
-        if name in (*SHOWN, LRP):
-            kept[name] = relevance
-    dataset = xr.concat(found.values(), xr.IndexVariable("analyzer", list(found)))
-    dataset = dataset.merge(_predicted(model, x, targets))
-    dataset = dataset.merge(_contrast(kept[LRP], kept[CONTRASTIVE_LRP]))
-    dataset = dataset.merge(_along_the_chain(part, model, x, targets, protocol))
-    scenes = slice(0, len(SCENES))
+        if name in SHOWN:
+            kept[name] = relevance[: len(SCENES)]
+    dataset = xr.concat(
+        found.values(), xr.IndexVariable("analyzer", list(found)), join="outer", fill_value=np.nan
+    )
+    shown, targeted = x[: len(SCENES)], targets[: len(SCENES)]
+    dataset = xr.merge(
+        [
+            dataset.reindex(image=list(CLASSES)),
+            _predicted(model, x, targets),
+            _contrast(kept[LRP], kept[CONTRASTIVE_LRP]),
+            _along_the_chain(part, model, shown, targeted, protocol),
+        ],
+        join="exact",
+    )
     dataset["relevance"] = (
         ("shown", "scene", "target", "row", "column", "channel"),
-        np.stack([relevance[scenes] for relevance in kept.values()]),
+        np.stack(list(kept.values())),
     )
-    dataset["picture"] = (("scene", "row", "column", "channel"), pictures[scenes])
-    return dataset.assign_coords(
-        image=list(CLASSES),
-        scene=list(SCENES),
-        target=list(TARGETS),
-        pair=list(PAIRS),
-        shown=list(kept),
-    ).assign_attrs(left_out=", ".join(left_out), unit="none, but for relevance and logit")
+    dataset["picture"] = (("scene", "row", "column", "channel"), pictures[: len(SCENES)])
+    return dataset.assign_coords(scene=list(SCENES), shown=list(kept)).assign_attrs(
+        left_out=", ".join(left_out), unit="none, but for relevance and logit"
+    )
 
 
 # --- images, classes and analyzers ---------------------------------------------------------------
@@ -214,8 +220,14 @@ def _compared(relevance: np.ndarray, method: Method | None, protocol: Protocol) 
             "cosine": each(metrics.cosine),
             "ssim": each(similarity),
             "magnitude": (("image", "target"), np.array(size)),
-        }
+        },
+        {**_images_of(relevance), "pair": list(PAIRS), "target": list(TARGETS)},
     )
+
+
+def _images_of(values: np.ndarray) -> dict[str, list[str]]:
+    """Returns the coordinate of as many images as there are, which are the first ones."""
+    return {"image": list(CLASSES)[: len(values)]}
 
 
 def _predicted(model: keras.Model, x: np.ndarray, targets: np.ndarray) -> xr.Dataset:
@@ -225,7 +237,10 @@ def _predicted(model: keras.Model, x: np.ndarray, targets: np.ndarray) -> xr.Dat
     chosen = np.take_along_axis(logits, targets, axis=1)
     rank = 1 + (logits[:, None] > chosen[..., None]).sum(axis=-1)
     axes = ("image", "target")
-    return xr.Dataset({"class": (axes, targets), "logit": (axes, chosen), "rank": (axes, rank)})
+    return xr.Dataset(
+        {"class": (axes, targets), "logit": (axes, chosen), "rank": (axes, rank)},
+        {**_images_of(x), "target": list(TARGETS)},
+    )
 
 
 def _contrast(lrp: np.ndarray, contrastive: np.ndarray) -> xr.Dataset:
@@ -246,7 +261,7 @@ def _contrast(lrp: np.ndarray, contrastive: np.ndarray) -> xr.Dataset:
         sums.append(total(first) / total(first).sum() - total(second) / total(second).sum())
     maps = total(contrastive)
     size = np.abs(contrastive).sum(axis=(2, 3, 4), dtype="float64")
-    axes = ("image", "target")
+    axes = ("scene", "target")
 
     def cosines(differences: Sequence[np.ndarray]) -> tuple:
         pairs = zip(maps, differences, strict=True)
@@ -257,7 +272,8 @@ def _contrast(lrp: np.ndarray, contrastive: np.ndarray) -> xr.Dataset:
             "contrast_figure": cosines(figure),
             "contrast_sums": cosines(sums),
             "contrast_size": (axes, size),
-        }
+        },
+        {"scene": list(SCENES), "target": list(TARGETS)},
     )
 
 
@@ -266,9 +282,9 @@ def _along_the_chain(
 ) -> xr.Dataset:
     """Follows how similar the relevance of two classes is, from the last layer to the input.
 
-    `layer_cosine` (chain, layer, image, pair) compares whole tensors. `chain_error` is the largest
+    `layer_cosine` (chain, layer, scene, pair) compares whole tensors. `chain_error` is the largest
     difference of contrastive excitation backpropagation and of plain excitation backpropagation
-    from the last layer's input on, relative to the largest value. `random_cosine` (image) is the
+    from the last layer's input on, relative to the largest value. `random_cosine` (scene) is the
     median |cos| at the input of Gaussian vectors that start at the last layer's input.
     """
     norm = {"batch_norm": protocol.batch_norm}
@@ -304,14 +320,19 @@ def _along_the_chain(
     pairs = list(zip(*np.triu_indices(VECTORS, 1), strict=True))
     return xr.Dataset(
         {
-            "layer_cosine": (("chain", "layer", "image", "pair"), cosines),
+            "layer_cosine": (("chain", "layer", "scene", "pair"), cosines),
             "chain_error": ((), np.abs(below - whole).max() / np.abs(whole).max()),
             "random_cosine": (
-                "image",
+                "scene",
                 [np.median([abs(metrics.cosine(r[a], r[b])) for a, b in pairs]) for r in random],
             ),
         },
-        {"chain": list(chains), "layer": [*layers, "input"]},
+        {
+            "chain": list(chains),
+            "layer": [*layers, "input"],
+            "scene": list(SCENES),
+            "pair": list(PAIRS),
+        },
     )
 
 
@@ -368,6 +389,14 @@ def _class_insensitive(dataset: xr.Dataset) -> Finding:
         for method in dataset["analyzer"].values
     }
     lrp = dataset.sel(analyzer=LRP)
+    for image, pair in CLASSES.items():
+        here = lrp.sel(image=image)
+        if image not in SCENES:
+            value = float(here["distance"].sel(pair="classes"))
+            numbers[f"{image}, {LRP}: mean absolute difference"] = value
+        names = next(NAMES[scene] for scene in SCENES if CLASSES[scene] == pair)
+        for name, rank in zip(names, here["rank"].values, strict=False):
+            numbers[f"{image}: rank of {name}"] = float(rank)
     for image in SCENES:
         here = lrp.sel(image=image)
         numbers |= {
@@ -377,10 +406,6 @@ def _class_insensitive(dataset: xr.Dataset) -> Finding:
             f"{image}, {LRP}: mean absolute difference to a random class": float(
                 random.sel(image=image, analyzer=LRP)
             ),
-            **{
-                f"{image}: rank of {name}": float(rank)
-                for name, rank in zip(NAMES[image], here["rank"].values, strict=False)
-            },
         }
     left_out = dataset.attrs["left_out"] or "none"
     return finding(
@@ -411,7 +436,7 @@ def _contrastive(dataset: xr.Dataset) -> Finding:
     distances = dataset["layer_cosine"].sel(pair="classes")
     last = str(dataset["layer"].values[0])
     for image in SCENES:
-        here = dataset.sel(image=image)
+        here = dataset.sel(scene=image)
         figure = here["contrast_figure"].values
         criteria.append(
             Criterion(
@@ -423,7 +448,7 @@ def _contrastive(dataset: xr.Dataset) -> Finding:
             )
         )
         cosine = {
-            (chain, layer): abs(float(distances.sel(image=image, chain=chain, layer=layer)))
+            (chain, layer): abs(float(distances.sel(scene=image, chain=chain, layer=layer)))
             for chain in CHAINS
             for layer in (last, "input")
         }
@@ -576,7 +601,7 @@ def _draw_chains(ax: Axes, dataset: xr.Dataset) -> None:
     layers = [str(name) for name in dataset["layer"].values]
     for scene, style in zip(SCENES, ("-", "--"), strict=True):
         for chain, colour in CHAIN_COLOURS.items():
-            line = dataset["layer_cosine"].sel(chain=chain, image=scene, pair="classes")
+            line = dataset["layer_cosine"].sel(chain=chain, scene=scene, pair="classes")
             ax.plot(np.abs(line), style, color=colour, linewidth=1, label=f"{chain}, {scene}")
     ax.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=5)
     ax.tick_params(axis="y", labelsize=6)
