@@ -292,6 +292,7 @@ def measured(**values):
             "scene": list(SCENES),
             "pair": pairs,
             "target": list(TARGETS),
+            "shown": list(SHOWN),
             "chain": list(CHAINS),
             "layer": ["pool", "input"],
         },
@@ -333,6 +334,8 @@ def test_verdicts(values, verdicts):
 def test_numbers_of_findings():
     first, second = two_classes.judge(measured())
     assert first.numbers["cat_dog, Gradient: mean absolute difference"] == 0.1
+    name = f"cat_dog, {LRP}: the same over the mean of the normalised maps"
+    assert first.numbers[name] == pytest.approx(4e-4 / 0.08)
     assert first.numbers["cat_dog: rank of Persian cat"] == 1
     assert first.numbers["zebra_elephant: rank of elephant"] == 2
     name = "cat_dog: cosine of contrastive LRP and the difference of maps divided by their sums"

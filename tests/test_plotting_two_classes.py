@@ -127,7 +127,7 @@ def test_two_classes(tmp_path):
         assert [ax.images[0].norm.vmax for ax in row[1:3]] == [1, 1]
         limit = np.abs(prepared.difference).max()
         assert row[3].images[0].norm.vmax == limit
-        expected = f"\N{PLUS-MINUS SIGN}{limit:.2g}, mean {prepared.distance:.2g}"
+        expected = f"\N{PLUS-MINUS SIGN}{limit:.2g} ({prepared.distance:.2g})"
         assert row[3].get_xlabel() == expected
     figure.savefig(tmp_path / "a.png")
     assert (

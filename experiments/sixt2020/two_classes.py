@@ -388,6 +388,11 @@ def _class_insensitive(dataset: xr.Dataset) -> Finding:
         for image in SCENES
         for method in dataset["analyzer"].values
     }
+    for method in dataset["shown"].values:
+        here = classes.sel(image=list(SCENES), analyzer=method)
+        size = here["magnitude"].sel(target=["first", "second"]).mean("target")
+        for image, value in zip(SCENES, (here["distance"] / size).values, strict=True):
+            numbers[f"{image}, {method}: the same over the mean of the normalised maps"] = value
     lrp = dataset.sel(analyzer=LRP)
     for image, pair in CLASSES.items():
         here = lrp.sel(image=image)
@@ -400,7 +405,6 @@ def _class_insensitive(dataset: xr.Dataset) -> Finding:
     for image in SCENES:
         here = lrp.sel(image=image)
         numbers |= {
-            f"{image}, {LRP}: mean of the normalised maps": float(here["magnitude"][:2].mean()),
             f"{image}, {LRP}: cosine": float(here["cosine"].sel(pair="classes")),
             f"{image}, {LRP}: SSIM": float(here["ssim"].sel(pair="classes")),
             f"{image}, {LRP}: mean absolute difference to a random class": float(
@@ -544,14 +548,12 @@ def _scene(datasets: Sequence[xr.Dataset], scene: str) -> Figure:
 def _methods(dataset: xr.Dataset) -> Figure:
     """The maps of several methods, and their differences, for the first image."""
     here = dataset.isel(scene=0)
-    scene = str(here["scene"].values)
     relevance = {
         str(name): here["relevance"].sel(shown=name).values[:2] for name in here["shown"].values
     }
-    size = (0.2 + 0.9 * 4, 0.4 + len(relevance))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(relevance), 4, squeeze=False)
-    two_classes(relevance, here["picture"].values, titles=NAMES[scene], ax=axes)
+    figure = Figure(figsize=(3.4, 0.35 + 0.98 * len(relevance)), layout="constrained")
+    axes = figure.subplots(len(relevance), 3, squeeze=False)
+    two_classes(relevance, titles=NAMES[str(here["scene"].values)], ax=axes)
     figure.suptitle(_where(dataset), fontsize=7)
     return figure
 
@@ -569,7 +571,10 @@ def _numbers(datasets: Sequence[xr.Dataset]) -> Figure:
     ):
         _draw_distances(axes[0], dataset)
         _draw_chains(axes[1], dataset)
-        axes[0].set_title(_where(dataset), fontsize=8)
+        for ax in axes:
+            ax.set_title(_where(dataset), fontsize=8)
+    for ax in figure.axes[:2]:
+        ax.legend(fontsize=6, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.08))
     return figure
 
 
@@ -592,7 +597,6 @@ def _draw_distances(ax: Axes, dataset: xr.Dataset) -> None:
     ax.set_yticks(range(len(names)), names, fontsize=6)
     ax.tick_params(axis="x", labelsize=6)
     ax.invert_yaxis()
-    ax.legend(fontsize=6)
     ax.set_xlabel(f"mean absolute difference, {SCENES[0]} (dotted: published)", fontsize=7)
 
 
@@ -607,7 +611,6 @@ def _draw_chains(ax: Axes, dataset: xr.Dataset) -> None:
     ax.tick_params(axis="y", labelsize=6)
     ax.set_ylim(-0.03, 1.03)
     ax.set_ylabel("|cos| of both classes", fontsize=7)
-    ax.legend(fontsize=6)
 
 
 EXPERIMENT = Experiment(

@@ -80,8 +80,8 @@ def two_classes(
     """Draws the maps of two classes side by side, with their difference, in a row for each method.
 
     Maps are magnitudes, from 0 to the percentile that is 1; differences have a scale of their own,
-    symmetric about zero. Under a difference stand its limit and, behind `mean`, the mean absolute
-    difference of the two normalised explanations (see `TwoClassMaps`).
+    symmetric about zero. Under a difference stand its limit and, in brackets, the mean absolute
+    difference of the two normalised explanations (`TwoClassMaps.distance`).
 
     Args:
         relevance: Shape (2, height, width, channels), or a dict of method -> such an array.
@@ -123,7 +123,7 @@ def two_classes(
         limit = symmetric_limits(shown.difference)[1]
         _draw(row[-1], shown.difference, limit)
         row[-1].set_xlabel(
-            f"\N{PLUS-MINUS SIGN}{limit:.2g}, mean {shown.distance:.2g}",
+            f"\N{PLUS-MINUS SIGN}{limit:.2g} ({shown.distance:.2g})",
             fontsize=_SMALL - 1,
             labelpad=1.5,
         )
