@@ -537,13 +537,16 @@ def _draw_grids(datasets: Sequence[xr.Dataset]) -> Figure:
     figure = Figure(figsize=(10, 3.9), layout="constrained")
     panels = (("whole", "random"), ("whole", "pooled"), ("local", "random"))
     titles = ("whole maps", "whole maps behind a global average", "single locations")
-    for ax, panel, title in zip(figure.subplots(1, 3, sharey=True), panels, titles, strict=True):
+    axes = figure.subplots(1, 3)
+    for ax, panel, title in zip(axes, panels, titles, strict=True):
         for grid, colour in zip(dataset.grid.values, _cycled(COLOURS), strict=False):
             line = medians[panel[0]].sel(grid=grid, start=panel[1]).values
             ax.plot(np.maximum(line, 1e-32), label=grid, color=colour, marker=".", linewidth=1)
         _one_minus(ax)
         ax.set_title(title, fontsize=9)
         ax.set_xlabel("layers")
+    # Dense layers leave the picture, so that the convolutions can be seen.
+    axes[0].set_ylim(1.3, 0.05)
     ax.legend(fontsize=7)
     return figure
 
