@@ -19,7 +19,7 @@ import tfexplain
 from experiments import networks
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
-from experiments.sixt2020.methods import COLOURS, applicable, create
+from experiments.sixt2020.methods import COLOURS, applicable, create, images
 from experiments.sixt2020.protocol import (
     PROTOCOLS,
     PUBLISHED,
@@ -54,7 +54,7 @@ def compute(part: Part) -> xr.Dataset:
     """Measures every method of the paper's table that has a backward chain."""
     protocol = PROTOCOLS[part.protocol]
     model = networks.load(part)
-    x, _ = networks.images(part, replace=not protocol.shared_draws)
+    x, _ = images(part, protocol)
     layers = read_points(model, protocol)
     found, left_out = {}, []
     for name, method in (applicable(part.model, model, protocol) | _clips(model, protocol)).items():
