@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 
 import keras
@@ -10,6 +9,7 @@ import numpy as np
 
 import models
 from experiments.runs import Part
+from models import datasets
 from models import images as preprocessing
 
 CIFAR10, IMAGENET = "cifar10", "imagenet"
@@ -110,6 +110,18 @@ def network(name: str) -> Network:
     return NETWORKS[name]
 
 
+def input_range(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lowest and highest values that preprocessed images can have, (channels,) each.
+
+    For methods that need bounds of the input (trap T11 of sixt2020: not those of one image).
+    """
+    if name == TINY:
+        return np.zeros(3), np.ones(3)
+    prepare = getattr(preprocessing, network(name).preprocess)
+    low, high = (prepare(np.full((1, 1, 1, 3), value, "uint8"))[0, 0, 0] for value in (0, 255))
+    return low, high
+
+
 def images(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Returns preprocessed images and their classes, drawn with the run's seed.
 
@@ -131,8 +143,6 @@ def images(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray
         generator = part.generator("images")
         x = generator.uniform(0, 1, (count, 8, 8, 3)).astype("float32")
         return x, generator.integers(0, 5, count)
-    # Not needed for experiments without images.
-    datasets = importlib.import_module("models.datasets")
     described = network(part.model)
     prepare = getattr(preprocessing, described.preprocess)
     path = part.settings.data.get(described.data)

@@ -1,5 +1,6 @@
 """Experiments of "When Explanations Lie": protocols, theorem 1, chains and patterns."""
 
+import dataclasses
 import itertools
 import json
 from fractions import Fraction
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from keras import layers
+from PIL import Image
 
 import tests.reference_rules as reference
 from experiments import networks
@@ -21,6 +23,7 @@ from experiments.sixt2020.patterns import fitted_patterns, taps
 from experiments.sixt2020.protocol import CORRECTED, PROTOCOLS, PUBLISHED, methods
 from tests.networks import randomize
 from tfexplain import metrics
+from tfexplain.audits import cosine_convergence
 from tfexplain.composites import First
 from tfexplain.rules import AlphaBeta, ClippedAddition, Epsilon, Gradient, Pass, Proportional, ZBox
 
@@ -609,6 +612,55 @@ def test_networks_have_to_be_given_weights():
     with pytest.raises(FileNotFoundError, match="There is no file nowhere.h5"):
         weights = {"cifar_cnn": "nowhere.h5"}
         networks.load(Part(Settings(("cifar_cnn",), weights=weights), "cifar_cnn", "published"))
+
+
+def test_images_of_cifar(tmp_path):
+    generator = np.random.default_rng(0)
+    x = generator.integers(0, 256, (9, 32, 32, 3), dtype="uint8")
+    path = tmp_path / "cifar.npz"
+    np.savez(path, x=x, y=np.arange(9) % 10)
+    settings = Settings(("cifar_cnn",), images=6, data={"cifar10": path}, seed=2)
+    asked = Part(settings, "cifar_cnn", "published")
+    found, y = networks.images(asked)
+    assert found.dtype == "float32" and len(set(y)) == 6
+    np.testing.assert_allclose(found, x[y] / np.float32(255))
+    assert list(asked.files) == ["cifar.npz"]
+    _, again = networks.images(Part(settings, "cifar_cnn", "corrected"))
+    np.testing.assert_array_equal(y, again)
+    with pytest.raises(ValueError, match="10 are to be drawn from 9"):
+        networks.images(Part(dataclasses.replace(settings, images=10), "cifar_cnn", "published"))
+
+
+def test_photographs(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype="uint8")
+    for name in ("a.png", "b.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    (tmp_path / "labels.csv").write_text("file,index\na.png,3\nb.png,7\n")
+    settings = Settings(("squeezenet",), images=2, data={"imagenet": tmp_path})
+    x, y = networks.images(Part(settings, "squeezenet", "published"))
+    assert x.shape == (2, 227, 227, 3) and sorted(y) == [3, 7]
+    with pytest.raises(ValueError, match="vgg16 needs photographs: give --data imagenet=FOLDER"):
+        networks.images(Part(Settings(("vgg16",), images=2), "vgg16", "published"))
+
+
+def test_every_network_exists():
+    for name, described in networks.NETWORKS.items():
+        assert networks.network(name) is described
+        low, high = networks.input_range(name)
+        assert low.shape == high.shape == (3,) and (low < high).all()
+    np.testing.assert_allclose(networks.input_range("squeezenet")[0], [-104, -117, -123])
+    np.testing.assert_array_equal(networks.input_range("cifar_cnn"), [[0, 0, 0], [1, 1, 1]])
+
+
+def test_an_audit_takes_the_methods():
+    """What an experiment does with them, on the smallest network."""
+    model, bounds = networks.tiny_network(), networks.input_range("tiny")
+    x, _ = networks.images(part("tiny", images=6))
+    chosen = {name: methods(PUBLISHED)[name] for name in ("LRP 1/0", "DTD", "Gradient")}
+    analyzers = {name: method.create(model, bounds=bounds) for name, method in chosen.items()}
+    found = cosine_convergence(analyzers, x, num_vectors=3)
+    medians = found["quantile"].isel(start=0).sel(layer="flatten").sel(q=0.5)
+    assert medians.sel(analyzer="LRP 1/0") > medians.sel(analyzer="Gradient")
 
 
 def test_random_weights_come_from_the_seed():

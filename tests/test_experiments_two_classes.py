@@ -14,6 +14,7 @@ from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED, Finding
 from experiments.runs import Part, Settings
 from experiments.sixt2020 import two_classes
 from experiments.sixt2020.__main__ import PAPER
+from experiments.sixt2020.class_maps import magnitudes
 from experiments.sixt2020.protocol import CORRECTED, PROTOCOLS, PUBLISHED, methods
 from experiments.sixt2020.two_classes import (
     CHAINS,
@@ -66,7 +67,7 @@ def test_numbers_are_those_of_the_kept_relevance(tiny):
     for name in SHOWN:
         for image in SCENES:
             kept = tiny["relevance"].sel(shown=name, scene=image).values
-            normalized = [metrics.magnitudes(relevance) for relevance in kept]
+            normalized = [magnitudes(relevance) for relevance in kept]
             found = tiny.sel(analyzer=name, image=image)
             np.testing.assert_allclose(found["magnitude"], [m.mean() for m in normalized])
             for pair, (a, b) in PAIRS.items():
@@ -96,7 +97,7 @@ def test_contrastive_lrp_is_compared_with_differences(tiny):
         relevance = tiny["relevance"].sel(scene=image).astype("float64")
         first, second = relevance.sel(shown=LRP).values[:2]
         maps = relevance.sel(shown=CONTRASTIVE_LRP).values
-        figure = (metrics.magnitudes(first) - metrics.magnitudes(second)).sum(-1)
+        figure = (magnitudes(first) - magnitudes(second)).sum(-1)
         sums = (first / first.sum() - second / second.sum()).sum(-1)
         found = tiny.sel(scene=image)
         for place in range(3):

@@ -89,39 +89,6 @@ def inverted_minmax(map: np.ndarray) -> np.ndarray:
     return 1 - percentile(map, 100)
 
 
-def magnitudes(relevance: np.ndarray, percent: float = 99.5) -> np.ndarray:
-    """Magnitudes in units of a percentile, positive and negative values each by their own.
-
-    Positive values are divided by the given and negative ones by the opposite percentile, both of
-    all entries, and clipped at 1. Where all values have one strict sign, magnitudes are divided by
-    their own percentile and not clipped. So [sixt2020when] compares the maps of two classes
-    (fig. 1). Where the percentile of a sign is 0, the largest magnitude of that sign stands for it.
-
-    Args:
-        relevance: Any shape; channels are entries like others.
-        percent: Upper percentile, in (50, 100].
-
-    Returns:
-        Float64 array >= 0 of the same shape; NaN everywhere if the relevance is zero everywhere or
-        holds NaN or infinity.
-
-    Example:
-        >>> magnitudes([-4.0, -2.0, 0.0, 1.0, 2.0], 100)
-        array([1. , 0.5, 0. , 0.5, 1. ])
-    """
-    relevance = np.asarray(relevance, "float64")
-    if not np.isfinite(relevance).all() or not relevance.any():
-        return np.full(relevance.shape, np.nan)
-    if (relevance > 0).all() or (relevance < 0).all():
-        return np.abs(relevance) / np.percentile(np.abs(relevance), percent)
-    found = np.zeros(relevance.shape)
-    for chosen, rank in ((relevance > 0, percent), (relevance < 0, 100 - percent)):
-        if chosen.any():
-            scale = np.abs(np.percentile(relevance, rank)) or np.abs(relevance[chosen]).max()
-            found[chosen] = np.minimum(np.abs(relevance[chosen]) / scale, 1)
-    return found
-
-
 NORMALIZATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "percentile": percentile,
     "minmax": minmax,

@@ -11,11 +11,23 @@ from experiments import networks
 from experiments.runs import Part
 from experiments.sixt2020.patterns import fitted_patterns
 from experiments.sixt2020.protocol import Method, Protocol, methods
-from models import images as preprocessing
 from tfexplain.analyzers import Analyzer
 
 # The five groups of the paper's figures and the gradient: "colorblind" of seaborn, and black.
 GROUPS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#000000")
+
+# Of smoke runs: one of each kind.
+TINY_METHODS = (
+    "GuidedBP",
+    "DTD",
+    "PatternAttr.",
+    "LRP z",
+    "LRP 1/0",
+    "LRP CMP 1/0",
+    "SmoothGrad",
+    "DeepLIFT Resc",
+    "Gradient",
+)
 
 
 def _colours() -> dict[str, str]:
@@ -40,6 +52,8 @@ def applicable(name: str, model: keras.Model, protocol: Protocol) -> dict[str, M
     """
     residual = any(isinstance(layer, keras.layers.Add) for layer in model.layers)
     found = methods(protocol)
+    if name == networks.TINY:
+        found = {key: found[key] for key in TINY_METHODS}
     if residual and protocol.name == "published":
         found = {k: m for k, m in found.items() if not (m.fitted or k == "DTD")}
     return found
@@ -63,21 +77,26 @@ def create(
         protocol: The protocol.
         **options: Further options of the analyzer.
     """
-    bounds = input_range(part, x, protocol) if method.bounded else None
+    bounds = None
+    if method.bounded:
+        # T11: published is the range of the example image.
+        example = protocol.bounds == "example"
+        bounds = (x[0].min(), x[0].max()) if example else networks.input_range(part.model)
     patterns = fitted_patterns(model, x, protocol.output_mean) if method.fitted else None
     return method.create(model, bounds=bounds, patterns=patterns, **options)
 
 
-def input_range(part: Part, x: np.ndarray, protocol: Protocol) -> tuple[Any, Any]:
-    """Returns the lowest and highest values of the input (T11).
+def images(part: Part, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images and classes as a protocol draws (T14) and feeds them (T1).
+
+    Args:
+        part: The part.
+        protocol: The protocol.
 
     Returns:
-        Of the first image as numbers ("example"), or what black and white become, per channel.
+        Arrays (n, height, width, channels), float32, and (n,), int64.
     """
-    if protocol.bounds == "example":
-        return float(x[0].min()), float(x[0].max())
-    if part.model == networks.TINY:
-        return 0.0, 1.0
-    prepare = getattr(preprocessing, networks.network(part.model).preprocess)
-    black, white = (prepare(np.full((1, 1, 1, 3), value, "uint8"))[0] for value in (0, 255))
-    return np.minimum(black, white), np.maximum(black, white)
+    x, y = networks.images(part, replace=not protocol.shared_draws)
+    if part.model == "cifar_cnn" and protocol.cifar_range == "raw":
+        x = x * np.float32(255)
+    return x, y

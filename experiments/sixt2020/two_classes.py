@@ -29,6 +29,7 @@ import tfexplain
 from experiments import networks
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
+from experiments.sixt2020.class_maps import distance, draw_two_classes, magnitudes
 from experiments.sixt2020.methods import COLOURS, applicable, create
 from experiments.sixt2020.protocol import PROTOCOLS, Method, Protocol
 from models import images as preprocessing
@@ -38,7 +39,7 @@ from tfexplain.analyzers import Analyzer
 from tfexplain.audits.common import structural_similarity
 from tfexplain.errors import UnsupportedLayerError
 from tfexplain.operations import Linear
-from tfexplain.plotting import draw_map, two_classes
+from tfexplain.plotting import draw_map
 
 TWO_CLASSES = "two_classes"
 # Image -> the two classes of its pair. Those with two objects come first.
@@ -183,16 +184,6 @@ def _explain(analyzer: Analyzer, x: np.ndarray, targets: np.ndarray) -> np.ndarr
 # --- numbers -------------------------------------------------------------------------------------
 
 
-def distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Returns the number of fig. 1e: how much two normalised explanations differ on average.
-
-    Args:
-        first: Relevance, (height, width, channels).
-        second: Of another class.
-    """
-    return float(np.abs(metrics.magnitudes(first) - metrics.magnitudes(second)).mean())
-
-
 def _compared(relevance: np.ndarray, method: Method | None, protocol: Protocol) -> xr.Dataset:
     """Compares the relevance (image, target, ...) of each two targets of each image."""
     name = "" if method is None else method.name
@@ -213,7 +204,7 @@ def _compared(relevance: np.ndarray, method: Method | None, protocol: Protocol) 
         values = [[measure(r[a], r[b]) for a, b in PAIRS.values()] for r in relevance]
         return ("image", "pair"), np.array(values)
 
-    size = [[metrics.magnitudes(part).mean() for part in image] for image in relevance]
+    size = [[magnitudes(part).mean() for part in image] for image in relevance]
     return xr.Dataset(
         {
             "distance": each(distance),
@@ -257,7 +248,7 @@ def _contrast(lrp: np.ndarray, contrastive: np.ndarray) -> xr.Dataset:
 
     figure, sums = [], []
     for first, second in lrp[:, :2]:
-        figure.append(total(metrics.magnitudes(first) - metrics.magnitudes(second)))
+        figure.append(total(magnitudes(first) - magnitudes(second)))
         sums.append(total(first) / total(first).sum() - total(second) / total(second).sum())
     maps = total(contrastive)
     size = np.abs(contrastive).sum(axis=(2, 3, 4), dtype="float64")
@@ -535,7 +526,7 @@ def _scene(datasets: Sequence[xr.Dataset], scene: str) -> Figure:
         relevance = dataset["relevance"].sel(scene=scene)
         maps = relevance.sel(shown=LRP).values[:2]
         picture = dataset["picture"].sel(scene=scene).values
-        two_classes(maps, picture, titles=NAMES[scene], ax=row[:4])
+        draw_two_classes(maps, picture, titles=NAMES[scene], ax=row[:4])
         contrastive = relevance.sel(shown=CONTRASTIVE_LRP, target="first").values
         draw_map(row[4], contrastive, percentile=99)
         row[4].set_title(CONTRASTIVE_LRP, fontsize=7, pad=3)
@@ -553,7 +544,7 @@ def _methods(dataset: xr.Dataset) -> Figure:
     }
     figure = Figure(figsize=(3.4, 0.35 + 0.98 * len(relevance)), layout="constrained")
     axes = figure.subplots(len(relevance), 3, squeeze=False)
-    two_classes(relevance, titles=NAMES[str(here["scene"].values)], ax=axes)
+    draw_two_classes(relevance, titles=NAMES[str(here["scene"].values)], ax=axes)
     figure.suptitle(_where(dataset), fontsize=7)
     return figure
 

@@ -1,5 +1,11 @@
 """Pictures of attributions and audits, on given axes or on Figures of their own: no pyplot."""
 
+from tfexplain.plotting.audits import (
+    cascade,
+    random_logit_boxes,
+    randomization_curves,
+    two_classes,
+)
 from tfexplain.plotting.convergence import (
     convergence_curves,
     convergence_histogram,
@@ -18,12 +24,11 @@ from tfexplain.plotting.pictures import (
     reduce_channels,
     symmetric_limits,
 )
-from tfexplain.plotting.two_classes import TwoClassMaps, two_class_maps, two_classes
 
 __all__ = [
     "COLORMAP",
     "REDUCTIONS",
-    "TwoClassMaps",
+    "cascade",
     "convergence_curves",
     "convergence_histogram",
     "convergence_lines",
@@ -34,8 +39,9 @@ __all__ = [
     "maps",
     "overlay",
     "picture",
+    "random_logit_boxes",
+    "randomization_curves",
     "reduce_channels",
     "symmetric_limits",
-    "two_class_maps",
     "two_classes",
 ]

@@ -166,7 +166,7 @@ def convergence_histogram(
     ax.set_xticks(np.arange(len(names)), names, rotation=30, ha="right", fontsize=_SMALL)
     ax.set_yticks([])
     ax.set_xlabel(f"|cos| at {layer}", fontsize=_SMALL + 1)
-    if legend:
+    if legend and ax.containers:
         ax.legend(fontsize=_SMALL - 1, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return ax
 

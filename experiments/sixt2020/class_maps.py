@@ -1,4 +1,8 @@
-"""Pictures of the explanations of two classes and of their difference."""
+"""How the paper normalises and shows the explanations of two classes (fig. 1c-e).
+
+`tfexplain.plotting.two_classes` has signed maps, each scaled by its limit; the published maps are
+magnitudes, and the difference is one of magnitudes that are normalised channel by channel.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,17 +13,43 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from tfexplain import metrics
-from tfexplain.plotting.pictures import (
-    COLORMAP,
-    _wrapped,
-    display_image,
-    reduce_channels,
-    symmetric_limits,
-)
+from tfexplain.plotting import COLORMAP, display_image, reduce_channels, symmetric_limits
 
 _SMALL = 7  # points
 _CELL = 1.15  # inches
+
+
+def magnitudes(relevance: np.ndarray, percent: float = 99.5) -> np.ndarray:
+    """Magnitudes in units of a percentile, positive and negative values each by their own.
+
+    Positive values are divided by the given and negative ones by the opposite percentile, both of
+    all entries, and clipped at 1. Where all values have one strict sign, magnitudes are divided by
+    their own percentile and not clipped. So [sixt2020when] compares the maps of two classes
+    (fig. 1). Where the percentile of a sign is 0, the largest magnitude of that sign stands for it.
+
+    Args:
+        relevance: Any shape; channels are entries like others.
+        percent: Upper percentile, in (50, 100].
+
+    Returns:
+        Float64 array >= 0 of the same shape; NaN everywhere if the relevance is zero everywhere or
+        holds NaN or infinity.
+
+    Example:
+        >>> magnitudes([-4.0, -2.0, 0.0, 1.0, 2.0], 100)
+        array([1. , 0.5, 0. , 0.5, 1. ])
+    """
+    relevance = np.asarray(relevance, "float64")
+    if not np.isfinite(relevance).all() or not relevance.any():
+        return np.full(relevance.shape, np.nan)
+    if (relevance > 0).all() or (relevance < 0).all():
+        return np.abs(relevance) / np.percentile(np.abs(relevance), percent)
+    found = np.zeros(relevance.shape)
+    for chosen, rank in ((relevance > 0, percent), (relevance < 0, 100 - percent)):
+        if chosen.any():
+            scale = np.abs(np.percentile(relevance, rank)) or np.abs(relevance[chosen]).max()
+            found[chosen] = np.minimum(np.abs(relevance[chosen]) / scale, 1)
+    return found
 
 
 class TwoClassMaps(NamedTuple):
@@ -39,10 +69,20 @@ class TwoClassMaps(NamedTuple):
     distance: float
 
 
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns the number of fig. 1e: how much two normalised explanations differ on average.
+
+    Args:
+        first: Relevance, any shape.
+        second: Of another class, the same shape.
+    """
+    return float(np.abs(magnitudes(first) - magnitudes(second)).mean())
+
+
 def two_class_maps(relevance: np.ndarray) -> TwoClassMaps:
     """Prepares the relevance for two classes as in fig. 1 of [sixt2020when].
 
-    Magnitudes are those of `tfexplain.metrics.magnitudes`: a map and its negative look the same.
+    Magnitudes are those of `magnitudes`: a map and its negative look the same.
     Relevance that is zero everywhere stays zero.
 
     Args:
@@ -67,10 +107,10 @@ def two_class_maps(relevance: np.ndarray) -> TwoClassMaps:
 
 
 def _magnitudes(relevance: np.ndarray) -> np.ndarray:
-    return metrics.magnitudes(relevance) if relevance.any() else np.zeros(relevance.shape)
+    return magnitudes(relevance) if relevance.any() else np.zeros(relevance.shape)
 
 
-def two_classes(
+def draw_two_classes(
     relevance: np.ndarray | Mapping[str, np.ndarray],
     image: np.ndarray | None = None,
     *,
@@ -98,7 +138,7 @@ def two_classes(
         ValueError: If shapes or the number of titles or Axes do not fit, or values are not finite.
 
     Example:
-        >>> figure = two_classes({"gradient": np.ones((2, 8, 8, 3))}, np.zeros((8, 8, 3)))
+        >>> figure = draw_two_classes({"gradient": np.ones((2, 8, 8, 3))}, np.zeros((8, 8, 3)))
     """
     if not isinstance(relevance, Mapping):
         relevance = {"": relevance}
@@ -128,7 +168,7 @@ def two_classes(
             labelpad=1.5,
         )
         row[offset].set_ylabel(
-            _wrapped(name),
+            name.replace(" ", "\n"),
             fontsize=_SMALL,
             rotation=0,
             horizontalalignment="right",
