@@ -113,7 +113,7 @@ def test_contrastive_lrp_is_compared_with_differences(tiny):
 
 def test_chains(tiny):
     assert list(tiny["chain"].values) == list(CHAINS)
-    assert list(tiny["layer"].values) == ["relu3", "flatten", "pool1", "input"]
+    assert list(tiny["layer"].values) == ["last layer's input", "flatten", "pool1", "input"]
     assert float(tiny["chain_error"]) < 1e-5
     at_input = tiny["layer_cosine"].sel(layer="input")
     for chain in (EXCITATION, CONTRASTIVE, "Gradient"):
@@ -123,6 +123,23 @@ def test_chains(tiny):
     # Excitation backpropagation is never negative, so that nothing is orthogonal.
     assert (at_input.sel(chain=EXCITATION) > 0).all()
     assert ((tiny["random_cosine"] > 0) & (tiny["random_cosine"] <= 1)).all()
+
+
+def test_what_the_last_layer_hands_down(tiny):
+    """Shares of positive contributions, less those of negative ones if it contrasts."""
+    model = networks.tiny_network(0)
+    _, x = two_classes._images(part())
+    h = keras.Model(model.inputs, model.get_layer("relu3").output).predict(x, verbose=0)
+    kernel = model.get_layer("fc4").kernel.numpy()
+    for place, image in enumerate(SCENES):
+        contributions = h[place][:, None] * kernel[:, tiny["class"].sel(image=image).values]
+        positive, negative = np.maximum(contributions, 0), np.minimum(contributions, 0)
+        plain = positive / positive.sum(axis=0)
+        contrastive = plain - negative / negative.sum(axis=0)
+        for chain, handed in ((EXCITATION, plain), (CONTRASTIVE, contrastive)):
+            found = tiny["layer_cosine"].sel(chain=chain, scene=image).isel(layer=0)
+            expected = [metrics.cosine(handed[:, a], handed[:, b]) for a, b in PAIRS.values()]
+            np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_single_objects_have_the_published_method_alone(tiny):
@@ -191,7 +208,7 @@ def test_layers_without_a_rule_are_left_out(monkeypatch):
     dataset = two_classes.compute(part())
     assert dataset.attrs["left_out"] == "DeepLIFT Resc (it has no rule for a layer)"
     assert "DeepLIFT Resc" not in dataset["analyzer"].values
-    assert list(dataset["layer"].values) == ["mean", "input"]
+    assert list(dataset["layer"].values) == ["last layer's input", "input"]
 
 
 # --- where relevance has to pass -----------------------------------------------------------------
@@ -317,8 +334,9 @@ def measured(**values):
         ({"figure": (0.7, -0.7, 0)}, (CONFIRMED, REFUTED)),
         ({"figure": (0.9, 0.9, 0)}, (CONFIRMED, REFUTED)),
         ({"figure": (np.nan, -0.9, 0)}, (CONFIRMED, NOT_TESTED)),
-        # No more sensitive than plain excitation backpropagation.
-        ({"contrastive": (0.4, -0.995)}, (CONFIRMED, REFUTED)),
+        # No more sensitive than plain excitation backpropagation: opposite maps are.
+        ({"contrastive": (0.4, -0.999)}, (CONFIRMED, CONFIRMED)),
+        ({"contrastive": (0.4, 0.995)}, (CONFIRMED, REFUTED)),
         # Sensitivity is gained below the last layer.
         ({"contrastive": (0.81, 0.8)}, (CONFIRMED, REFUTED)),
         ({"error": 0.01}, (CONFIRMED, REFUTED)),
@@ -341,4 +359,4 @@ def test_numbers_of_findings():
     assert first.numbers["zebra_elephant: rank of elephant"] == 2
     name = "cat_dog: cosine of contrastive LRP and the difference of maps divided by their sums"
     assert second.numbers[name] == pytest.approx(0.7)
-    assert second.numbers[f"cat_dog: |cosine| of both classes, {CONTRASTIVE}, at pool"] == 0.4
+    assert second.numbers[f"cat_dog: cosine of both classes, {CONTRASTIVE}, at the input"] == 0.8

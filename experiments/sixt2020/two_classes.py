@@ -271,7 +271,7 @@ def _contrast(lrp: np.ndarray, contrastive: np.ndarray) -> xr.Dataset:
 def _along_the_chain(
     part: Part, model: keras.Model, x: np.ndarray, targets: np.ndarray, protocol: Protocol
 ) -> xr.Dataset:
-    """Follows how similar the relevance of two classes is, from the last layer to the input.
+    """Follows how similar the relevance of two classes is, from the last layer's input down.
 
     `layer_cosine` (chain, layer, scene, pair) compares whole tensors. `chain_error` is the largest
     difference of contrastive excitation backpropagation and of plain excitation backpropagation
@@ -320,7 +320,8 @@ def _along_the_chain(
         },
         {
             "chain": list(chains),
-            "layer": [*layers, "input"],
+            # Names that Keras made up change from build to build.
+            "layer": ["last layer's input", *layers[1:], "input"],
             "scene": list(SCENES),
             "pair": list(PAIRS),
         },
@@ -443,29 +444,33 @@ def _contrastive(dataset: xr.Dataset) -> Finding:
             )
         )
         cosine = {
-            (chain, layer): abs(float(distances.sel(scene=image, chain=chain, layer=layer)))
+            (chain, place): float(distances.sel(scene=image, chain=chain, layer=layer))
             for chain in CHAINS
-            for layer in (last, "input")
+            for place, layer in (("the last layer's input", last), ("the input", "input"))
         }
+        at_last, at_input = (
+            abs(cosine[CONTRASTIVE, place]) for place in ("the last layer's input", "the input")
+        )
         criteria += [
+            # Signs say which class a contrastive map speaks for.
             Criterion(
-                f"{image}: |cosine| of both classes at the input, contrastive less plain "
-                "excitation backpropagation",
-                cosine[CONTRASTIVE, "input"] - cosine[EXCITATION, "input"],
+                f"{image}: cosine of both classes at the input, contrastive less plain excitation "
+                "backpropagation",
+                cosine[CONTRASTIVE, "the input"] - cosine[EXCITATION, "the input"],
                 "<",
                 0,
             ),
             Criterion(
                 f"{image}: |cosine| of both classes, contrastive excitation backpropagation, at "
                 "the input less at the last layer's input",
-                cosine[CONTRASTIVE, "input"] - cosine[CONTRASTIVE, last],
+                at_input - at_last,
                 ">=",
                 0,
             ),
         ]
         numbers |= {
-            f"{image}: |cosine| of both classes, {chain}, at {layer}": value
-            for (chain, layer), value in cosine.items()
+            f"{image}: cosine of both classes, {chain}, at {place}": value
+            for (chain, place), value in cosine.items()
         }
         sums, size = here["contrast_sums"].values, here["contrast_size"].values
         more = {
@@ -495,8 +500,8 @@ def _contrastive(dataset: xr.Dataset) -> Finding:
         numbers=numbers,
         note=(
             "Alike means more than half of the energy shared. Through the last layer only: from "
-            "its input on the chain is that of plain excitation backpropagation, and two classes "
-            "become no less alike along it."
+            "its input on the chain is that of plain excitation backpropagation, and along it two "
+            "classes become no less alike, up to their sign."
         ),
         reason="a map is zero everywhere or not finite",
     )
