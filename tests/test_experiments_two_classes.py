@@ -30,6 +30,7 @@ from experiments.sixt2020.two_classes import (
     TARGETS,
 )
 from models.googlenet import LocalResponseNormalization
+from tests.networks import randomize
 from tfexplain import metrics
 
 
@@ -203,12 +204,19 @@ def test_layers_without_a_rule_are_left_out(monkeypatch):
     h = layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
     h = LocalResponseNormalization(name="norm")(h)
     h = layers.GlobalAveragePooling2D(name="mean")(h)
-    model = keras.Model(inputs, layers.Dense(5, name="logits")(h))
+    model = randomize(keras.Model(inputs, layers.Dense(5, name="logits")(h)))
     monkeypatch.setattr(networks, "load", lambda part: model)
     dataset = two_classes.compute(part())
     assert dataset.attrs["left_out"] == "DeepLIFT Resc (it has no rule for a layer)"
     assert "DeepLIFT Resc" not in dataset["analyzer"].values
     assert list(dataset["layer"].values) == ["last layer's input", "input"]
+
+
+def test_maps_that_are_zero_have_no_cosine():
+    lrp = np.zeros((2, 3, 4, 4, 3))
+    found = two_classes._contrast(lrp, np.ones(lrp.shape))
+    assert found["contrast_figure"].isnull().all() and found["contrast_sums"].isnull().all()
+    assert (found["contrast_size"] == 48).all()
 
 
 # --- where relevance has to pass -----------------------------------------------------------------

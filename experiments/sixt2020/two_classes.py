@@ -249,7 +249,7 @@ def _contrast(lrp: np.ndarray, contrastive: np.ndarray) -> xr.Dataset:
     figure, sums = [], []
     for first, second in lrp[:, :2]:
         figure.append(total(magnitudes(first) - magnitudes(second)))
-        sums.append(total(first) / total(first).sum() - total(second) / total(second).sum())
+        sums.append(_by_sum(total(first)) - _by_sum(total(second)))
     maps = total(contrastive)
     size = np.abs(contrastive).sum(axis=(2, 3, 4), dtype="float64")
     axes = ("scene", "target")
@@ -266,6 +266,11 @@ def _contrast(lrp: np.ndarray, contrastive: np.ndarray) -> xr.Dataset:
         },
         {"scene": list(SCENES), "target": list(TARGETS)},
     )
+
+
+def _by_sum(map: np.ndarray) -> np.ndarray:
+    """Divides a map by its sum; 0 where that is 0, as contrastive LRP has it."""
+    return map / map.sum() if map.sum() else np.zeros_like(map)
 
 
 def _along_the_chain(
