@@ -17,6 +17,19 @@ from tfexplain.analyzers import Analyzer
 # The five groups of the paper's figures and the gradient: "colorblind" of seaborn, and black.
 GROUPS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#000000")
 
+# Of smoke runs: one of each kind.
+TINY_METHODS = (
+    "GuidedBP",
+    "DTD",
+    "PatternAttr.",
+    "LRP z",
+    "LRP 1/0",
+    "LRP CMP 1/0",
+    "SmoothGrad",
+    "DeepLIFT Resc",
+    "Gradient",
+)
+
 
 def _colours() -> dict[str, str]:
     from experiments.sixt2020.protocol import CORRECTED
@@ -40,6 +53,8 @@ def applicable(name: str, model: keras.Model, protocol: Protocol) -> dict[str, M
     """
     residual = any(isinstance(layer, keras.layers.Add) for layer in model.layers)
     found = methods(protocol)
+    if name == networks.TINY:
+        found = {key: found[key] for key in TINY_METHODS}
     if residual and protocol.name == "published":
         found = {k: m for k, m in found.items() if not (m.fitted or k == "DTD")}
     return found

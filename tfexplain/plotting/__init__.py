@@ -1,5 +1,11 @@
 """Pictures of attributions and audits, on given axes or on Figures of their own: no pyplot."""
 
+from tfexplain.plotting.convergence import (
+    convergence_curves,
+    convergence_histogram,
+    convergence_lines,
+    convergence_shares,
+)
 from tfexplain.plotting.pictures import (
     COLORMAP,
     REDUCTIONS,
@@ -16,6 +22,10 @@ from tfexplain.plotting.pictures import (
 __all__ = [
     "COLORMAP",
     "REDUCTIONS",
+    "convergence_curves",
+    "convergence_histogram",
+    "convergence_lines",
+    "convergence_shares",
     "display_image",
     "draw_input",
     "draw_map",
