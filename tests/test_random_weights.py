@@ -262,7 +262,8 @@ def test_a_copy_is_the_same_and_apart(make):
     before = state(model)
     copy = copied(model)
     np.testing.assert_array_equal(copy(x), model(x))
-    assert [w.path for w in copy.weights] == [w.path for w in model.weights]
+    names = [[w.path.split("/")[-2:] for w in one.weights] for one in (copy, model)]
+    assert names[0] == names[1]
     for weight in copy.weights:
         weight.assign(weight + 1)
     assert not copy.compiled
@@ -320,7 +321,7 @@ class Unmakeable(Forgetful):
         (Forgetful(units=3), r"has other weights than the model \(2 of 3, or other shapes\)"),
         (
             Unmakeable(1),
-            r"cannot be copied, .* need get_config and from_config. TypeError: .*\n\n.*'needed'",
+            r"cannot be copied, .* need get_config and from_config. TypeError",
         ),
     ],
 )

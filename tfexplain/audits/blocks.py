@@ -168,7 +168,8 @@ class _Store:
         if not file.exists():
             return None
         try:
-            with np.load(file, allow_pickle=False) as stored:
+            # Opened here, because np.load leaves what is no archive open.
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 return dict(stored)
         except _DAMAGED as error:
             warnings.warn(

@@ -224,10 +224,10 @@ def cascade_maps(
         batch_size: Samples that are computed together.
 
     Returns:
-        Dataset with `map` (analyzer, step, sample, *sizes), relevance reduced over channels, in the
-        unit of the relevance; the first step is "trained". `input` (sample, *input dimensions) and
-        `target` (sample). Sizes are (height, width) for images, (position) for sequences, else
-        axis_1, axis_2 ...; `plotting.cascade` draws it.
+        Dataset with `relevance` (analyzer, step, sample, *sizes), reduced over channels, in its
+        own unit; the first step is "trained". `input` (sample, *input dimensions) and `target`
+        (sample). Sizes are (height, width) for images, (position) for sequences, else axis_1,
+        axis_2 ...; `plotting.cascade` draws it.
 
     Raises:
         TypeError: As `parameter_randomization`.
@@ -253,7 +253,7 @@ def cascade_maps(
     )
     return xr.Dataset(
         {
-            "map": (("analyzer", "step", "sample", *sizes), maps),
+            "relevance": (("analyzer", "step", "sample", *sizes), maps),
             "input": (("sample", *inputs), run.samples),
             "target": (("sample",), run.targets.astype("int64")),
         },

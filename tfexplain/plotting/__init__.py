@@ -1,5 +1,11 @@
 """Pictures of attributions and audits, on given axes or on Figures of their own: no pyplot."""
 
+from tfexplain.plotting.audits import (
+    cascade,
+    random_logit_boxes,
+    randomization_curves,
+    two_classes,
+)
 from tfexplain.plotting.convergence import (
     convergence_curves,
     convergence_histogram,
@@ -22,6 +28,7 @@ from tfexplain.plotting.pictures import (
 __all__ = [
     "COLORMAP",
     "REDUCTIONS",
+    "cascade",
     "convergence_curves",
     "convergence_histogram",
     "convergence_lines",
@@ -32,6 +39,9 @@ __all__ = [
     "maps",
     "overlay",
     "picture",
+    "random_logit_boxes",
+    "randomization_curves",
     "reduce_channels",
     "symmetric_limits",
+    "two_classes",
 ]

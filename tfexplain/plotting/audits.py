@@ -1,0 +1,477 @@
+"""Pictures of audits: boxes, curves with intervals, cascades of maps, maps of two classes.
+
+Preparation (`box_statistics`, `curves`, `scaled`, `class_difference`) is pure and apart from
+drawing (`random_logit_boxes`, `randomization_curves`, `cascade`, `two_classes`), which is on given
+Axes or on Figures of their own, as in `pictures`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from tfexplain.plotting.pictures import (
+    COLORMAP,
+    _check_rank,
+    _given,
+    _new_cells,
+    _no_ticks,
+    _wrapped,
+    draw_input,
+    draw_map,
+    reduce_channels,
+    symmetric_limits,
+)
+
+SIMILARITIES = {
+    "ssim": "structural similarity",
+    "spearman": "rank correlation",
+    "cosine": "cosine",
+}
+
+_TEXT = 8  # points
+_MARKERS = "osD^v<>PX*"
+_WHISKER = 1.5  # lengths of the box
+
+
+def box_statistics(values: np.ndarray) -> dict | None:
+    """Returns what a box shows: quartiles, whiskers, and the values beyond them.
+
+    The whiskers end at the last values within 1.5 lengths of the box.
+
+    Args:
+        values: Any shape; what is not a number is left out.
+
+    Returns:
+        Dict with "med", "q1", "q3", "whislo", "whishi" and "fliers", as `Axes.bxp` takes it; None
+        without values.
+
+    Example:
+        >>> box_statistics([1.0, 2.0, 3.0, 9.0])["fliers"].tolist()
+        [9.0]
+    """
+    values = np.asarray(values, dtype=np.float64).ravel()
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    reach = _WHISKER * (high - low)
+    inside = values[(values >= low - reach) & (values <= high + reach)]
+    return {
+        "med": middle,
+        "q1": low,
+        "q3": high,
+        "whislo": min(inside.min(), low),
+        "whishi": max(inside.max(), high),
+        "fliers": values[(values < inside.min()) | (values > inside.max())],
+    }
+
+
+def random_logit_boxes(dataset: xr.Dataset, *, ax: Axes | None = None) -> Figure:
+    """Draws a box per analyzer of the similarities of two classes' maps.
+
+    Args:
+        dataset: What `audits.random_logit` returned.
+        ax: Where to draw. `None`: a new Figure.
+
+    Returns:
+        The Figure. A name says how many similarities are missing.
+
+    Raises:
+        ValueError: If it is another Dataset.
+    """
+    _check(dataset, "random_logit", ("ssim", "missing"))
+    names = [str(name) for name in dataset.analyzer.values]
+    if ax is None:
+        size = (max(3.0, 1.1 + 0.42 * len(names)), 3.6)
+        ax = Figure(figsize=size, dpi=130, layout="constrained").add_subplot()
+    labels = []
+    for place, name in enumerate(names):
+        values = dataset.ssim.isel(analyzer=place)
+        statistics = box_statistics(values.values)
+        missing = int(dataset.missing.isel(analyzer=place))
+        labels.append(f"{name} ({missing} missing)" if missing else name)
+        if statistics is not None:
+            ax.bxp(
+                [statistics],
+                positions=[place],
+                widths=0.6,
+                manage_ticks=False,
+                patch_artist=True,
+                boxprops={"facecolor": "0.9", "linewidth": 0.8},
+                medianprops={"color": "tab:red", "linewidth": 1.4},
+                whiskerprops={"linewidth": 0.8},
+                capprops={"linewidth": 0.8},
+                flierprops={"marker": ".", "markersize": 3, "markeredgecolor": "0.4"},
+            )
+    _names_below(ax, labels)
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    _similarity_axis(ax, "structural similarity of the maps\nof two classes", dataset.ssim.values)
+    return ax.figure
+
+
+class Curve(NamedTuple):
+    """One curve of `randomization_curves`.
+
+    Attributes:
+        name: Of the analyzer.
+        median: (steps,).
+        low: Lower end of its interval; not a number where there is none.
+        high: Upper end.
+    """
+
+    name: str
+    median: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def curves(dataset: xr.Dataset, similarity: str = "ssim") -> list[Curve]:
+    """Returns a curve per analyzer that has any value.
+
+    Args:
+        dataset: What `audits.parameter_randomization` returned.
+        similarity: "ssim", "spearman" or "cosine".
+
+    Raises:
+        ValueError: If it is another Dataset, an unknown similarity, or one without any value.
+    """
+    _check(dataset, "parameter_randomization", ("median", "low", "high"))
+    known = [str(name) for name in dataset.similarity.values]
+    if similarity not in known:
+        raise ValueError(f"similarity is {similarity!r}. Expected one of {', '.join(known)}.")
+    chosen = dataset.sel(similarity=similarity)
+    found = [
+        Curve(str(name), *(chosen[part].sel(analyzer=name).values for part in Curve._fields[1:]))
+        for name in dataset.analyzer.values
+    ]
+    found = [curve for curve in found if np.isfinite(curve.median).any()]
+    if not found:
+        raise ValueError(
+            f"The Dataset has no value of {similarity!r} ({dataset.attrs.get('notes') or 'all are'}"
+            " missing). Choose another similarity."
+        )
+    return found
+
+
+def randomization_curves(
+    dataset: xr.Dataset, similarity: str = "ssim", *, ax: Axes | None = None
+) -> Figure:
+    """Draws the median similarity of each analyzer over the steps, with its interval as a band.
+
+    Args:
+        dataset: What `audits.parameter_randomization` returned.
+        similarity: "ssim", "spearman" or "cosine".
+        ax: Where to draw. `None`: a new Figure.
+
+    Returns:
+        The Figure. Analyzers without any value are left out.
+
+    Raises:
+        ValueError: If it is another Dataset, an unknown similarity, or one without any value.
+    """
+    found = curves(dataset, similarity)
+    steps = [str(step) for step in dataset.step.values]
+    if ax is None:
+        size = (3.6 + 0.4 * len(steps), max(3.6, 1.2 + 0.2 * len(found)))
+        ax = Figure(figsize=size, dpi=130, layout="constrained").add_subplot()
+    places, colours = np.arange(len(steps)), matplotlib.colormaps["tab10"]
+    for index, curve in enumerate(found):
+        turn, place = divmod(index, 10)
+        marker = _MARKERS[(place + 3 * turn) % len(_MARKERS)]
+        style = {"color": colours(place), "marker": marker}
+        dashes = ("-", "--", ":")[turn % 3]
+        ax.plot(
+            places,
+            curve.median,
+            linestyle=dashes,
+            linewidth=1.2,
+            markersize=3.5,
+            label=curve.name,
+            **style,
+        )
+        ax.fill_between(
+            places, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0
+        )
+    _names_below(ax, steps)
+    cascading = dataset.attrs.get("mode") == "cascading"
+    ax.set_xlabel(
+        "randomized: from the output down to ..." if cascading else "randomized layer",
+        fontsize=_TEXT,
+    )
+    percent = 100 * dataset.attrs.get("confidence", 0.99)
+    ends = np.array([part for curve in found for part in curve[1:]])
+    text = f"{SIMILARITIES.get(similarity, similarity)}\nmedian and {percent:g} % interval"
+    _similarity_axis(ax, text, ends)
+    ax.legend(
+        fontsize=_TEXT - 1,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1),
+        borderaxespad=0,
+        frameon=False,
+    )
+    return ax.figure
+
+
+def cascade(
+    dataset: xr.Dataset,
+    sample: int = 0,
+    *,
+    percentile: float | None = 99.5,
+    ax: object | None = None,
+) -> Figure:
+    """Draws the maps of one sample: a row per analyzer, a column per randomized layer.
+
+    The first columns are the input and the map of the trained network. Each map has limits of its
+    own, symmetric about zero; the limit is printed under it.
+
+    Args:
+        dataset: What `audits.cascade_maps` returned, of images or sequences.
+        sample: Which sample, by its place.
+        percentile: See `symmetric_limits`.
+        ax: Array of Axes, (analyzers, 1 + steps with "trained"). `None`: a new Figure.
+
+    Returns:
+        The Figure. A map with values that are not finite says so.
+
+    Raises:
+        ValueError: If it is another Dataset, or there is no such sample.
+    """
+    _check(dataset, "cascade_maps", ("relevance", "input"))
+    if not 0 <= sample < dataset.sizes["sample"]:
+        raise ValueError(
+            f"sample is {sample}. Expected 0 to {dataset.sizes['sample'] - 1}, a place in the "
+            "Dataset."
+        )
+    one = dataset.isel(sample=sample)
+    shown = _channels_last(one["input"])
+    maps = one.relevance.values
+    if maps.ndim == 4:
+        maps = maps[..., None]  # images without channels
+    names = [str(name) for name in one.analyzer.values]
+    titles = ["input", *(str(step) for step in one.step.values)]
+    cells = _cells((len(names), *maps.shape[2:]), titles, names, ax)
+    draw_input(cells[0, 0], shown)
+    for row, name in enumerate(names):
+        if row:
+            _empty(cells[row, 0])
+        _label(cells[row, 0], name)
+        for cell, map in zip(cells[row, 1:], maps[row], strict=True):
+            if not np.isfinite(map).all():
+                _no_ticks(cell)
+                cell.text(0.5, 0.5, "not finite", ha="center", fontsize=_TEXT - 2)
+                continue
+            limit = draw_map(cell, map, percentile=percentile)[1]
+            _print(cell, f"\N{PLUS-MINUS SIGN}{limit:.2g}")
+    return cells[0, 0].figure
+
+
+def scaled(map: np.ndarray, percentile: float | None = 99.5) -> np.ndarray:
+    """Scales a signed map to -1..1: one is the limit of its colours.
+
+    Args:
+        map: Any shape, not empty.
+        percentile: See `symmetric_limits`.
+
+    Returns:
+        New array; what is beyond the limit is clipped.
+
+    Example:
+        >>> scaled([-2.0, 1.0], percentile=None).tolist()
+        [-1.0, 0.5]
+    """
+    limit = symmetric_limits(map, percentile)[1]
+    return np.clip(np.asarray(map, dtype=np.float64) / limit, -1, 1)
+
+
+def class_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    reduction: str = "sum",
+    percentile: float | None = 99.5,
+    flip: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the scaled maps of two classes and their difference.
+
+    Scaled, because maps that differ by a factor only look the same.
+
+    Args:
+        first: Relevance of one input for one class: (height, width, channels), (steps, features) or
+            (features,).
+        second: The same for another class.
+        reduction: See `reduce_channels`; for images only.
+        percentile: See `symmetric_limits`.
+        flip: Take the negative of the second map where that is closer to the first: for methods
+            whose maps change their sign with that of the logit.
+
+    Returns:
+        Two maps in -1..1, and the first minus the second.
+
+    Raises:
+        ValueError: If shapes differ or values are not finite.
+    """
+    first, second = np.asarray(first), np.asarray(second)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"The maps of two classes have shapes {first.shape} and {second.shape}. Explain one "
+            "input for both."
+        )
+    if first.ndim == 3:
+        first, second = (reduce_channels(part, reduction) for part in (first, second))
+    first, second = (scaled(part, percentile) for part in (first, second))
+    if flip and np.abs(first + second).mean() < np.abs(first - second).mean():
+        second = -second
+    return first, second, first - second
+
+
+def two_classes(
+    x: np.ndarray,
+    first: Mapping[str, np.ndarray],
+    second: Mapping[str, np.ndarray],
+    *,
+    titles: Sequence[str] = ("one class", "another"),
+    reduction: str = "sum",
+    percentile: float | None = 99.5,
+    flip: bool = False,
+    ax: object | None = None,
+) -> Figure:
+    """Draws the maps of two classes side by side and their difference, a row per method.
+
+    All panels have one scale: the full colours of each map are its limit, and the difference is
+    that of the scaled maps, so that it is white where they look the same ([sixt2020when], fig. 1).
+    Its mean magnitude is printed under it; 2 is the largest possible.
+
+    Args:
+        x: One input: (height, width, channels), (steps, features) or (features,).
+        first: Method -> relevance for one class, of the shape of x.
+        second: The same methods -> relevance for another class.
+        titles: Names of the two classes.
+        reduction: See `reduce_channels`; for images only.
+        percentile: See `symmetric_limits`.
+        flip: See `class_difference`; the limit of a map that was turned around says so.
+        ax: Array of Axes, (methods, 4). `None`: a new Figure.
+
+    Returns:
+        The Figure.
+
+    Raises:
+        ValueError: If methods or shapes do not fit, or values are not finite.
+    """
+    x = np.asarray(x)
+    _check_rank(x.ndim, x.shape)
+    if not first or first.keys() != second.keys():
+        raise ValueError(
+            f"The methods of the two classes are {', '.join(first) or 'none'} and "
+            f"{', '.join(second) or 'none'}. Give the same to both."
+        )
+    if len(titles) != 2:
+        raise ValueError(f"titles has {len(titles)} entries. Expected 2, one for each class.")
+    if wrong := {name: np.shape(v) for name, v in first.items() if np.shape(v) != x.shape}:
+        raise ValueError(f"x has shape {x.shape}, but relevance has {wrong}. Expected that of x.")
+    options = {"reduction": reduction, "percentile": percentile}
+    names = [str(name) for name in first]
+    heads = ["input", str(titles[0]), str(titles[1]), "difference"]
+    cells = _cells((len(names), *x.shape), heads, names, ax)
+    draw_input(cells[0, 0], x)
+    for row, name in enumerate(first):
+        if row:
+            _empty(cells[row, 0])
+        _label(cells[row, 0], names[row])
+        panels = class_difference(first[name], second[name], flip=flip, **options)
+        for cell, panel in zip(cells[row, 1:], panels, strict=True):
+            _draw_scaled(cell, panel.T if x.ndim == 2 else panel, strip=x.ndim == 2)
+        as_given = class_difference(first[name], second[name], **options)[1]
+        for cell, relevance, turned in (
+            (cells[row, 1], first[name], False),
+            (cells[row, 2], second[name], not np.array_equal(as_given, panels[1])),
+        ):
+            reduced = reduce_channels(relevance, reduction) if x.ndim == 3 else relevance
+            limit = symmetric_limits(reduced, percentile)[1]
+            sign = "\N{MINUS-OR-PLUS SIGN}" if turned else "\N{PLUS-MINUS SIGN}"
+            _print(cell, f"{sign}{limit:.2g}")
+        _print(cells[row, 3], f"mean {np.abs(panels[2]).mean():.2g}")
+    return cells[0, 0].figure
+
+
+def _draw_scaled(ax: Axes, map: np.ndarray, strip: bool) -> None:
+    """Draws a map whose full colours are -1 and 1; a strip fills its place."""
+    colours = {"cmap": COLORMAP, "norm": Normalize(-1, 1)}
+    if map.ndim == 1:
+        ax.bar(np.arange(len(map)), map, color="0.5")
+        ax.set_ylim(-2.1, 2.1)
+        ax.tick_params(labelsize=_TEXT - 2, length=2, pad=1)
+        return
+    _no_ticks(ax)
+    aspect = "auto" if strip else "equal"
+    ax.imshow(map, **colours, aspect=aspect, interpolation="nearest")
+
+
+def _check(dataset: xr.Dataset, audit: str, variables: Sequence[str]) -> None:
+    found = dataset.attrs.get("audit", "none")
+    if found != audit or any(name not in dataset for name in variables):
+        raise ValueError(
+            f"The Dataset is of the audit {found!r}. Expected one that audits.{audit} returned."
+        )
+
+
+def _channels_last(array: xr.DataArray) -> np.ndarray:
+    """One input as `draw_input` takes it."""
+    dims = [name for name in array.dims if name != "channel"]
+    if "channel" in array.dims:
+        dims.append("channel")
+    return array.transpose(*dims).values
+
+
+def _names_below(ax: Axes, names: Sequence[str]) -> None:
+    ax.set_xticks(np.arange(len(names)))
+    ax.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor", fontsize=_TEXT - 1)
+
+
+def _similarity_axis(ax: Axes, text: str, values: np.ndarray) -> None:
+    """From 0 to 1, or from below where something is negative."""
+    low = np.nanmin(values, initial=0.0)
+    ax.set_ylim(-0.05 if low >= -0.05 else max(-1.05, low - 0.05), 1.05)
+    ax.set_ylabel(text, fontsize=_TEXT)
+    ax.tick_params(axis="y", labelsize=_TEXT - 1)
+    ax.grid(axis="y", linewidth=0.4, color="0.85")
+    ax.set_axisbelow(True)
+
+
+def _cells(
+    shape: tuple[int, ...], titles: Sequence[str], labels: Sequence[str], ax: object | None
+) -> np.ndarray:
+    """The caller's Axes or new ones, (rows, columns), with titles over the first row."""
+    titles = [_wrapped(title) for title in titles]
+    size = (shape[0], len(titles))
+    cells = _new_cells(shape, titles, labels) if ax is None else _given(ax, size)
+    for cell, title in zip(cells[0], titles, strict=True):
+        cell.set_title(title, fontsize=_TEXT - 1, pad=3, parse_math=False)
+    return cells
+
+
+def _empty(ax: Axes) -> None:
+    """Keeps nothing but the label."""
+    _no_ticks(ax)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _label(ax: Axes, name: str) -> None:
+    ax.set_ylabel(
+        name,
+        fontsize=_TEXT - 1,
+        rotation=0,
+        horizontalalignment="right",
+        labelpad=3,
+        parse_math=False,
+    )
+
+
+def _print(ax: Axes, text: str) -> None:
+    ax.set_xlabel(text, fontsize=_TEXT - 2, labelpad=1.5)
