@@ -11,12 +11,17 @@ from typing import Any
 
 import keras
 import numpy as np
+import skimage.data
 import xarray as xr
+from PIL import Image
 
 from experiments import networks
 from experiments.runs import Part
-from experiments.sixt2020.methods import applicable
+from experiments.sixt2020.methods import applicable, create
+from experiments.sixt2020.patterns import fitted_patterns
 from experiments.sixt2020.protocol import Method, Protocol
+from models import images as preprocessing
+from tfexplain.analyzers import Analyzer
 
 # What the paper finds not to converge; the rest of its table does.
 REST = ("LRP z", "SmoothGrad", "DeepLIFT RevC", "DeepLIFT Resc", "Gradient")
@@ -26,9 +31,7 @@ SIGNED = ("DTD", "LRP 1/0")
 CLOSE = 0.95
 FIELD = (0.4, 0.8)
 # Number of small images that patterns are fitted to; large ones have many positions each.
-FITTED = 1000
-# One method of each kind, for smoke runs.
-TINY_METHODS = ("GuidedBP", "DTD", "PatternAttr.", "LRP 1/0", "LRP 5/4", "LRP CMP 1/0", "LRP z")
+FITTED = 500
 # Images up to this size are small enough for large batches.
 _SMALL_IMAGE = 64
 
@@ -44,31 +47,74 @@ def explained_images(part: Part, protocol: Protocol) -> tuple[np.ndarray, np.nda
         Arrays (n, height, width, channels), float32, and (n,), int64.
     """
     x, y = networks.images(part, replace=not protocol.shared_draws)
-    if protocol.cifar_range == "raw" and part.model == "cifar_cnn":
-        x = np.round(x * 255).astype("float32")
-    return x, y
+    return _ranged(part, protocol, x), y
 
 
-def table(part: Part, model: keras.Model, protocol: Protocol) -> dict[str, Method]:
-    """Returns the methods that run on a network; in smoke runs one of each kind."""
-    found = applicable(part.model, model, protocol)
-    if part.settings.tiny:
-        found = {name: method for name, method in found.items() if name in TINY_METHODS}
-    return found
-
-
-def fitted_images(part: Part, protocol: Protocol, x: np.ndarray) -> np.ndarray:
-    """Returns images for the fit of patterns: the run's photographs, or many small images.
+def photograph(part: Part, protocol: Protocol, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the cat of scikit-image, which may be shown, as pixels and as a network's input.
 
     Args:
         part: The part.
         protocol: The protocol.
+        size: Height and width.
+
+    Returns:
+        Arrays (size, size, 3), uint8, and (1, size, size, 3), float32.
+    """
+    pixels = skimage.data.chelsea()
+    tiny = part.model == networks.TINY
+    if not tiny and networks.network(part.model).resize is not None:
+        side = min(pixels.shape[:2])
+        top, left = ((length - side) // 2 for length in pixels.shape[:2])
+        pixels = pixels[top : top + side, left : left + side]
+    image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    prepare = preprocessing.cifar_cnn
+    if not tiny:
+        prepare = getattr(preprocessing, networks.network(part.model).preprocess)
+    return pixels, _ranged(part, protocol, prepare(pixels[None]))
+
+
+def _ranged(part: Part, protocol: Protocol, x: np.ndarray) -> np.ndarray:
+    if protocol.cifar_range == "raw" and part.model == "cifar_cnn":
+        return np.round(x * 255).astype("float32")
+    return x
+
+
+def analyzers(
+    part: Part, protocol: Protocol, model: keras.Model, x: np.ndarray
+) -> Iterator[tuple[Method, Analyzer]]:
+    """Returns each method of the paper's table that runs on a network, with its analyzer.
+
+    Patterns are fitted once, to the photographs of the run or to more small images.
+
+    Args:
+        part: The part.
+        protocol: The protocol.
+        model: The network.
         x: The images of the run.
     """
-    if max(x.shape[1:3]) > _SMALL_IMAGE or len(x) >= FITTED:
+    patterns = None
+    for method in applicable(part.model, model, protocol).values():
+        if not method.fitted:
+            yield method, create(part, method, model, x, protocol)
+            continue
+        if patterns is None:
+            many = _fitted_images(part, protocol, x)
+            size = 4 if _large(x) else 125
+            patterns = fitted_patterns(model, many, protocol.output_mean, batch_size=size)
+        yield method, method.create(model, patterns=patterns)
+
+
+def _fitted_images(part: Part, protocol: Protocol, x: np.ndarray) -> np.ndarray:
+    if _large(x) or len(x) >= FITTED:
         return x
     settings = dataclasses.replace(part.settings, images=FITTED)
     return explained_images(dataclasses.replace(part, settings=settings), protocol)[0]
+
+
+def _large(x: np.ndarray) -> bool:
+    return max(x.shape[1:3]) > _SMALL_IMAGE
 
 
 def options(part: Part, protocol: Protocol, method: Method, x: np.ndarray) -> dict[str, Any]:
@@ -102,8 +148,8 @@ def draw_seed(part: Part, protocol: Protocol, method: Method) -> int:
 
 def batches(x: np.ndarray) -> dict[str, int]:
     """Returns how many images are computed together, and after how many work is kept."""
-    small = max(x.shape[1:3]) <= _SMALL_IMAGE
-    return {"batch_size": 32, "block_size": 128} if small else {"batch_size": 4, "block_size": 16}
+    sizes = (4, 16) if _large(x) else (32, 128)
+    return dict(zip(("batch_size", "block_size"), sizes, strict=True))
 
 
 def scratch(part: Part, method: Method) -> pathlib.Path:

@@ -18,7 +18,7 @@ from experiments import networks
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
 from experiments.sixt2020 import maps
-from experiments.sixt2020.methods import COLOURS, create
+from experiments.sixt2020.methods import COLOURS
 from experiments.sixt2020.protocol import PROTOCOLS
 from tfexplain import audits
 
@@ -29,12 +29,10 @@ def compute(part: Part) -> xr.Dataset:
     model = networks.load(part)
     x, y = maps.explained_images(part, protocol)
     found = {}
-    many = maps.fitted_images(part, protocol, x)
-    for name, method in maps.table(part, model, protocol).items():
-        analyzer = create(part, method, model, many if method.fitted else x, protocol)
+    for method, analyzer in maps.analyzers(part, protocol, model, x):
         with maps.overflowing():
-            found[name] = audits.random_logit(
-                {name: analyzer}, x, y, **maps.options(part, protocol, method, x)
+            found[method.name] = audits.random_logit(
+                {method.name: analyzer}, x, y, **maps.options(part, protocol, method, x)
             )
     ssim = np.stack([dataset["ssim"].values[0, :, 0] for dataset in found.values()])
     others = np.stack([dataset["other_class"].values[:, 0] for dataset in found.values()])
@@ -58,9 +56,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
     criteria, numbers = [], {}
     for name in dataset["analyzer"].values.tolist():
         values = dataset["ssim"].sel(analyzer=name).values
-        criteria.append(
-            _criterion(name, maps.median(values, bool(dataset.attrs["count_missing"])))
-        )
+        criteria.append(_criterion(name, maps.median(values, bool(dataset.attrs["count_missing"]))))
         numbers[f"median SSIM, {name}"] = maps.median(values, True)
     missing = maps.missing_text(dataset["missing"], dataset.sizes["sample"])
     note = f"{dataset.attrs['images']} images, one random class each. {missing}"
