@@ -344,7 +344,7 @@ def _curves(ax, dataset: xr.Dataset) -> None:
     for name in dataset["analyzer"].values.tolist():
         one, colour = dataset.sel(analyzer=name), COLOURS[name]
         marker = maps.marker(table[name].letter)
-        style = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 0.9}
+        style = {"color": colour, "marker": marker, "markersize": 6, "linewidth": 0.9}
         ax.plot(places, one["median"].values, label=name, **style)
         band = one["low"].values, one["high"].values
         ax.fill_between(places, *band, color=colour, alpha=0.12, linewidth=0)
@@ -361,7 +361,17 @@ def _curves(ax, dataset: xr.Dataset) -> None:
 def _maps(dataset: xr.Dataset) -> Figure:
     """Draws the maps of the photograph: a row for each method, a column for each step."""
     found = dataset[["relevance"]].rename(shown="step").assign(input=dataset["pixels"])
-    return plotting.cascade(found.expand_dims("sample").assign_attrs(audit="cascade_maps"))
+    rows, columns = dataset.sizes["analyzer"], dataset.sizes["shown"] + 1
+    size = (1.0 + 0.9 * columns, 0.3 + 1.05 * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    cells = figure.subplots(rows, columns, squeeze=False)
+    found = found.expand_dims("sample").assign_attrs(audit="cascade_maps")
+    plotting.cascade(found, ax=cells)
+    for ax in cells.flat:
+        for image in ax.get_images():
+            image.set_interpolation("antialiased")
+    figure.suptitle(f"{dataset.attrs['network']}, {dataset.attrs['protocol']}", fontsize=8)
+    return figure
 
 
 EXPERIMENT = Experiment(
