@@ -27,6 +27,7 @@ from experiments.sixt2020.methods import COLOURS
 from experiments.sixt2020.protocol import CORRECTED, PROTOCOLS, Method, Protocol, methods
 from tfexplain import audits, plotting
 from tfexplain.analyzers import Analyzer
+from tfexplain.analyzers.patterns import PatternAttribution
 from tfexplain.patterns import fitted_calls
 
 
@@ -138,7 +139,7 @@ def _audited(method: Method, analyzer: Analyzer, protocol: Protocol) -> Analyzer
     return analyzer
 
 
-def frozen(attribution: tfexplain.PatternAttribution) -> tfexplain.PatternNet:
+def frozen(attribution: PatternAttribution) -> Analyzer:
     """Returns PatternAttribution with the weights of now, whatever they become (T4).
 
     It is PatternNet with the products of patterns and weights as its patterns.
