@@ -74,6 +74,8 @@ UNCHANGED = 0.99
 PATCHES, RESCALED = 8, 0.9
 # Frequencies above it are noise; the highest is 0.5 along each axis.
 CYCLES_PER_PIXEL = 0.25
+# What a map has in the figures, about.
+PIXELS = 80
 CMP = ("LRP CMP 1/0", "LRP CMP 2/1")
 
 
@@ -363,13 +365,12 @@ def _maps(dataset: xr.Dataset) -> Figure:
     """Draws the maps of the photograph: a row for each method, a column for each step."""
     found = dataset[["relevance"]].rename(shown="step").assign(input=dataset["pixels"])
     rows, columns = dataset.sizes["analyzer"], dataset.sizes["shown"] + 1
-    size = (1.0 + 0.9 * columns, 0.3 + 1.05 * rows)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=(1 + 0.75 * columns, 0.3 + 0.9 * rows), layout="constrained")
     cells = figure.subplots(rows, columns, squeeze=False)
     found = found.expand_dims("sample").assign_attrs(audit="cascade_maps")
     plotting.cascade(found, ax=cells)
-    for ax in cells.flat:
-        for image in ax.get_images():
+    if max(dataset["pixels"].shape) > PIXELS:
+        for image in (image for ax in cells.flat for image in ax.get_images()):
             image.set_interpolation("antialiased")
     figure.suptitle(f"{dataset.attrs['network']}, {dataset.attrs['protocol']}", fontsize=8)
     return figure
