@@ -53,7 +53,7 @@ def _check_by_hand(dataset, normalization, data_range, flips):
     """The similarities from maps, in the form of the protocol."""
     protocol = PROTOCOLS[dataset.attrs["protocol"]]
     part = Part(Settings(("tiny",), images=3), "tiny", protocol.name)
-    x, y = maps.explained_images(part, protocol)
+    x, y = table.images(part, protocol)
     model = networks.load(part)
     normalize = metrics.NORMALIZATIONS[normalization]
     for name, flip in flips.items():
@@ -122,8 +122,8 @@ def test_raw_bytes_for_the_network_of_the_paper_only(monkeypatch):
     monkeypatch.setattr(networks, "images", images)
     for model, expected in (("cifar_cnn", 51.0), ("cifar_resnet20", 0.2)):
         part = Part(Settings((model,)), model, "published")
-        assert maps.explained_images(part, PUBLISHED)[0][0, 0, 0, 0] == np.float32(expected)
-        assert maps.explained_images(part, CORRECTED)[0][0, 0, 0, 0] == np.float32(0.2)
+        assert table.images(part, PUBLISHED)[0][0, 0, 0, 0] == np.float32(expected)
+        assert table.images(part, CORRECTED)[0][0, 0, 0, 0] == np.float32(0.2)
     assert asked == [True, False] * 2
 
 
@@ -141,7 +141,7 @@ def test_the_photograph_is_prepared_as_the_images():
 def test_other_runs_have_other_scratch_files(tmp_path):
     method = methods(CORRECTED)["LRP CMP 1/0"]
     parts = [tiny_part(tmp_path), tiny_part(tmp_path, images=4), tiny_part(tmp_path, seed=1)]
-    names = [maps.scratch(part, method).name for part in parts]
+    names = [maps.scratch(part, method.name).name for part in parts]
     assert names[0] == "random_logit-tiny-published-LRP_CMP_1_0-3-0.nc"
     assert len(set(names)) == 3
 
@@ -154,14 +154,14 @@ def test_patterns_are_fitted_to_many_small_images(monkeypatch, tmp_path):
         return {}
 
     monkeypatch.setattr(table, "TINY_METHODS", ("PatternNet", "PatternAttr."))
-    monkeypatch.setattr(maps, "fitted_patterns", fitted)
-    monkeypatch.setattr(maps.Method, "create", lambda self, model, **options: options)
+    monkeypatch.setattr(table, "fitted_patterns", fitted)
+    monkeypatch.setattr(table.Method, "create", lambda self, model, **options: options)
     part, model = tiny_part(tmp_path), networks.tiny_network()
-    x, _ = maps.explained_images(part, CORRECTED)
-    assert len(list(maps.analyzers(part, CORRECTED, model, x))) == 2
+    x, _ = table.images(part, CORRECTED)
+    assert len(list(table.analyzers(part, CORRECTED, model, x))) == 2
     large = np.zeros((2, 100, 100, 3), "float32")
-    assert len(list(maps.analyzers(part, PUBLISHED, model, large))) == 2
-    assert sizes == [(maps.FITTED, "active"), (2, "all")]
+    assert len(list(table.analyzers(part, PUBLISHED, model, large))) == 2
+    assert sizes == [(table.FITTED, "active"), (2, "all")]
 
 
 # --- what is concluded ---------------------------------------------------------------------------

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import skimage.data
 import xarray as xr
@@ -17,11 +15,9 @@ from PIL import Image
 
 from experiments import networks
 from experiments.runs import Part
-from experiments.sixt2020.methods import applicable, create
-from experiments.sixt2020.patterns import fitted_patterns
+from experiments.sixt2020.methods import fed, is_large
 from experiments.sixt2020.protocol import Method, Protocol
 from models import images as preprocessing
-from tfexplain.analyzers import Analyzer
 
 # What the paper finds not to converge; the rest of its table does.
 REST = ("LRP z", "SmoothGrad", "DeepLIFT RevC", "DeepLIFT Resc", "Gradient")
@@ -30,24 +26,6 @@ SIGNED = ("DTD", "LRP 1/0")
 # "Very close to 1", and the range of the rest of the field.
 CLOSE = 0.95
 FIELD = (0.4, 0.8)
-# Number of small images that patterns are fitted to; large ones have many positions each.
-FITTED = 500
-# Images up to this size are small enough for large batches.
-_SMALL_IMAGE = 64
-
-
-def explained_images(part: Part, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images as a protocol feeds them (T1), drawn as it draws them (T14), and classes.
-
-    Args:
-        part: The part.
-        protocol: The protocol.
-
-    Returns:
-        Arrays (n, height, width, channels), float32, and (n,), int64.
-    """
-    x, y = networks.images(part, replace=not protocol.shared_draws)
-    return _ranged(part, protocol, x), y
 
 
 def photograph(part: Part, protocol: Protocol, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,49 +50,7 @@ def photograph(part: Part, protocol: Protocol, size: int) -> tuple[np.ndarray, n
     prepare = preprocessing.cifar_cnn
     if not tiny:
         prepare = getattr(preprocessing, networks.network(part.model).preprocess)
-    return pixels, _ranged(part, protocol, prepare(pixels[None]))
-
-
-def _ranged(part: Part, protocol: Protocol, x: np.ndarray) -> np.ndarray:
-    if protocol.cifar_range == "raw" and part.model == "cifar_cnn":
-        return np.round(x * 255).astype("float32")
-    return x
-
-
-def analyzers(
-    part: Part, protocol: Protocol, model: keras.Model, x: np.ndarray
-) -> Iterator[tuple[Method, Analyzer]]:
-    """Returns each method of the paper's table that runs on a network, with its analyzer.
-
-    Patterns are fitted once, to the photographs of the run or to more small images.
-
-    Args:
-        part: The part.
-        protocol: The protocol.
-        model: The network.
-        x: The images of the run.
-    """
-    patterns = None
-    for method in applicable(part.model, model, protocol).values():
-        if not method.fitted:
-            yield method, create(part, method, model, x, protocol)
-            continue
-        if patterns is None:
-            many = _fitted_images(part, protocol, x)
-            size = 4 if _large(x) else 125
-            patterns = fitted_patterns(model, many, protocol.output_mean, batch_size=size)
-        yield method, method.create(model, patterns=patterns)
-
-
-def _fitted_images(part: Part, protocol: Protocol, x: np.ndarray) -> np.ndarray:
-    if _large(x) or len(x) >= FITTED:
-        return x
-    settings = dataclasses.replace(part.settings, images=FITTED)
-    return explained_images(dataclasses.replace(part, settings=settings), protocol)[0]
-
-
-def _large(x: np.ndarray) -> bool:
-    return max(x.shape[1:3]) > _SMALL_IMAGE
+    return pixels, fed(part, protocol, prepare(pixels[None]))
 
 
 def options(part: Part, protocol: Protocol, method: Method, x: np.ndarray) -> dict[str, Any]:
@@ -135,7 +71,7 @@ def options(part: Part, protocol: Protocol, method: Method, x: np.ndarray) -> di
         "flip": protocol.flip_all or method.name in SIGNED,
         "seed": draw_seed(part, protocol, method),
         **batches(x),
-        "path": scratch(part, method),
+        "path": scratch(part, method.name),
     }
 
 
@@ -148,14 +84,14 @@ def draw_seed(part: Part, protocol: Protocol, method: Method) -> int:
 
 def batches(x: np.ndarray) -> dict[str, int]:
     """Returns how many images are computed together, and after how many work is kept."""
-    sizes = (4, 16) if _large(x) else (32, 128)
+    sizes = (4, 16) if is_large(x) else (32, 128)
     return dict(zip(("batch_size", "block_size"), sizes, strict=True))
 
 
-def scratch(part: Part, method: Method) -> pathlib.Path:
+def scratch(part: Part, method: str) -> pathlib.Path:
     """Returns the file of a method's audit; runs with other images or seeds have others."""
     settings = part.settings
-    word = re.sub(r"\W+", "_", method.name).strip("_")
+    word = re.sub(r"\W+", "_", method).strip("_")
     return part.scratch(f"{word}-{settings.images}-{settings.seed}")
 
 

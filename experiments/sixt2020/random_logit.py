@@ -18,7 +18,7 @@ from experiments import networks
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
 from experiments.sixt2020 import maps
-from experiments.sixt2020.methods import COLOURS
+from experiments.sixt2020.methods import COLOURS, analyzers, images
 from experiments.sixt2020.protocol import PROTOCOLS
 from tfexplain import audits
 
@@ -27,9 +27,9 @@ def compute(part: Part) -> xr.Dataset:
     """Compares the maps of the label and of one other class, for every method of the table."""
     protocol = PROTOCOLS[part.protocol]
     model = networks.load(part)
-    x, y = maps.explained_images(part, protocol)
+    x, y = images(part, protocol)
     found = {}
-    for method, analyzer in maps.analyzers(part, protocol, model, x):
+    for method, analyzer in analyzers(part, protocol, model, x):
         with maps.overflowing():
             found[method.name] = audits.random_logit(
                 {method.name: analyzer}, x, y, **maps.options(part, protocol, method, x)

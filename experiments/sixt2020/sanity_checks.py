@@ -23,7 +23,7 @@ from experiments import networks
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
 from experiments.sixt2020 import maps
-from experiments.sixt2020.methods import COLOURS
+from experiments.sixt2020.methods import COLOURS, analyzers, images
 from experiments.sixt2020.protocol import CORRECTED, PROTOCOLS, Method, Protocol, methods
 from tfexplain import audits, plotting
 from tfexplain.analyzers import Analyzer
@@ -83,13 +83,13 @@ def compute(part: Part) -> xr.Dataset:
     """Randomises a network step by step, for every method of the table."""
     protocol = PROTOCOLS[part.protocol]
     model = networks.load(part)
-    x, y = maps.explained_images(part, protocol)
+    x, y = images(part, protocol)
     pixels, photograph = maps.photograph(part, protocol, x.shape[1])
     shown = np.concatenate([photograph, x[:MAPS]])
     targets = np.concatenate([model(photograph).numpy().argmax(axis=1), y[:MAPS]])
     steps = {"layers": list(STEPS[part.model]), "weights": protocol.random_weights}
     scores, relevance = [], []
-    for method, analyzer in maps.analyzers(part, protocol, model, x):
+    for method, analyzer in analyzers(part, protocol, model, x):
         named = {method.name: _audited(method, analyzer, protocol)}
         options = maps.options(part, protocol, method, x)
         shared = {key: options[key] for key in ("reduction", "seed", "batch_size")}
