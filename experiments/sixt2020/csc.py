@@ -19,7 +19,7 @@ import tfexplain
 from experiments import networks
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
-from experiments.sixt2020.maps import scratch
+from experiments.sixt2020.maps import ELSEWHERE, scratch
 from experiments.sixt2020.methods import COLOURS, analyzers, create, images
 from experiments.sixt2020.protocol import (
     PROTOCOLS,
@@ -167,8 +167,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
     def reached(name: str, relation: str = ">=", bound: float = CONVERGED) -> Criterion:
         return Criterion(f"{name}: median |cos| reached", best.get(name, np.nan), relation, bound)
 
-    elsewhere = ("LRP 5/4", "LRP CMP 1/0", "LRP CMP 2/1")  # claims of their own
-    modified = [n for n in chains if n not in (*EXEMPT, *elsewhere) and "clipped" not in n]
+    modified = [n for n in chains if n not in (*EXEMPT, *ELSEWHERE) and "clipped" not in n]
     found = [
         say(
             "S8",

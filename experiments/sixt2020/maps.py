@@ -21,6 +21,8 @@ from models import images as preprocessing
 
 # What the paper finds not to converge; the rest of its table does.
 REST = ("LRP z", "SmoothGrad", "DeepLIFT RevC", "DeepLIFT Resc", "Gradient")
+# On which the paper makes claims of their own (S9, S21); their numbers stand without a criterion.
+ELSEWHERE = ("LRP 5/4", "LRP CMP 1/0", "LRP CMP 2/1")
 # Whose maps change their sign with that of the logit, so that the better of both counts.
 SIGNED = ("DTD", "LRP 1/0")
 # "Very close to 1", and the range of the rest of the field.

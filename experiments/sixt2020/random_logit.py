@@ -56,7 +56,9 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
     criteria, numbers = [], {}
     for name in dataset["analyzer"].values.tolist():
         values = dataset["ssim"].sel(analyzer=name).values
-        criteria.append(_criterion(name, maps.median(values, bool(dataset.attrs["count_missing"]))))
+        if name not in maps.ELSEWHERE:
+            counted = bool(dataset.attrs["count_missing"])
+            criteria.append(_criterion(name, maps.median(values, counted)))
         numbers[f"median SSIM, {name}"] = maps.median(values, True)
     missing = maps.missing_text(dataset["missing"], dataset.sizes["sample"])
     note = f"{dataset.attrs['images']} images, one random class each. {missing}"

@@ -265,6 +265,7 @@ def _groups(say, names, steps, ssim) -> Finding:
     criteria = [
         Criterion(f"{name}: median SSIM at {middle}", ssim(name, middle), *bound)
         for name in names
+        if name not in maps.ELSEWHERE
         for bound in [("<=", maps.FIELD[1]) if name in maps.REST else (">=", maps.CLOSE)]
     ]
     numbers = {f"median SSIM at {step}, {n}": ssim(n, step) for n in names for step in steps}
