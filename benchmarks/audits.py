@@ -7,8 +7,9 @@ VGG-16 with random weights, images of 224 x 224. `csc` is `cosine_convergence` o
 the logits with all layers read; its cost per image is the difference of two calls, with 2 and with
 2 + `--images` images, so that building and tracing, which happen once a call, are apart. `cascade`
 is `parameter_randomization` over the nine steps of Sixt et al.; one step is the difference of two
-calls, with all nine steps and with the last alone. Forward passes are timed right after each call,
-so that a busy machine slows both.
+calls, with all nine steps and with the first alone; it has the draws of random weights in it, which
+happen once for a block of images. Forward passes are timed right after each call, so that a busy
+machine slows both.
 """
 
 import argparse
@@ -80,11 +81,11 @@ def measure(audit: str, name: str, arguments) -> dict:
     else:
 
         def run(layers: tuple[str, ...]):
-            target = np.zeros(2, int)
-            return audits.parameter_randomization(analyzer, x[:2], target, layers=layers)
+            target = np.zeros(images, int)
+            return audits.parameter_randomization(analyzer, x, target, layers=layers)
 
-        short, long = (lambda: run(CASCADE[-1:])), (lambda: run(CASCADE))
-        parts = 2 * (len(CASCADE) - 1)
+        short, long = (lambda: run(CASCADE[:1])), (lambda: run(CASCADE))
+        parts = images * (len(CASCADE) - 1)
     first = timed(short)
     apart, one_pass = difference(long, short)
     row = {"audit": audit, "analyzer": name, "vectors": arguments.vectors, "first_s": first}
@@ -95,7 +96,7 @@ def measure(audit: str, name: str, arguments) -> dict:
 
 def table(rows: list[dict]) -> str:
     """Returns the rows as a Markdown table."""
-    head = ["audit", "analyzer", "call with 2 images, s", "per image (and step), forward passes"]
+    head = ["audit", "analyzer", "first call, s", "per image (and step), forward passes"]
     head += ["per image, s", "peak memory, GiB"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
