@@ -9,6 +9,7 @@ from keras import layers
 from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED
 from experiments.runs import Part, Settings
 from experiments.sixt2020 import csc
+from experiments.sixt2020 import methods as shared
 from experiments.sixt2020.protocol import CORRECTED, PUBLISHED, methods
 from models import cifar_cnn, cifar_resnet20
 from tests.networks import randomize
@@ -171,7 +172,7 @@ def test_settings_reach_the_audit(tmp_path):
     part = Part(settings, "tiny", "published", "csc")
     csc_methods = {"LRP 1/0": methods(PUBLISHED)["LRP 1/0"]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csc, "applicable", lambda *_: csc_methods)
+        patch.setattr(shared, "applicable", lambda *_: csc_methods)
         found = csc.compute(part)
     assert found["analyzer"].values.tolist() == ["LRP 1/0"]
     median = found["quantile"].values

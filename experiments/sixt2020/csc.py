@@ -19,7 +19,8 @@ import tfexplain
 from experiments import networks
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
-from experiments.sixt2020.methods import COLOURS, applicable, create, images
+from experiments.sixt2020.maps import ELSEWHERE, scratch
+from experiments.sixt2020.methods import COLOURS, analyzers, create, images
 from experiments.sixt2020.protocol import (
     PROTOCOLS,
     PUBLISHED,
@@ -57,10 +58,10 @@ def compute(part: Part) -> xr.Dataset:
     x, _ = images(part, protocol)
     layers = read_points(model, protocol)
     found, left_out = {}, []
-    for name, method in (applicable(part.model, model, protocol) | _clips(model, protocol)).items():
-        if not method.chain:
-            continue
-        analyzer = create(part, method, model, x, protocol)
+    named = [(m.name, a) for m, a in analyzers(part, protocol, model, x) if m.chain]
+    clips = _clips(model, protocol)
+    named += [(name, create(part, m, model, x, protocol)) for name, m in clips.items()]
+    for name, analyzer in named:
         try:
             found[name] = cosine_convergence(
                 {name: analyzer},
@@ -68,7 +69,7 @@ def compute(part: Part) -> xr.Dataset:
                 start=list(STARTS.get(part.model, (None,))),
                 layers=None if len(STARTS.get(part.model, (None,))) > 1 else layers,
                 seed=part.settings.seed,
-                path=part.scratch(name.replace(" ", "_").replace("/", "_")),
+                path=scratch(part, name),
             )
         except ValueError as error:
             if "overflows" not in str(error):
@@ -166,8 +167,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
     def reached(name: str, relation: str = ">=", bound: float = CONVERGED) -> Criterion:
         return Criterion(f"{name}: median |cos| reached", best.get(name, np.nan), relation, bound)
 
-    elsewhere = ("LRP 5/4", "LRP CMP 1/0", "LRP CMP 2/1")  # claims of their own
-    modified = [n for n in chains if n not in (*EXEMPT, *elsewhere) and "clipped" not in n]
+    modified = [n for n in chains if n not in (*EXEMPT, *ELSEWHERE) and "clipped" not in n]
     found = [
         say(
             "S8",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -16,6 +18,10 @@ from tfexplain.analyzers import Analyzer
 # The five groups of the paper's figures and the gradient: "colorblind" of seaborn, and black.
 GROUPS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#000000")
 
+# Number of small images that patterns are fitted to; large ones have many positions each.
+FITTED = 500
+# Images up to this side in pixels are small enough for large batches.
+SMALL_IMAGE = 64
 # Of smoke runs: one of each kind.
 TINY_METHODS = (
     "GuidedBP",
@@ -60,14 +66,9 @@ def applicable(name: str, model: keras.Model, protocol: Protocol) -> dict[str, M
 
 
 def create(
-    part: Part,
-    method: Method,
-    model: keras.Model,
-    x: np.ndarray,
-    protocol: Protocol,
-    **options: Any,
+    part: Part, method: Method, model: keras.Model, x: np.ndarray, protocol: Protocol, **more: Any
 ) -> Analyzer:
-    """Returns an analyzer with its bounds, and with patterns that are fitted to the images.
+    """Returns an analyzer with the range of its input (T11).
 
     Args:
         part: The part.
@@ -75,19 +76,52 @@ def create(
         model: The network.
         x: Preprocessed images (n, *input_shape); the first is the paper's example image.
         protocol: The protocol.
-        **options: Further options of the analyzer.
+        **more: See `Method.create`.
     """
     bounds = None
     if method.bounded:
-        # T11: published is the range of the example image.
         example = protocol.bounds == "example"
         bounds = (x[0].min(), x[0].max()) if example else networks.input_range(part.model)
-    patterns = fitted_patterns(model, x, protocol.output_mean) if method.fitted else None
-    return method.create(model, bounds=bounds, patterns=patterns, **options)
+    return method.create(model, bounds=bounds, **more)
+
+
+def analyzers(
+    part: Part, protocol: Protocol, model: keras.Model, x: np.ndarray
+) -> Iterator[tuple[Method, Analyzer]]:
+    """Returns each method of the paper's table that runs on a network, with its analyzer.
+
+    Patterns are fitted once, to the photographs of the run or to more small images.
+
+    Args:
+        part: The part.
+        protocol: The protocol.
+        model: The network.
+        x: The images of the run.
+    """
+    patterns = None
+    for method in applicable(part.model, model, protocol).values():
+        if method.fitted and patterns is None:
+            many = _fitted_images(part, protocol, x)
+            size = 4 if is_large(x) else 125
+            patterns = fitted_patterns(model, many, protocol.output_mean, batch_size=size)
+        more = {"patterns": patterns} if method.fitted else {}
+        yield method, create(part, method, model, x, protocol, **more)
+
+
+def _fitted_images(part: Part, protocol: Protocol, x: np.ndarray) -> np.ndarray:
+    if is_large(x) or len(x) >= FITTED:
+        return x
+    settings = dataclasses.replace(part.settings, images=FITTED)
+    return images(dataclasses.replace(part, settings=settings), protocol)[0]
+
+
+def is_large(x: np.ndarray) -> bool:
+    """Tells whether images are too large for large batches."""
+    return max(x.shape[1:3]) > SMALL_IMAGE
 
 
 def images(part: Part, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images and classes as a protocol draws (T14) and feeds them (T1).
+    """Returns images as a protocol feeds them (T1), drawn as it draws them (T14), and classes.
 
     Args:
         part: The part.
@@ -97,6 +131,11 @@ def images(part: Part, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
         Arrays (n, height, width, channels), float32, and (n,), int64.
     """
     x, y = networks.images(part, replace=not protocol.shared_draws)
-    if part.model == "cifar_cnn" and protocol.cifar_range == "raw":
-        x = x * np.float32(255)
-    return x, y
+    return fed(part, protocol, x), y
+
+
+def fed(part: Part, protocol: Protocol, x: np.ndarray) -> np.ndarray:
+    """Returns preprocessed images in the range in which a protocol feeds them (T1)."""
+    if protocol.cifar_range == "raw" and part.model == "cifar_cnn":
+        return np.round(x * 255).astype("float32")
+    return x

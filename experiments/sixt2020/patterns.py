@@ -10,16 +10,19 @@ import numpy as np
 import tfexplain
 
 
-def fitted_patterns(model: keras.Model, x: np.ndarray, output_mean: str) -> dict[str, np.ndarray]:
+def fitted_patterns(
+    model: keras.Model, x: np.ndarray, output_mean: str, batch_size: int = 32
+) -> dict[str, np.ndarray]:
     """Returns the patterns of all layers, shaped as their kernels, by the names of the layers.
 
     Args:
         model: A network.
         x: Images, (n, *input_shape).
         output_mean: "all" (as published) or "active", see `tfexplain.PatternNet`.
+        batch_size: Images that are computed together.
     """
     analyzer = tfexplain.create_analyzer("pattern.net", model, output_mean=output_mean)
-    return analyzer.fit(x).patterns
+    return analyzer.fit(x, batch_size=batch_size).patterns
 
 
 def taps(
