@@ -30,6 +30,7 @@ from experiments import networks
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
 from experiments.sixt2020.class_maps import distance, draw_two_classes, magnitudes
+from experiments.sixt2020.maps import SIGNED, overflowing
 from experiments.sixt2020.methods import COLOURS, applicable, create
 from experiments.sixt2020.protocol import PROTOCOLS, Method, Protocol
 from models import images as preprocessing
@@ -102,7 +103,8 @@ def compute(part: Part) -> xr.Dataset:
         except UnsupportedLayerError:
             left_out.append(f"{name} (it has no rule for a layer)")
             continue
-        found[name] = _compared(relevance, method, protocol)
+        with overflowing():
+            found[name] = _compared(relevance, method, protocol)
         if name in SHOWN:
             kept[name] = relevance[: len(SCENES)]
     dataset = xr.concat(
@@ -224,7 +226,7 @@ def _compared(relevance: np.ndarray, method: Method | None, protocol: Protocol) 
     normalization = "minmax" if name == "RectGrad" else "percentile"
     if protocol.inverted_maps:
         normalization = f"inverted_{normalization}"
-    flip = protocol.flip_all or name in ("DTD", LRP, *ADDED)
+    flip = protocol.flip_all or method is None or name in SIGNED
 
     def similarity(first: np.ndarray, second: np.ndarray) -> float:
         first, second = (reduction(part.astype("float64")) for part in (first, second))
@@ -621,8 +623,9 @@ def _numbers(datasets: Sequence[xr.Dataset]) -> Figure:
         _draw_chains(axes[1], dataset)
         for ax in axes:
             ax.set_title(_where(dataset), fontsize=8)
-    for ax in figure.axes[:2]:
-        ax.legend(fontsize=6, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.08))
+    for ax, columns in zip(figure.axes, (3, 2), strict=False):
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.1)}
+        ax.legend(fontsize=5.5, ncols=columns, **place)
     return figure
 
 
