@@ -160,6 +160,10 @@ def test_classes_and_predictions(tiny):
         assert len(set(targets)) == len(TARGETS)
         np.testing.assert_allclose(found["logit"], row[targets], rtol=1e-4, atol=1e-4)
         order = list(np.argsort(-row))
+        for target, left in zip(targets, found["others_left"].values, strict=True):
+            others = np.delete(row, target)
+            expected = abs(others.sum()) / np.abs(others).sum()
+            assert left == pytest.approx(expected, rel=1e-3)
         assert list(found["rank"].values) == [1 + order.index(target) for target in targets]
 
 
@@ -195,8 +199,34 @@ def test_contrastive_methods_follow_the_protocol(protocol):
     assert {name for name, rule in rules(last).items() if rule != rules(plain)[name]} == {"fc4"}
 
 
-def test_the_biases_of_both_protocols():
+def test_the_switches_of_both_protocols():
     assert (PUBLISHED.bias, CORRECTED.bias) == ("full", "split")
+    logits = (PUBLISHED.contrastive_logits, CORRECTED.contrastive_logits)
+    assert logits == ("signed", "magnitude")
+
+
+def test_other_classes_start_with_magnitudes():
+    """Against the maps of all classes one by one, turned to the sign of relevance 1."""
+    model = networks.tiny_network(0)
+    _, x = two_classes._images(part())
+    targets = two_classes._targets(part(), 5)
+    lrp = methods(CORRECTED)[LRP]
+    analyzer = lrp.create(model)
+    signs = np.sign(analyzer.outputs(x))
+    assert (signs < 0).any() and (signs > 0).any()
+    each = analyzer.analyze(x, target="all") * signs[..., None, None, None]
+    found = two_classes._explain_added(CONTRASTIVE_LRP, model, lrp, x, targets, CORRECTED)
+    for row, maps, contrasts in zip(targets, each, found, strict=True):
+        for target, contrast in zip(row, contrasts, strict=True):
+            others = np.delete(maps, target, axis=0).sum(axis=0)
+            expected = maps[target] / maps[target].sum() - others / others.sum()
+            np.testing.assert_allclose(contrast, expected, atol=1e-6)
+            # Two maps without negative values differ by 2 at most.
+            assert np.abs(contrast).sum() <= 2 + 1e-5
+    signed = two_classes._explain_added(CONTRASTIVE_LRP, model, lrp, x, targets, PUBLISHED)
+    direct = two_classes._added(CONTRASTIVE_LRP, model, lrp, PUBLISHED).analyze(x, targets[:, 0])
+    np.testing.assert_allclose(signed[:, 0], direct, atol=1e-6)
+    assert np.abs(signed - found).max() > 0.01
 
 
 def test_layers_without_a_rule_are_left_out(monkeypatch):
@@ -302,6 +332,7 @@ def measured(**values):
             "ssim": (("analyzer", "image", "pair"), np.full(distance.shape, 0.5)),
             "magnitude": (("analyzer", *per_image), np.full(distance.shape, 0.08)),
             "rank": (per_image, np.tile([1, 2, 400], (6, 1))),
+            "others_left": (per_image, np.full((6, 3), 0.3)),
             "contrast_figure": (per_scene, np.tile(found["figure"], (2, 1))),
             "contrast_sums": (per_scene, np.tile([0.8, -0.6, 0.1], (2, 1))),
             "contrast_size": (per_scene, np.full((2, 3), 0.2)),

@@ -4,6 +4,7 @@
 magnitudes, and the difference is one of magnitudes that are normalised channel by channel.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -168,7 +169,7 @@ def draw_two_classes(
             labelpad=1.5,
         )
         row[offset].set_ylabel(
-            name.replace(" ", "\n"),
+            textwrap.fill(name, 12),
             fontsize=_SMALL,
             rotation=0,
             horizontalalignment="right",

@@ -62,6 +62,9 @@ class Protocol:
             code) or "columns" (median over pairs of columns; text).
         deep_lift_max_pool: how DeepLIFT treats max pooling: "gradient" (the deeplift package) or
             "difference" (contributions add up).
+        contrastive_logits: what the other classes of contrastive LRP start with: their "signed"
+            logits (Eq. 15 as the paper writes it), which can cancel so that a map is divided by
+            about 0, or their "magnitude" (the code of contrastive LRP's authors).
         flip_all: D14: the better of a map and its negative counts for all methods, or only for
             Deep Taylor and LRP alpha 1 beta 0.
     """
@@ -87,6 +90,7 @@ class Protocol:
     gradient_reduction: str
     chain_cosines: str
     deep_lift_max_pool: str
+    contrastive_logits: str
     flip_all: bool
 
 
@@ -112,6 +116,7 @@ PUBLISHED = Protocol(
     gradient_reduction="abs_max",
     chain_cosines="rows",
     deep_lift_max_pool="gradient",
+    contrastive_logits="signed",
     flip_all=True,
 )
 CORRECTED = Protocol(
@@ -136,6 +141,7 @@ CORRECTED = Protocol(
     gradient_reduction="abs_sum",
     chain_cosines="columns",
     deep_lift_max_pool="difference",
+    contrastive_logits="magnitude",
     flip_all=False,
 )
 PROTOCOLS = {protocol.name: protocol for protocol in (PUBLISHED, CORRECTED)}

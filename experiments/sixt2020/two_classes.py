@@ -30,6 +30,7 @@ from experiments import networks
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
 from experiments.sixt2020.class_maps import distance, draw_two_classes, magnitudes
+from experiments.sixt2020.maps import SIGNED, overflowing
 from experiments.sixt2020.methods import COLOURS, applicable, create
 from experiments.sixt2020.protocol import PROTOCOLS, Method, Protocol
 from models import images as preprocessing
@@ -91,18 +92,19 @@ def compute(part: Part) -> xr.Dataset:
         if method is not None and method.fitted:
             left_out.append(f"{name} (patterns need a training set)")
             continue
+        explained = slice(0, None if name == LRP else len(SCENES))
+        given = x[explained], targets[explained]
         try:
-            analyzer = (
-                _added(name, model, methods[LRP], protocol)
+            relevance = (
+                _explain_added(name, model, methods[LRP], *given, protocol)
                 if method is None
-                else create(part, method, model, x, protocol)
+                else _explain(create(part, method, model, x, protocol), *given)
             )
         except UnsupportedLayerError:
             left_out.append(f"{name} (it has no rule for a layer)")
             continue
-        explained = slice(0, None if name == LRP else len(SCENES))
-        relevance = _explain(analyzer, x[explained], targets[explained])
-        found[name] = _compared(relevance, method, protocol)
+        with overflowing():
+            found[name] = _compared(relevance, method, protocol)
         if name in SHOWN:
             kept[name] = relevance[: len(SCENES)]
     dataset = xr.concat(
@@ -165,13 +167,46 @@ def _targets(part: Part, outputs: int) -> np.ndarray:
     return np.array(found)
 
 
+def _explain_added(
+    name: str,
+    model: keras.Model,
+    lrp: Method,
+    x: np.ndarray,
+    targets: np.ndarray,
+    protocol: Protocol,
+) -> np.ndarray:
+    """Returns relevance of a method of section 5 that the paper's table does not have."""
+    if name == CONTRASTIVE_LRP and protocol.contrastive_logits == "magnitude":
+        return _contrast_magnitudes(lrp.create(model), x, targets)
+    return _explain(_added(name, model, lrp, protocol), x, targets)
+
+
 def _added(name: str, model: keras.Model, lrp: Method, protocol: Protocol) -> Analyzer:
-    """Returns one of the methods of section 5 that the paper's table does not have."""
+    """Returns the analyzer of a method of section 5, with Eq. 15 as it is written."""
     if name == CONTRASTIVE_LRP:
         rule = {"name": lrp.analyzer, **lrp.options}
         return tfexplain.create_analyzer("lrp.contrastive", model, rule=rule, rectify=False)
     analyzer = {EXCITATION: "excitation_bp", CONTRASTIVE: "excitation_bp.contrastive"}[name]
     return tfexplain.create_analyzer(analyzer, model, batch_norm=protocol.batch_norm)
+
+
+def _contrast_magnitudes(lrp: Analyzer, x: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns contrastive LRP without its maximum, started from magnitudes of logits.
+
+    Then nothing cancels in the map of the other classes, by whose sum it is divided.
+
+    Args:
+        lrp: The analyzer that is contrasted.
+        x: Images (n, *input_shape).
+        targets: Classes (n, num_vectors).
+    """
+    magnitude = np.abs(lrp.outputs(x))
+    chosen = np.eye(magnitude.shape[1], dtype=magnitude.dtype)[targets]
+    starts = np.concatenate([chosen, 1 - chosen], axis=1) * magnitude[:, None]
+    relevance = lrp.propagate(x, starts)["input"]
+    shares = np.array([[_by_sum(part) for part in sample] for sample in relevance])
+    own, others = np.split(shares, 2, axis=1)
+    return own - others
 
 
 def _explain(analyzer: Analyzer, x: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -191,7 +226,7 @@ def _compared(relevance: np.ndarray, method: Method | None, protocol: Protocol) 
     normalization = "minmax" if name == "RectGrad" else "percentile"
     if protocol.inverted_maps:
         normalization = f"inverted_{normalization}"
-    flip = protocol.flip_all or name in ("DTD", LRP, *ADDED)
+    flip = protocol.flip_all or method is None or name in SIGNED
 
     def similarity(first: np.ndarray, second: np.ndarray) -> float:
         first, second = (reduction(part.astype("float64")) for part in (first, second))
@@ -222,14 +257,24 @@ def _images_of(values: np.ndarray) -> dict[str, list[str]]:
 
 
 def _predicted(model: keras.Model, x: np.ndarray, targets: np.ndarray) -> xr.Dataset:
-    """Returns logits and ranks (1: the largest) of the explained classes."""
+    """Returns logits and ranks (1: the largest) of the explained classes.
+
+    `others_left` is |sum| / sum of magnitudes of all other logits: near 0, they cancel.
+    """
     logits = tfexplain.create_analyzer("gradient", model).outputs(x)
     logits = logits.reshape(len(logits), -1)
     chosen = np.take_along_axis(logits, targets, axis=1)
     rank = 1 + (logits[:, None] > chosen[..., None]).sum(axis=-1)
+    signed = logits.sum(axis=1, keepdims=True) - chosen
+    magnitude = np.abs(logits).sum(axis=1, keepdims=True) - np.abs(chosen)
     axes = ("image", "target")
     return xr.Dataset(
-        {"class": (axes, targets), "logit": (axes, chosen), "rank": (axes, rank)},
+        {
+            "class": (axes, targets),
+            "logit": (axes, chosen),
+            "rank": (axes, rank),
+            "others_left": (axes, np.abs(signed) / magnitude),
+        },
         {**_images_of(x), "target": list(TARGETS)},
     )
 
@@ -240,7 +285,7 @@ def _contrast(lrp: np.ndarray, contrastive: np.ndarray) -> xr.Dataset:
     `contrast_figure`: cosine with the difference of fig. 1e, negative for the second class.
     `contrast_sums`: cosine with the difference of the two maps divided by their sums.
     `contrast_size`: sum of |contrastive LRP|, 0 where the two maps that are subtracted agree, and 2
-    where they (not negative) have nothing in common.
+    where they, not negative, have nothing in common; more if one of them has both signs.
     """
 
     def total(relevance: np.ndarray) -> np.ndarray:
@@ -484,6 +529,9 @@ def _contrastive(dataset: xr.Dataset) -> Finding:
                 (sums[0] - sums[1]) / 2
             ),
             "sum of |contrastive LRP|, of 2, mean of both classes": size[:2].mean(),
+            "|sum| over sum of |logits| of all other classes": float(
+                dataset["others_left"].sel(image=image)[:2].mean()
+            ),
             "median |cosine| at the input of random vectors from the last layer's input": (
                 float(here["random_cosine"])
             ),
@@ -504,9 +552,10 @@ def _contrastive(dataset: xr.Dataset) -> Finding:
         criteria,
         numbers=numbers,
         note=(
-            "Alike means more than half of the energy shared. Through the last layer only: from "
-            "its input on the chain is that of plain excitation backpropagation, and along it two "
-            "classes become no less alike, up to their sign."
+            "Alike means more than half of the energy shared. Contrastive LRP subtracts the map of "
+            "all other classes over its sum, which with signed logits can be about 0. Through the "
+            "last layer only: from its input on the chain is that of plain excitation "
+            "backpropagation, and along it two classes become no less alike, up to their sign."
         ),
         reason="a map is zero everywhere or not finite",
     )
@@ -552,7 +601,7 @@ def _methods(dataset: xr.Dataset) -> Figure:
     relevance = {
         str(name): here["relevance"].sel(shown=name).values[:2] for name in here["shown"].values
     }
-    figure = Figure(figsize=(3.4, 0.35 + 0.98 * len(relevance)), layout="constrained")
+    figure = Figure(figsize=(3.1, 0.35 + 0.84 * len(relevance)), layout="constrained")
     axes = figure.subplots(len(relevance), 3, squeeze=False)
     draw_two_classes(relevance, titles=NAMES[str(here["scene"].values)], ax=axes)
     figure.suptitle(_where(dataset), fontsize=7)
@@ -566,7 +615,7 @@ CHAIN_COLOURS = {EXCITATION: "#029e73", CONTRASTIVE: "#d55e00", "Gradient": "#00
 
 def _numbers(datasets: Sequence[xr.Dataset]) -> Figure:
     """Differences of all methods, and likeness of two classes along the chains."""
-    figure = Figure(figsize=(10, 3.0 * len(datasets)), layout="constrained")
+    figure = Figure(figsize=(8.6, 0.3 + 2.1 * len(datasets)), layout="constrained")
     for axes, dataset in zip(
         figure.subplots(len(datasets), 2, squeeze=False), datasets, strict=True
     ):
@@ -574,8 +623,9 @@ def _numbers(datasets: Sequence[xr.Dataset]) -> Figure:
         _draw_chains(axes[1], dataset)
         for ax in axes:
             ax.set_title(_where(dataset), fontsize=8)
-    for ax in figure.axes[:2]:
-        ax.legend(fontsize=6, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.08))
+    for ax, columns in zip(figure.axes, (3, 2), strict=False):
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.1)}
+        ax.legend(fontsize=5.5, ncols=columns, **place)
     return figure
 
 
