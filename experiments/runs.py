@@ -31,6 +31,12 @@ from tfexplain import results
 from tfexplain.files import write_atomically
 
 OUTPUT = pathlib.Path("experiments") / "output"
+# Checksum of a weight file -> what every result with these weights has to say.
+REMARKS = {
+    "c6f151f730613dbc247944779577d6b8965eff6f29eb8056faf88e5e5a56d8b1": (
+        "trained on the JPEG form of CIFAR-10"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Part:
         protocol: Name of the protocol.
         experiment: Name of the experiment.
         files: Name -> checksum of the files that were read; `uses` fills it.
+        remarks: What every result on the network has to say; `uses` fills it.
     """
 
     settings: Settings
@@ -77,6 +84,7 @@ class Part:
     protocol: str
     experiment: str = ""
     files: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def path(self) -> pathlib.Path:
@@ -99,9 +107,10 @@ class Part:
 
     @property
     def network(self) -> str:
-        """What findings call the network: its name, and whether its weights are random."""
+        """What findings call the network: its name, and what is to know about its weights."""
         random = self.settings.weights.get(self.model) == "random"
-        return f"{self.model} (random weights)" if random else self.model
+        remarks = [*(["random weights"] if random else []), *self.remarks]
+        return f"{self.model} ({', '.join(remarks)})" if remarks else self.model
 
     def uses(self, path: str | pathlib.Path) -> pathlib.Path:
         """Notes the name and checksum of a file that is read, and returns its path.
@@ -117,6 +126,9 @@ class Part:
             while block := file.read(2**20):
                 checksum.update(block)
         self.files[path.name] = checksum.hexdigest()
+        remark = REMARKS.get(self.files[path.name])
+        if remark and remark not in self.remarks:
+            self.remarks.append(remark)
         return path
 
 

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+from experiments import runs
 from experiments.ledger import Claim, Criterion, Finding
 from experiments.runs import Experiment, Paper, Part, Settings, finding
 
@@ -137,6 +138,19 @@ def test_random_weights_are_said():
     settings = Settings(("net",), weights={"net": "random"})
     assert Part(settings, "net", "published").network == "net (random weights)"
     assert Part(settings, "other", "published").network == "other"
+
+
+def test_results_say_what_is_known_of_weights(tmp_path, monkeypatch):
+    path = tmp_path / "weights.npz"
+    path.write_bytes(b"numbers")
+    checksum = hashlib.sha256(b"numbers").hexdigest()
+    part = Part(Settings(("net",)), "net", "published")
+    assert part.uses(path) == path and part.network == "net"
+    monkeypatch.setitem(runs.REMARKS, checksum, "trained on little")
+    part.uses(path)
+    part.uses(path)
+    assert part.network == "net (trained on little)"
+    assert part.files == {"weights.npz": checksum}
 
 
 def test_tiny(tmp_path, calls):
