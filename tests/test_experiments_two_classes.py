@@ -56,7 +56,7 @@ def tiny(out):
 
 
 def test_files_of_a_run(out):
-    names = ["methods_tiny", "numbers", *SCENES]
+    names = ["methods_tiny", "distances", "chains", *SCENES]
     assert {path.name for path in out.glob("*.png")} == {f"two_classes_{n}.png" for n in names}
     configs = json.loads((out / "two_classes.json").read_text(encoding="utf-8"))
     assert [Finding.from_config(config).claim for config in configs] == ["S1", "S22"]

@@ -570,7 +570,9 @@ def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
     # Protocols hardly differ in these; the last of a network is the corrected one.
     for dataset in {dataset.attrs["model"]: dataset for dataset in datasets}.values():
         figures[f"two_classes_methods_{dataset.attrs['model']}"] = _methods(dataset)
-    return {**figures, "two_classes_numbers": _numbers(datasets)}
+    figures["two_classes_distances"] = _panels(datasets, _draw_distances, 3)
+    figures["two_classes_chains"] = _panels(datasets, _draw_chains, 2)
+    return figures
 
 
 def _where(dataset: xr.Dataset) -> str:
@@ -613,19 +615,20 @@ MARKERS = dict(zip(PAIRS, ("o", "x", "+"), strict=True))
 CHAIN_COLOURS = {EXCITATION: "#029e73", CONTRASTIVE: "#d55e00", "Gradient": "#000000"}
 
 
-def _numbers(datasets: Sequence[xr.Dataset]) -> Figure:
-    """Differences of all methods, and likeness of two classes along the chains."""
-    figure = Figure(figsize=(8.6, 0.3 + 2.1 * len(datasets)), layout="constrained")
-    for axes, dataset in zip(
-        figure.subplots(len(datasets), 2, squeeze=False), datasets, strict=True
-    ):
-        _draw_distances(axes[0], dataset)
-        _draw_chains(axes[1], dataset)
-        for ax in axes:
-            ax.set_title(_where(dataset), fontsize=8)
-    for ax, columns in zip(figure.axes, (3, 2), strict=False):
-        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.1)}
-        ax.legend(fontsize=5.5, ncols=columns, **place)
+def _panels(
+    datasets: Sequence[xr.Dataset], draw_one: Callable[[Axes, xr.Dataset], None], columns: int
+) -> Figure:
+    """Draws a panel for each network and protocol; the first has the legend of all."""
+    rows = -(-len(datasets) // 2)
+    figure = Figure(figsize=(8.6, 0.4 + 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False).ravel()
+    for ax in axes[len(datasets) :]:
+        ax.set_axis_off()
+    for ax, dataset in zip(axes, datasets, strict=False):
+        draw_one(ax, dataset)
+        ax.set_title(_where(dataset), fontsize=8)
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.12)}
+    axes[0].legend(fontsize=5.5, ncols=columns, **place)
     return figure
 
 
@@ -658,7 +661,11 @@ def _draw_chains(ax: Axes, dataset: xr.Dataset) -> None:
         for chain, colour in CHAIN_COLOURS.items():
             line = dataset["layer_cosine"].sel(chain=chain, scene=scene, pair="classes")
             ax.plot(np.abs(line), style, color=colour, linewidth=1, label=f"{chain}, {scene}")
-    ax.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=5)
+    # The last of these is the input.
+    step = -(-len(layers) // 14)
+    places = np.arange(len(layers))[::-1][::step][::-1]
+    names = [layers[place] for place in places]
+    ax.set_xticks(places, names, rotation=60, ha="right", fontsize=5)
     ax.tick_params(axis="y", labelsize=6)
     ax.set_ylim(-0.03, 1.03)
     ax.set_ylabel("|cos| of both classes", fontsize=7)
