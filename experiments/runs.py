@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import io
 import json
 import pathlib
 import pkgutil
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from PIL import Image
 
 from experiments.ledger import NOT_TESTED, PROTOCOLS, Claim, Criterion, Finding, Ledger
 from tfexplain import results
@@ -390,9 +392,12 @@ def _named_paths(
 
 
 def save_figure(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure as PNG without the date and the version, so that reruns are identical."""
-    options = {"dpi": 110, "metadata": {"Software": None}}
-    write_atomically(path, lambda name: figure.savefig(name, **options))
+    """Writes a figure as PNG of 256 colours, without date and version: reruns are identical."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110, metadata={"Software": None})
+    with Image.open(drawn) as image:
+        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    write_atomically(path, lambda name: small.save(name, format="PNG", optimize=True))
 
 
 def save_json(value: object, path: pathlib.Path) -> None:
