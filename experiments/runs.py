@@ -19,6 +19,7 @@ import io
 import json
 import pathlib
 import pkgutil
+import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,19 @@ class Part:
         folder = self.settings.out / "scratch"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{self.path.stem}-{name}.nc"
+
+    def clear(self) -> None:
+        """Removes what `scratch` kept of this part."""
+        for path in (self.settings.out / "scratch").glob(f"{self.path.stem}-*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def read_again(self, files: Mapping[str, str]) -> bool:
+        """Tells whether the named files still have the checksums with which they were read."""
+        given = [*self.settings.data.values(), *map(pathlib.Path, self.settings.weights.values())]
+        for path in given:
+            if path.name in files:
+                self.uses(path)
+        return all(self.files.get(name) == checksum for name, checksum in files.items())
 
     def generator(self, *keys: str | int) -> np.random.Generator:
         """Returns random numbers that depend on the seed and the keys alone.
@@ -245,10 +259,14 @@ class Experiment:
 
     def _part(self, part: Part) -> xr.Dataset:
         command = self.command(part)
+        versions = json.dumps(results.versions(), sort_keys=True)
         if part.settings.resume and part.path.is_file():
             saved = xr.load_dataset(part.path, engine="h5netcdf")
-            if saved.attrs["command"] == command:
+            same = (saved.attrs["command"], saved.attrs["versions"]) == (command, versions)
+            if same and part.read_again(json.loads(saved.attrs["files"])):
                 return saved
+        if not part.settings.resume:
+            part.clear()
         dataset = self.compute(part)
         dataset.attrs |= {
             "paper": self.paper,
@@ -260,9 +278,10 @@ class Experiment:
             "tiny": int(part.settings.tiny),
             "command": command,
             "files": json.dumps(part.files, sort_keys=True),
-            "versions": json.dumps(results.versions(), sort_keys=True),
+            "versions": versions,
         }
         write_atomically(part.path, lambda name: dataset.to_netcdf(name, engine="h5netcdf"))
+        part.clear()
         return dataset
 
     def main(self, argv: Sequence[str] | None = None) -> int:

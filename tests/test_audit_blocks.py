@@ -251,7 +251,7 @@ def test_settings_have_checksums_only_where_they_are_needed(model):
     analyzers, x = {"gradient": create("gradient", model)}, np.ones((1, 8, 8, 3))
     short = common.settings("any", analyzers, x, with_data=False, seed=1)
     full = common.settings("any", analyzers, x, with_data=True, seed=1)
-    assert set(full) - set(short) == {"samples_sha256", "weights_sha256"}
+    assert set(full) - set(short) == {"samples_sha256", "weights_sha256", "architecture_sha256"}
     other = common.settings("any", analyzers, x + 1, with_data=True, seed=1)
     differing = {key for key in full if full[key] != other[key]}
     assert differing == {"samples_sha256"}

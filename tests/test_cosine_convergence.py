@@ -446,6 +446,85 @@ def test_files(analyzers, x, tmp_path, monkeypatch):
         cosine_convergence(chosen, x, path=path, block_size=4, seed=6)
 
 
+def test_very_large_and_small_numbers_of_float64():
+    stack = [layers.Dense(6, "relu", dtype="float64"), layers.Dense(4, dtype="float64")]
+    model = randomize(keras.Sequential([keras.Input((5,), dtype="float64"), *stack]))
+    x = samples(model)
+    whole = cosine_convergence(create("gradient", model), x)
+    kernel, bias = model.layers[-1].get_weights()
+    for scale in (2.0**600, 2.0**-600):
+        model.layers[-1].set_weights([kernel * scale, bias])
+        xr.testing.assert_equal(cosine_convergence(create("gradient", model), x), whole)
+
+
+def test_precisions_side_by_side(network, x):
+    chosen = {dtype: create("lrp.z", network, dtype=dtype) for dtype in ("float32", "float64")}
+    found = cosine_convergence(chosen, x)
+    alone = cosine_convergence(chosen["float64"], x)
+    np.testing.assert_array_equal(found["count"].values[1], alone["count"].values[0])
+
+
+def test_numbers_of_numpy_and_a_single_name(analyzers, x, tmp_path):
+    options = {"layers": "conv1", "seed": np.int64(1), "num_vectors": np.int32(3)}
+    found = cosine_convergence(analyzers["gradient"], x, path=tmp_path / "a.nc", **options)
+    assert found["layer"].values.tolist() == ["logits", "conv1", "input"]
+    assert found.attrs["num_vectors"] == 3
+    for wrong in (-1, 1.5):
+        with pytest.raises(ValueError, match="seed must be an integer >= 0"):
+            cosine_convergence(analyzers["gradient"], x, seed=wrong)
+    with pytest.raises(ValueError, match="batch_size must be a positive integer"):
+        cosine_convergence(analyzers["gradient"], x, batch_size=0)
+
+
+def test_a_file_of_another_architecture_is_refused(tmp_path):
+    found = []
+    for activation in ("relu", "sigmoid"):
+        model = sequential((4,), layers.Dense(5, activation=activation), layers.Dense(3))
+        found.append((create("gradient", randomize(model)), samples(model)))
+    (first, x), (second, _) = found
+    cosine_convergence(first, x, path=tmp_path / "a.nc")
+    with pytest.raises(ValueError, match="differ in .*architecture_sha256"):
+        cosine_convergence(second, x, path=tmp_path / "a.nc")
+
+
+def test_several_inputs_have_files(tmp_path):
+    a, b = keras.Input((3,)), keras.Input((2,))
+    model = randomize(keras.Model([a, b], layers.Dense(3)(layers.Concatenate()([a, b]))))
+    x, path = [np.ones((4, 3)), np.ones((4, 2))], tmp_path / "a.nc"
+    found = cosine_convergence(create("gradient", model), x, path=path)
+    xr.testing.assert_identical(cosine_convergence(create("gradient", model), x, path=path), found)
+
+
+def test_channels_first_of_nested_models_and_sequences():
+    inner_input = keras.Input((4, 3, 5))
+    pad = layers.ZeroPadding2D(1, data_format="channels_first", name="pad")
+    inner = keras.Model(inner_input, pad(inner_input), name="inner")
+    outer_input = keras.Input((4, 3, 5))
+    nested = keras.Model(outer_input, layers.Dense(2)(layers.Flatten()(inner(outer_input))))
+    sequence = sequential((2, 6), layers.Conv1D(4, 2, data_format="channels_first", name="conv"))
+    sequence.add(layers.Flatten())
+    for model, locations in ((nested, 15), (sequence, 6)):
+        randomize(model)
+        found = cosine_convergence(create("gradient", model), samples(model, count=2))
+        last = found.isel(analyzer=0, start=0).sel(layer="input")
+        assert int(last["count"].sum() + last["dropped"]) == 2 * 10 * locations
+
+
+def test_subclassed_models_are_refused():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(3)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Own()
+    model(np.ones((1, 4)))
+    with pytest.raises(ValueError, match="is subclassed and has no layers.*Functional"):
+        cosine_convergence(create("gradient", model), np.ones((2, 4)))
+
+
 def test_compiled_by_xla():
     model = randomize(sequential((4, 2), layers.Conv1D(3, 2), layers.ReLU(), layers.Flatten()))
     plain, compiled = (

@@ -140,6 +140,26 @@ def test_random_weights_are_said():
     assert Part(settings, "other", "published").network == "other"
 
 
+def test_resume_reads_files_again(tmp_path, calls):
+    path = tmp_path / "images.npz"
+    arguments = ["--data", f"cifar10={path}", "--out", str(tmp_path / "out"), "--resume"]
+    arguments += ["--models", "net", "--protocol", "published"]
+    for content, times in ((b"one", 1), (b"one", 1), (b"two", 2)):
+        path.write_bytes(content)
+        assert TOY.main(arguments) == 0
+        assert len(calls) == times
+
+
+def test_what_parts_keep_on_their_way_is_removed(tmp_path, calls):
+    part = Part(Settings(("net",), out=tmp_path), "net", "published", "toy")
+    left = part.scratch("old")
+    left.write_text("numbers of yesterday")
+    other = Part(Settings(("net",), out=tmp_path), "net", "corrected", "toy").scratch("old")
+    other.write_text("of another part")
+    assert TOY.main(["--models", "net", "--protocol", "published", "--out", str(tmp_path)]) == 0
+    assert not left.exists() and other.exists()
+
+
 def test_results_say_what_is_known_of_weights(tmp_path, monkeypatch):
     path = tmp_path / "weights.npz"
     path.write_bytes(b"numbers")

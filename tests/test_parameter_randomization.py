@@ -416,7 +416,8 @@ def test_inputs_that_are_no_images(kind):
     assert (found.missing.sel(similarity="ssim") == (0 if structural else 5)).all()
     reason = {"table": "have no spatial axis", "short": "are smaller than its window of 5"}
     assert reason.get(kind, "") in found.attrs["notes"]
-    assert found.attrs["notes"].startswith("no structural similarity: ") == (not structural)
+    assert ("no structural similarity: " in found.attrs["notes"]) == (not structural)
+    assert ("inputs are sequences" in found.attrs["notes"]) == (kind in ("short", "sequence"))
 
 
 def test_constant_maps_are_missing():

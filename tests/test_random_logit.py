@@ -291,6 +291,8 @@ def test_analyzers_of_two_precisions(model):
         ({"num_classes": 0}, "received 0"),
         ({"num_classes": 1.0}, "received 1.0"),
         ({"y": "all"}, "y must be one index per sample, received 'all'"),
+        ({"y": np.eye(3)[[0, 1, 2, 0]]}, "give y.argmax"),
+        ({"y": np.eye(3, dtype=int)[[0, 1, 2, 0]]}, "give y.argmax"),
         ({"y": [0, 1]}, "2 targets for 6 samples"),
         ({"y": 5}, "target 5 is out of range"),
         ({"reduction": "mean"}, "reduction must be one of abs_sum, abs_max, sum, received 'mean'"),

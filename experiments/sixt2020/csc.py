@@ -29,6 +29,7 @@ from experiments.sixt2020.protocol import (
     methods,
 )
 from tfexplain.audits import cosine_convergence
+from tfexplain.audits.common import merged_orders
 from tfexplain.plotting import convergence_curves, convergence_histogram
 
 # The median |cos| of "convergence" in section 4.
@@ -75,7 +76,11 @@ def compute(part: Part) -> xr.Dataset:
             if "overflows" not in str(error):
                 raise
             left_out.append(f"{name}: {error}")
-    joined = xr.concat(found.values(), "analyzer", join="outer", combine_attrs="drop", fill_value=0)
+    # Methods that fold normalisations have fewer layers than others.
+    order = merged_orders([list(each["layer"].values) for each in found.values()])
+    nothing = {"count": 0, "negative": 0, "dead": 0, "dropped": 0}
+    aligned = [each.reindex(layer=order, fill_value=nothing) for each in found.values()]
+    joined = xr.concat(aligned, "analyzer", join="exact", combine_attrs="drop")
     dataset = joined[["count", "quantile", "baseline", "dead", "dropped"]]
     kept = (*layers, *dataset["start"].values, "input")
     dataset = dataset.sel(layer=[name for name in dataset["layer"].values if name in kept])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 from tfexplain import metrics, results
@@ -17,7 +19,7 @@ from tfexplain.analyzers.patterns import PatternAnalyzer
 from tfexplain.analyzers.persistence import all_options, option_config
 from tfexplain.audits.blocks import digest
 from tfexplain.errors import nearest
-from tfexplain.graph import all_layers
+from tfexplain.graph import all_layers, has_graph, trace
 from tfexplain.numerics import real
 
 # The window of the structural similarity.
@@ -81,7 +83,8 @@ def one_input(analyzers: Mapping[str, Analyzer], x: Any) -> np.ndarray:
     Raises:
         ValueError: For several inputs, a wrong shape, an empty batch, NaN or infinity.
     """
-    inputs = next(iter(analyzers.values())).inputs
+    # In the widest precision, which `typed` makes narrower again.
+    inputs = max((a.inputs for a in analyzers.values()), key=lambda inputs: inputs.dtype)
     if len(inputs.nodes) > 1:
         raise ValueError(
             f"Audits compare maps of one input; the model has {len(inputs.nodes)} "
@@ -124,6 +127,15 @@ class Layout(NamedTuple):
     sizes: tuple[int, ...]
     too_small: str
 
+    def notes(self) -> list[str]:
+        """Returns what a reader may not expect of the maps."""
+        if self.channel_axis is None or len(self.sizes) > 1:
+            return []
+        return [
+            f"inputs are sequences, maps have the shape {self.sizes}: the axis of features was "
+            "reduced. Images need an axis of channels."
+        ]
+
 
 def layout(analyzers: Mapping[str, Analyzer], x: np.ndarray) -> Layout:
     """Returns how maps are made of relevance.
@@ -141,7 +153,7 @@ def layout(analyzers: Mapping[str, Analyzer], x: np.ndarray) -> Layout:
     if len(shape) < 2 or tokens:
         axis, sizes, spatial = None, shape, tokens and bool(shape)
     else:
-        axis = -1 if _channels_last(analyzer) else 0
+        axis = -1 if channels_last(analyzer) else 0
         sizes, spatial = shape[:-1] if axis else shape[1:], True
     if not spatial:
         reason = f"inputs of shape {shape} have no spatial axis"
@@ -152,7 +164,8 @@ def layout(analyzers: Mapping[str, Analyzer], x: np.ndarray) -> Layout:
     return Layout(axis, tuple(sizes), reason)
 
 
-def _channels_last(analyzer: Analyzer) -> bool:
+def channels_last(analyzer: Analyzer) -> bool:
+    """Tells whether the last axis holds channels: no layer of the model has them first."""
     formats = (getattr(layer, "data_format", None) for layer in all_layers(analyzer.user_model))
     return "channels_first" not in formats
 
@@ -250,6 +263,12 @@ def labels(analyzers: Mapping[str, Analyzer], x: np.ndarray, y: Any, batch_size:
     y = np.asarray(y)
     if y.shape == (len(x), 1) and len(analyzer.output_shape) == 1:
         y = y[:, 0]  # the labels of keras.datasets
+    one_hot = y.ndim == 2 and y.shape[1] > 1 and len(analyzer.output_shape) == 1
+    if y.dtype.kind not in "iu" or one_hot:
+        raise ValueError(
+            f"y must hold one class index per sample, received {y.dtype} of shape {y.shape}. Of "
+            "one-hot labels or probabilities give y.argmax(axis=1)."
+        )
     return flat_targets(y, len(x), analyzer.output_shape)[:, 0]
 
 
@@ -297,7 +316,7 @@ def _by_analyzer(
 def settings(
     audit: str,
     analyzers: Mapping[str, Analyzer],
-    x: np.ndarray,
+    x: np.ndarray | Sequence[np.ndarray],
     *,
     with_data: bool,
     **options: Any,
@@ -307,9 +326,9 @@ def settings(
     Args:
         audit: Its name.
         analyzers: By name.
-        x: The samples.
-        with_data: Add checksums of samples and weights, which takes a second for large models; a
-            run that continues later needs them.
+        x: The samples; several inputs as a list.
+        with_data: Add checksums of samples, weights and architecture, which takes a second for
+            large models; a run that continues later needs them.
         **options: Of the audit.
 
     Raises:
@@ -330,12 +349,34 @@ def settings(
         **options,
     }
     if with_data:
-        found["samples_sha256"] = digest([x])
+        found["samples_sha256"] = digest(x if isinstance(x, list) else [x])
         models = {id(a.user_model): a.user_model for a in analyzers.values()}
         found["weights_sha256"] = [
             digest(np.asarray(weight) for weight in model.weights) for model in models.values()
         ]
+        found["architecture_sha256"] = [_architecture(model) for model in models.values()]
     return found
+
+
+def _architecture(model: keras.Model) -> str:
+    """Returns a checksum of a model's operations and their order, without their names."""
+    if not has_graph(model):
+        return f"subclassed: {type(model).__name__}"
+    graph = trace(model)
+    places = {node: place for place, node in enumerate(graph.inputs)}
+    rows = []
+    for call in graph.calls:
+        try:
+            config = dict(call.operation.get_config())
+        except NotImplementedError:
+            config = {}
+        config.pop("name", None)
+        rows.append([type(call.operation).__name__, config, [places.get(n) for n in call.inputs]])
+        for node in call.outputs:
+            places[node] = len(places)
+    # What JSON does not know is named by its class: another process has other addresses.
+    text = json.dumps(rows, sort_keys=True, default=lambda value: type(value).__name__)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_options(analyzers: Mapping[str, Analyzer]) -> None:
@@ -366,3 +407,17 @@ def _attribute(value: Any) -> str | int | float:
     if isinstance(value, bool | np.bool_):
         return int(value)
     return value if isinstance(value, str | int | float) else json.dumps(value)
+
+
+def merged_orders(orders: list[list[str]]) -> list[str]:
+    """Merges lists that agree on the order of what they share."""
+    merged: list[str] = []
+    for order in orders:
+        at = 0
+        for name in order:
+            if name in merged:
+                at = merged.index(name) + 1
+            else:
+                merged.insert(at, name)
+                at += 1
+    return merged

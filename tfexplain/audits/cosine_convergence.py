@@ -19,7 +19,7 @@ from tfexplain.analyzers.deep_lift import DeepLIFT
 from tfexplain.analyzers.reversed import CHUNK_BYTES, CompiledAnalyzer, ReversedAnalyzer
 from tfexplain.audits import common
 from tfexplain.audits.blocks import in_blocks
-from tfexplain.graph import Node
+from tfexplain.graph import Node, has_graph
 from tfexplain.numerics import Compiled, Tensor
 from tfexplain.reverse import ReversedNetwork
 
@@ -47,8 +47,9 @@ def cosine_convergence(
 
     Gaussian vectors v ~ N(0, 1) are sent backward from a tensor; at every layer the relevance of
     each two of them is compared by its cosine (section 3 of [sixt2020when], there CSC). Where |cos|
-    is 1 for all pairs, what is below no longer depends on what is above, up to a factor: a map made
-    from it cannot show what the network decides.
+    is 1 for all pairs, the direction of what is below no longer depends on what is above: a map can
+    then change by a factor only, which for tensors with locations may be another one at each
+    location. Compare with `baseline`: a tensor with one channel has |cos| = 1 always.
 
     Tensors with locations (height, width, channels; steps, features) are compared location by
     location over their channels, all others as whole vectors. 1 - |cos| is half the squared
@@ -99,11 +100,14 @@ def cosine_convergence(
             if relevance overflows.
     """
     named = common.named_analyzers(analyzers)
-    _check(named, num_vectors, quantity)
+    common.check_common(1.0, False, seed)
+    _check(named, num_vectors, quantity, batch_size)
+    num_vectors, seed, layers = int(num_vectors), int(seed), _listed(layers)
     starts = [start] if start is None or isinstance(start, str) else list(start)
     if not starts:
         raise ValueError("start is an empty list; give names of layers, or None for the output.")
-    arrays = next(iter(named.values())).inputs.arrays(x)
+    arrays = {name: analyzer.inputs.arrays(x) for name, analyzer in named.items()}
+    widest = max(arrays.values(), key=lambda parts: sum(part.nbytes for part in parts))
     chains = {
         name: [_Chain(analyzer, place, layers, num_vectors, quantity) for place in starts]
         for name, analyzer in named.items()
@@ -118,17 +122,17 @@ def cosine_convergence(
             )
     if len(set(start_names)) < len(start_names):
         raise ValueError(f"start names the same tensor twice: {', '.join(start_names)}.")
-    order = _merged([list(chain.readouts) for row in chains.values() for chain in row])
+    order = common.merged_orders([list(chain.readouts) for row in chains.values() for chain in row])
     options = {
         "start": start_names,
         "layers": order,
         "num_vectors": num_vectors,
         "quantity": quantity,
-        "per_location": per_location,
+        "per_location": bool(per_location),
         "seed": seed,
     }
     settings = common.settings(
-        "cosine_convergence", named, arrays, with_data=path is not None, **options
+        "cosine_convergence", named, widest, with_data=path is not None, **options
     )
     shape = (len(named), len(starts), len(order))
 
@@ -141,7 +145,9 @@ def cosine_convergence(
         }
         for row, analyzer in enumerate(chains):
             for column, chain in enumerate(chains[analyzer]):
-                measured, single = chain.measure(arrays, part, seed, batch_size, per_location)
+                measured, single = chain.measure(
+                    arrays[analyzer], part, seed, batch_size, per_location
+                )
                 for layer, values in measured.items():
                     place = (row, column, order.index(layer))
                     for name, value in zip(("count", "negative"), values[:2], strict=True):
@@ -159,7 +165,7 @@ def cosine_convergence(
         compute,
         combine,
         title="cosine convergence",
-        count=len(arrays[0]),
+        count=len(widest[0]),
         block_size=block_size,
         steps=len(named) * len(starts),
         settings=settings,
@@ -167,7 +173,15 @@ def cosine_convergence(
     )
 
 
-def _check(analyzers: Mapping[str, Analyzer], num_vectors: int, quantity: str) -> None:
+def _listed(layers: str | Sequence[str] | None) -> Sequence[str] | None:
+    return [layers] if isinstance(layers, str) else layers
+
+
+def _check(
+    analyzers: Mapping[str, Analyzer], num_vectors: int, quantity: str, batch_size: int
+) -> None:
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive integer, received {batch_size!r}.")
     if not isinstance(num_vectors, int | np.integer) or num_vectors < 2:
         raise ValueError(
             f"num_vectors must be an integer >= 2, because pairs are compared; received "
@@ -184,6 +198,11 @@ def _check(analyzers: Mapping[str, Analyzer], num_vectors: int, quantity: str) -
             raise ValueError(
                 f"{name!r} ({analyzer.name}) has no single backward chain to send vectors through: "
                 "it averages over several, or subtracts one from another. Leave it out."
+            )
+        if not has_graph(analyzer.user_model):
+            raise ValueError(
+                f"{name!r} explains {analyzer.user_model.name!r} as a whole: the model is "
+                "subclassed and has no layers to read. Build the same layers as a Functional model."
             )
         if isinstance(analyzer, DeepLIFT) and len(analyzer.baseline.values) > 1:
             raise ValueError(
@@ -379,6 +398,9 @@ def _distances(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         1 - |cos| (samples, pairs, locations), whether cos < 0, and which vectors are not zero
         (samples, num_vectors, locations). Pairs are in the order of `np.triu_indices`.
     """
+    # Scaled first, because squares of very large or small numbers are infinite or zero.
+    largest = tf.reduce_max(tf.abs(vectors), axis=-1)
+    vectors = tf.math.divide_no_nan(vectors, largest[..., None])
     norm = tf.sqrt(tf.reduce_sum(tf.square(vectors), axis=-1))
     # Turned to the side of the first vector, so that opposite vectors are close as well.
     side = tf.reduce_sum(vectors * vectors[:, :1], axis=-1)
@@ -417,24 +439,7 @@ def _channel_axis(analyzer: ReversedAnalyzer, node: Node) -> int | None:
     """Returns the axis of channels among the axes of a tensor's samples."""
     if len(node.shape) < 3:
         return None
-    formats = {getattr(layer, "data_format", None) for layer in analyzer.user_model.layers}
-    if "channels_first" in formats and len(node.shape) > 3:
-        return 0
-    return len(node.shape) - 2
-
-
-def _merged(orders: list[list[str]]) -> list[str]:
-    """Merges lists that agree on their order, inputs last."""
-    merged: list[str] = []
-    for order in orders:
-        at = 0
-        for name in order:
-            if name in merged:
-                at = merged.index(name) + 1
-            else:
-                merged.insert(at, name)
-                at += 1
-    return merged
+    return len(node.shape) - 2 if common.channels_last(analyzer) else 0
 
 
 def _dataset(

@@ -25,6 +25,7 @@ SIMILARITIES = ("ssim", "spearman", "cosine")
 TRAINED = "trained"
 # Of the interval of the median, as published.
 RESAMPLES, CONFIDENCE = 10_000, 0.99
+BOOTSTRAP_NUMBERS = 2**23
 
 
 def parameter_randomization(
@@ -339,7 +340,11 @@ class _Run:
     def notes(self) -> list[str]:
         """Returns what was left out and why."""
         reason = self.layout.too_small
-        return [*self._random.notes(), *([f"no structural similarity: {reason}"] if reason else [])]
+        return [
+            *self._random.notes(),
+            *self.layout.notes(),
+            *([f"no structural similarity: {reason}"] if reason else []),
+        ]
 
 
 def _one_model(analyzers: Mapping[str, Analyzer]) -> Any:
@@ -447,6 +452,8 @@ def median_interval(values: np.ndarray, seed: int = 0) -> np.ndarray:
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",
+        # Bounds the memory: all resamples of a batch are made at once.
+        batch=max(1, BOOTSTRAP_NUMBERS // len(values)),
         **generator,
     ).confidence_interval
     return np.array([middle, interval.low, interval.high])

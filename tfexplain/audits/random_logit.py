@@ -153,7 +153,7 @@ def random_logit(
                 "sample": np.arange(len(targets)),
                 "draw": np.arange(num_classes),
             },
-            attrs=common.attributes(found),
+            attrs=common.attributes(found, shape.notes()),
         )
 
     return in_blocks(
