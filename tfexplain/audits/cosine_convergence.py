@@ -106,7 +106,11 @@ def cosine_convergence(
     starts = [start] if start is None or isinstance(start, str) else list(start)
     if not starts:
         raise ValueError("start is an empty list; give names of layers, or None for the output.")
-    arrays = {name: analyzer.inputs.arrays(x) for name, analyzer in named.items()}
+    by_type: dict[str, list[np.ndarray]] = {}
+    for analyzer in named.values():
+        if analyzer.inputs.dtype not in by_type:
+            by_type[analyzer.inputs.dtype] = analyzer.inputs.arrays(x)
+    arrays = {name: by_type[analyzer.inputs.dtype] for name, analyzer in named.items()}
     widest = max(arrays.values(), key=lambda parts: sum(part.nbytes for part in parts))
     chains = {
         name: [_Chain(analyzer, place, layers, num_vectors, quantity) for place in starts]
@@ -356,7 +360,12 @@ def _counts(relevance: Tensor, channels: int | None, per_location: bool) -> list
     else:
         size = tf.reduce_prod(tf.shape(relevance)[2:])
     relevance = tf.reshape(relevance, [tf.shape(relevance)[0], num_vectors, -1, size])
-    distances, negative, alive = _distances(tf.cast(relevance, "float64"))
+    vectors = tf.cast(relevance, "float64")
+    if relevance.dtype == "float64":
+        # Squares of its largest and smallest numbers are infinite or zero; those of float32 fit.
+        largest = tf.reduce_max(tf.abs(vectors), axis=-1, keepdims=True)
+        vectors = tf.math.divide_no_nan(vectors, largest)
+    distances, negative, alive = _distances(vectors)
     first, second = np.triu_indices(num_vectors, 1)
     valid = tf.logical_and(tf.gather(alive, first, axis=1), tf.gather(alive, second, axis=1))
     logarithm = tf.math.log(tf.maximum(distances, 1e-300)) / np.log(10.0)
@@ -398,9 +407,6 @@ def _distances(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         1 - |cos| (samples, pairs, locations), whether cos < 0, and which vectors are not zero
         (samples, num_vectors, locations). Pairs are in the order of `np.triu_indices`.
     """
-    # Scaled first, because squares of very large or small numbers are infinite or zero.
-    largest = tf.reduce_max(tf.abs(vectors), axis=-1)
-    vectors = tf.math.divide_no_nan(vectors, largest[..., None])
     norm = tf.sqrt(tf.reduce_sum(tf.square(vectors), axis=-1))
     # Turned to the side of the first vector, so that opposite vectors are close as well.
     side = tf.reduce_sum(vectors * vectors[:, :1], axis=-1)
