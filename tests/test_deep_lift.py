@@ -161,6 +161,43 @@ def test_contributions_add_up_through_merges(name):
     assert all(found[key].shape == (3, 3, 4) and np.ptp(found[key]) > 0 for key in read)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class SharedScale(layers.Layer):
+    """Divides by what all elements share, and declares that relevance passes."""
+
+    relevance_policy = "pass"
+
+    def call(self, inputs):
+        return inputs / (1 + keras.ops.sum(inputs**2, axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "deep_lift.ablation"])
+def test_contributions_pass_layers_that_declare_it(name):
+    model = sequential(
+        (4,),
+        dense(5, activation="tanh", name="z1"),
+        SharedScale(dtype="float64", name="declared"),
+        dense(3, name="z2"),
+    )
+    x, x0 = normal(3, 4), normal(3, 4, seed=2)
+    analyzer = create(name, model)
+    before, behind = (eagerly(analyzer, x, x0, read=[read])[read] for read in ("z1", "declared"))
+    assert np.abs(behind).min() > 0
+    np.testing.assert_allclose(before, behind, rtol=1e-12)
+    if name in NAMES:
+        assert_complete(contributions(analyzer, x, x0), difference(model, x, x0))
+    # By hand, from the last layer; nothing moves the first two elements.
+    tail = keras.Model(model.get_layer("declared").input, model.output)
+    kernel = model.get_layer("z2").kernel.numpy()
+    x, x0 = normal(3, 5), normal(3, 5, seed=2)
+    x[:, :2] = x0[:, :2]
+    differences = x / (1 + (x**2).sum(1, keepdims=True)) - x0 / (1 + (x0**2).sum(1, keepdims=True))
+    expected = np.repeat(kernel.T[None], 3, axis=0)
+    expected[..., 2:] *= (differences[:, 2:] / (x - x0)[:, 2:])[:, None]
+    if name in NAMES:
+        np.testing.assert_allclose(multipliers(create(name, tail), x, x0), expected, rtol=1e-12)
+
+
 REFUSED = ("log_softmax_fused",)
 
 

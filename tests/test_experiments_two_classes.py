@@ -233,6 +233,7 @@ def test_layers_without_a_rule_are_left_out(monkeypatch):
     inputs = keras.Input((8, 8, 3))
     h = layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
     h = LocalResponseNormalization(name="norm")(h)
+    h = layers.Activation("sparsemax", name="sparse")(h)
     h = layers.GlobalAveragePooling2D(name="mean")(h)
     model = randomize(keras.Model(inputs, layers.Dense(5, name="logits")(h)))
     monkeypatch.setattr(networks, "load", lambda part: model)

@@ -271,6 +271,7 @@ ORACLES = {
     ),
     "AffineDifference": "a diagonal layer: tests/test_deep_lift.py, with batch_norm='rule'",
     "ProductDifference": "contributions add up: tests/test_deep_lift.py",
+    "PassDifference": "contributions by hand: tests/test_deep_lift.py",
     "Transport": "the gradient for both signs: tests/test_deep_lift.py",
     "PatternRule": "brute-force matrices: tests/test_patterns.py",
 }

@@ -147,7 +147,7 @@ def _declared(call: Call) -> Operation:
             f'{layer.relevance_policy!r}. It can be "pass", for a layer of one tensor that keeps '
             f"its shape; shapes here: {[node.shape for node in (*call.inputs, *call.outputs)]}."
         )
-    return Activation(type(layer).__name__, replay(call), layer, joint=True)
+    return Activation(type(layer).__name__, replay(call), layer, joint=True, declared=True)
 
 
 def drop_output_activation(graph: Graph, output: Node) -> tuple[Graph, Node, Operation | None]:

@@ -89,6 +89,20 @@ REFERENCES = {
         "Nature Communications 10",
         "doi:10.1038/s41467-019-08987-4",
     ),
+    "maess2025uncovering": Reference(
+        "Maess et al.",
+        2025,
+        "Uncovering the Structure of Explanation Quality with Spectral Analysis",
+        "arXiv preprint",
+        "arXiv:2504.08553",
+    ),
+    "meyer2021hutch": Reference(
+        "Meyer et al.",
+        2021,
+        "Hutch++: Optimal Stochastic Trace Estimation",
+        "Symposium on Simplicity in Algorithms",
+        "arXiv:2010.09649",
+    ),
     "montavon2017explaining": Reference(
         "Montavon et al.",
         2017,
@@ -102,6 +116,13 @@ REFERENCES = {
         "Layer-Wise Relevance Propagation: An Overview",
         "Explainable AI, LNCS 11700",
         "doi:10.1007/978-3-030-28954-6_10",
+    ),
+    "roy2007effective": Reference(
+        "Roy and Vetterli",
+        2007,
+        "The Effective Rank: A Measure of Effective Dimensionality",
+        "European Signal Processing Conference",
+        "pages 606-610",
     ),
     "selvaraju2017grad": Reference(
         "Selvaraju et al.",

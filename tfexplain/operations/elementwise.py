@@ -43,6 +43,7 @@ class Activation(Operation):
         nonnegative: The function never returns a negative value.
         joint: Each output depends on several inputs, as with softmax.
         keeps_sign: x >= 0 gives y >= 0.
+        declared: The layer declares `relevance_policy = "pass"`.
     """
 
     def __init__(
@@ -53,18 +54,25 @@ class Activation(Operation):
         nonnegative: bool | None = None,
         joint: bool | None = None,
         keeps_sign: bool | None = None,
+        declared: bool = False,
     ) -> None:
         self.name = self.label = name
         self.forward = function
         self.source = source
         self.layers = (source,) if isinstance(source, keras.layers.Layer) else ()
         self.joint = name in JOINT if joint is None else joint
+        self.declared = declared
         self.nonnegative = name in NONNEGATIVE if nonnegative is None else nonnegative
         self.keeps_sign = name in KEEPING_SIGN if keeps_sign is None else keeps_sign
 
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """ReLU, sigmoid, softmax and the like are >= 0; relu-like ones keep x >= 0."""
         return self.nonnegative or (self.keeps_sign and inputs[0])
+
+    @property
+    def rectifies(self) -> bool:
+        """Whether it is 0 for every x <= 0."""
+        return self.name in ("relu", "relu6") and self.nonnegative
 
     def derivative(self, x: Tensor) -> Tensor:
         """Returns f'(x), the same for all relevance vectors."""
@@ -152,10 +160,25 @@ class Affine(Operation):
         """Returns the shift."""
         return self.scale_and_shift(len(inputs[0].shape), inputs[0].dtype)[1]
 
-    def positive_sum(self, inputs: Sequence[Tensor], nonnegative: Sequence[bool]) -> Tensor:
-        """Returns the positive part of the only contribution, x * scale."""
-        scale, _ = self.scale_and_shift(len(inputs[0].shape), inputs[0].dtype)
-        return positive(inputs[0] * scale)
+    def _contribution(self, inputs: Sequence[Tensor]) -> Tensor:
+        return inputs[0] * self.factor(inputs)
+
+    def weighted_sum(
+        self, inputs: Sequence[Tensor], nonnegative: Sequence[bool], above: float, below: float
+    ) -> Tensor:
+        """Returns above c^+ + below c^- of the only contribution c = x * scale."""
+        return weighted(self._contribution(inputs), above, below)
+
+    def pull_weighted(
+        self,
+        inputs: Sequence[Tensor],
+        nonnegative: Sequence[bool],
+        share: Tensor,
+        above: float,
+        below: float,
+    ) -> tuple[Tensor, ...]:
+        """Returns (above c^+ + below c^-) share."""
+        return (expand(weighted(self._contribution(inputs), above, below)) * share,)
 
     def pull_contributions(
         self,
@@ -164,9 +187,8 @@ class Affine(Operation):
         to_positive: Tensor | None,
         to_negative: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        """Returns sum_j (x w)^+ to_positive_j + (x w)^- to_negative_j per input element."""
-        scale, _ = self.scale_and_shift(len(inputs[0].shape), inputs[0].dtype)
-        return (combine(inputs[0] * scale, to_positive, to_negative),)
+        """Returns c^+ to_positive + c^- to_negative per input element."""
+        return (combine(self._contribution(inputs), to_positive, to_negative),)
 
     def equal_shares(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
@@ -195,6 +217,15 @@ def batch_norm_affine(layer: keras.layers.BatchNormalization, dtype) -> tuple[Te
     if layer.center:
         shift = shift + tf.cast(layer.beta, dtype)
     return scale, shift
+
+
+def weighted(contribution: Tensor, above: float, below: float) -> Tensor:
+    """Returns above c^+ + below c^- for contributions c of single elements."""
+    if above == below:
+        return contribution if above == 1 else above * contribution
+    parts = [(above, positive), (below, negative)]
+    found = [f * part(contribution) if f != 1 else part(contribution) for f, part in parts if f]
+    return found[0] if len(found) == 1 else found[0] + found[1]
 
 
 def combine(contribution: Tensor, to_positive: Tensor | None, to_negative: Tensor | None) -> Tensor:

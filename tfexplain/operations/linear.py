@@ -25,8 +25,10 @@ from tfexplain.operations.base import Operation
 from tfexplain.operations.elementwise import batch_norm_affine
 from tfexplain.operations.pooling import channels_to_first, channels_to_last
 
-# Parts of a kernel that rules ask for.
+# Parts of a kernel that rules ask for; a pair (a, n) is a W^+ + n W^-.
 ALL, POSITIVE, NEGATIVE, SQUARE, ONES = "all", "positive", "negative", "square", "ones"
+Part = str | tuple[float, float]
+PARTS: dict[tuple[float, float], str] = {(1, 1): ALL, (1, 0): POSITIVE, (0, 1): NEGATIVE}
 
 
 class Linear(Operation):
@@ -93,12 +95,13 @@ class Linear(Operation):
 
     # What rules use.
 
-    def kernel(self, dtype: tf.DType, part: str = ALL) -> Tensor:
+    def kernel(self, dtype: tf.DType, part: Part = ALL) -> Tensor:
         """Returns a part of the effective kernel, with folded normalisations.
 
         Within one compiled function every part is computed once; the next call of the function
         reads the current weights again.
         """
+        part = PARTS.get(part, part)
         if tf.executing_eagerly():
             return self._kernel_part(dtype, part)
         graph = tf.compat.v1.get_default_graph()
@@ -109,7 +112,10 @@ class Linear(Operation):
             known[dtype, part] = self._kernel_part(dtype, part)
         return known[dtype, part]
 
-    def _kernel_part(self, dtype: tf.DType, part: str) -> Tensor:
+    def _kernel_part(self, dtype: tf.DType, part: Part) -> Tensor:
+        if isinstance(part, tuple):
+            above, below = part
+            return above * self.kernel(dtype, POSITIVE) + below * self.kernel(dtype, NEGATIVE)
         if part not in (ALL, ONES):
             kernel = self.kernel(dtype)
             return {POSITIVE: positive, NEGATIVE: negative, SQUARE: tf.square}[part](kernel)
@@ -182,13 +188,16 @@ class Linear(Operation):
         x = inputs[0]
         return (self.transpose(relevances[0], self.kernel(x.dtype), x),)
 
-    def positive_sum(self, inputs: Sequence[Tensor], nonnegative: Sequence[bool]) -> Tensor:
-        """Returns sum_i (x_i w_ij)^+ for each output j."""
+    def weighted_sum(
+        self, inputs: Sequence[Tensor], nonnegative: Sequence[bool], above: float, below: float
+    ) -> Tensor:
+        """Returns sum_i above (x_i w_ij)^+ + below (x_i w_ij)^- for each output j."""
         x = inputs[0]
-        total = self.apply(x if nonnegative[0] else positive(x), self.kernel(x.dtype, POSITIVE))
-        if not nonnegative[0]:
-            total = total + self.apply(negative(x), self.kernel(x.dtype, NEGATIVE))
-        return total
+        kernel = self.kernel(x.dtype, (above, below))
+        if nonnegative[0] or above == below:
+            return self.apply(x, kernel)
+        mirrored = self.kernel(x.dtype, (below, above))
+        return self.apply(positive(x), kernel) + self.apply(negative(x), mirrored)
 
     def pull_contributions(
         self,
@@ -214,6 +223,30 @@ class Linear(Operation):
         if not nonnegative[0]:
             pulled += expand(negative(x)) * self._pull_parts(x, to_negative, to_positive)
         return (pulled,)
+
+    def pull_weighted(
+        self,
+        inputs: Sequence[Tensor],
+        nonnegative: Sequence[bool],
+        share: Tensor,
+        above: float,
+        below: float,
+    ) -> tuple[Tensor, ...]:
+        """Returns sum_j (above (x_i w_ij)^+ + below (x_i w_ij)^-) share_j, in one pass if x >= 0.
+
+        Args:
+            inputs: One tensor (batch, *shape).
+            nonnegative: Whether it is >= 0 for certain.
+            share: (batch, num_vectors, *output_shape).
+            above: Factor of positive contributions.
+            below: Factor of negative ones.
+        """
+        x = inputs[0]
+        pulled = self.transpose(share, self.kernel(x.dtype, (above, below)), x)
+        if nonnegative[0] or above == below:
+            return (expand(x) * pulled,)
+        mirrored = self.transpose(share, self.kernel(x.dtype, (below, above)), x)
+        return (expand(positive(x)) * pulled + expand(negative(x)) * mirrored,)
 
     def _pull_parts(
         self, x: Tensor, to_positive: Tensor | None, to_negative: Tensor | None

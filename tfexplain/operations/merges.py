@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand, positive, shape_of, sum_to_shape
+from tfexplain.numerics import Tensor, expand, shape_of, sum_to_shape
 from tfexplain.operations.base import Operation
-from tfexplain.operations.elementwise import combine
+from tfexplain.operations.elementwise import combine, weighted
 
 
 class _Merge(Operation):
@@ -52,9 +52,25 @@ class Sum(_Merge):
         """There is none."""
         return None
 
-    def positive_sum(self, inputs: Sequence[Tensor], nonnegative: Sequence[bool]) -> Tensor:
-        """Returns the sum of the positive summands."""
-        return sum(positive(c) for c in self._contributions(inputs))
+    def weighted_sum(
+        self, inputs: Sequence[Tensor], nonnegative: Sequence[bool], above: float, below: float
+    ) -> Tensor:
+        """Returns sum_m above c_m^+ + below c_m^- of the summands c_m."""
+        return sum(weighted(c, above, below) for c in self._contributions(inputs))
+
+    def pull_weighted(
+        self,
+        inputs: Sequence[Tensor],
+        nonnegative: Sequence[bool],
+        share: Tensor,
+        above: float,
+        below: float,
+    ) -> tuple[Tensor, ...]:
+        """Returns (above c_m^+ + below c_m^-) share for each summand c_m."""
+        return tuple(
+            sum_to_shape(expand(weighted(c, above, below)) * share, c.shape.as_list())
+            for c in self._contributions(inputs)
+        )
 
     def pull_contributions(
         self,

@@ -24,6 +24,7 @@ from tfexplain.plotting.pictures import (
     reduce_channels,
     symmetric_limits,
 )
+from tfexplain.plotting.spectra import singular_values, term_maps
 
 __all__ = [
     "COLORMAP",
@@ -42,6 +43,8 @@ __all__ = [
     "random_logit_boxes",
     "randomization_curves",
     "reduce_channels",
+    "singular_values",
     "symmetric_limits",
+    "term_maps",
     "two_classes",
 ]

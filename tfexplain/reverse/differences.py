@@ -188,6 +188,11 @@ class DifferenceNetwork(ReversedNetwork):
 
     # --- the way back ---
 
+    def nonlinear(self) -> str:
+        """Returns why relevance is not linear in the output relevance; empty if it is."""
+        cuts = "multipliers are divided by their largest magnitude on the way"
+        return cuts if self._cuts else super().nonlinear()
+
     def _gathered(self, call: Call, tensors: Tensors) -> dict[str, list]:
         gathered = {**super()._gathered(call, tensors), **self._baselines(call, tensors)}
         if self.rules[call].streams(1) == 2 or self._arriving(call) == 2:

@@ -63,6 +63,7 @@ class ReverseLayer(CallLayer):
         dtype: Precision.
         streams: Of how many kinds the vectors are; see `RecordedCall`.
         parameters: Arrays that belong to the rule at this call.
+        vanishing: No relevance arrives where the output is < 0.
     """
 
     def __init__(
@@ -73,9 +74,11 @@ class ReverseLayer(CallLayer):
         dtype: str,
         streams: int = 1,
         parameters: Sequence[np.ndarray] = (),
+        vanishing: bool = False,
     ) -> None:
         super().__init__(call.operation, name, dtype)
         self.rule = rule
+        self.vanishing = vanishing
         self.streams = streams
         self.parameters = [tf.Variable(value, trainable=False) for value in parameters]
         self.nonnegative = call.nonnegative
@@ -92,6 +95,7 @@ class ReverseLayer(CallLayer):
             self.operation,
             nonnegative=tuple(self.nonnegative),
             streams=self.streams,
+            vanishing=self.vanishing,
             parameters=tuple(tf.convert_to_tensor(value) for value in self.parameters),
             **given,
         )

@@ -18,6 +18,7 @@ from tfexplain.graph import Call, Graph, Node
 from tfexplain.numerics import Compiled, Tensor, expand, shape_of
 from tfexplain.operations import Lookup
 from tfexplain.reverse.layers import Bounds, ForwardCall, ReverseLayer, TimesActivation, Zeros
+from tfexplain.reverse.vanishing import vanishing_below_zero
 from tfexplain.rules.base import total
 
 # Tensors of a forward pass by node, or by whatever else a network records.
@@ -65,6 +66,7 @@ class ReversedNetwork:
         self.rules = assignment.rules
         self.start = start
         self.dtype = dtype
+        self.jit_compile = jit_compile
         self.head = head
         self.times_activation = times_activation
         self._largest: dict[tuple, int] = {}
@@ -74,6 +76,7 @@ class ReversedNetwork:
             raise ValueError(f"Inputs of dtype {node.dtype} cannot be explained.")
         self.readouts = {**dict(zip(graph.input_names, graph.inputs, strict=True)), **readouts}
         names = _LayerNames()
+        self._vanishing = vanishing_below_zero(self.graph, self.rules, start)
         self._forward_layers = {
             call: ForwardCall(call, names("forward", call), dtype) for call in self.graph.calls
         }
@@ -87,8 +90,14 @@ class ReversedNetwork:
         self._compile(jit_compile)
 
     def _reverse_layer(self, call: Call, name: str) -> ReverseLayer:
-        parameters = self._parameters.get(call, ())
-        return ReverseLayer(call, self.rules[call], name, self.dtype, parameters=parameters)
+        return ReverseLayer(
+            call,
+            self.rules[call],
+            name,
+            self.dtype,
+            parameters=self._parameters.get(call, ()),
+            vanishing=call in self._vanishing,
+        )
 
     def _bounds_layer(self, call: Call, names: _LayerNames) -> Bounds | None:
         if not uses_bounds(self.rules[call]):
@@ -184,6 +193,13 @@ class ReversedNetwork:
         relevance = self._relevance_input()
         results = self._walk(dict(zip(self._nodes, records, strict=True)), relevance, self._visit)
         self.backward = keras.Model([*records, relevance], results)
+
+    def nonlinear(self) -> str:
+        """Returns why relevance is not linear in the output relevance; empty if it is."""
+        for call in self.graph.calls:
+            if not self.rules[call].linear:
+                return f"{self.rules[call]} at {call.name} is not linear in the relevance"
+        return ""
 
     @property
     def variables(self) -> list[tf.Variable]:

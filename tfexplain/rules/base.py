@@ -30,6 +30,7 @@ class RecordedCall(NamedTuple):
         parameters: For `PatternRule`: the fitted pattern.
         streams: 2 if the first half of the vectors belongs to positive and the second half to
             negative differences, else 1.
+        vanishing: No relevance arrives where the output is < 0.
     """
 
     operation: Operation
@@ -42,6 +43,7 @@ class RecordedCall(NamedTuple):
     parts: tuple[Tensor, ...] = ()
     parameters: tuple[Tensor, ...] = ()
     streams: int = 1
+    vanishing: bool = False
 
 
 class Absorbed(NamedTuple):
@@ -61,9 +63,14 @@ class Rule:
 
     A rule is a value: it holds numbers, no layer and no tensor. Subclasses are frozen dataclasses;
     they enter `RULES` when they are defined.
+
+    Attributes:
+        handled: Kinds of operations it is defined for.
+        linear: What it returns is linear in the relevance.
     """
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Operation,)
+    linear: ClassVar[bool] = True
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
         """Enters the class into the registry that saving and loading use.

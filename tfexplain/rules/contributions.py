@@ -9,7 +9,8 @@ on linear layers, on affine normalisations and on sums of tensors.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import tensorflow as tf
@@ -80,74 +81,125 @@ class ContributionRule(Rule, abstract=True):
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the share of each input."""
-        shares = _Shares(self, call, relevance[0])
-        return call.operation.pull_contributions(
-            call.inputs, call.nonnegative, shares.to_positive, shares.to_negative
-        )
+        operation, given = call.operation, (call.inputs, call.nonnegative)
+        parts = _parts(self, call)
+        shares = [part.share(relevance[0]) for part in parts]
+        if len(parts) == 1:
+            group = parts[0].group
+            return operation.pull_weighted(*given, shares[0], group.positive, group.negative)
+        to_positive = to_negative = None
+        for part, share in zip(parts, shares, strict=True):
+            above, below = part.group.positive, part.group.negative
+            scaled = {f: share if f == 1 else f * share for f in {above, below} if f}
+            if above:
+                to_positive = _add(to_positive, scaled[above])
+            if below:
+                to_negative = _add(to_negative, scaled[below])
+        return operation.pull_contributions(*given, to_positive, to_negative)
 
     def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
         """The bias and the stabilizer take their part of each denominator; 0 / 0 is lost."""
-        return _Shares(self, call, relevance[0]).absorbed()
-
-
-class _Shares:
-    """The denominators of one call and what they make of the relevance."""
-
-    def __init__(self, rule: ContributionRule, call: RecordedCall, relevance: Tensor) -> None:
-        self.rule, self.relevance = rule, relevance
-        operation, (z,) = call.operation, call.outputs
-        bias = operation.bias(call.inputs)
-        self.bias = tf.zeros((), z.dtype) if bias is None else bias
-        # What the contributions add up to is known from the forward pass.
-        everything = z if bias is None else z - self.bias
-        above = below = None
-        if any(group.positive != group.negative for group in rule.groups):
-            above = operation.positive_sum(call.inputs, call.nonnegative)
-            if any(group.negative for group in rule.groups):
-                below = _remainder(everything, above, self.bias)
-        self.parts = []
-        to_positive = to_negative = None
-        for group in rule.groups:
-            biased = group.bias_positive * positive(self.bias)
-            biased += group.bias_negative * negative(self.bias)
-            if group.positive == group.negative:
-                whole = group.bias_positive == group.bias_negative == group.positive == 1
-                denominator = z if whole else group.positive * everything + biased
-            else:
-                denominator = biased + group.positive * above
-                if group.negative:
-                    denominator += group.negative * below
-            arriving = relevance if group.weight == 1 else group.weight * relevance
-            if group.gate:
-                # Where the bias is ignored, it does not choose the branch either.
-                sum_ = z if group.bias_positive or group.bias_negative else everything
-                open_ = sum_ >= 0 if group.gate == "positive" else sum_ < 0
-                arriving = tf.where(expand(open_), arriving, tf.zeros((), z.dtype))
-            stabilized = rule.stabilizer(denominator)
-            share = tf.math.divide_no_nan(arriving, expand(stabilized))
-            self.parts.append((biased, denominator, stabilized, arriving, share))
-            scaled = {
-                factor: share if factor == 1 else factor * share
-                for factor in {group.positive, group.negative}
-                if factor
-            }
-            if group.positive:
-                to_positive = _add(to_positive, scaled[group.positive])
-            if group.negative:
-                to_negative = _add(to_negative, scaled[group.negative])
-        self.to_positive, self.to_negative = to_positive, to_negative
-
-    def absorbed(self) -> Absorbed:
-        """Returns what bias, stabilizer and zero denominators take."""
-        bias = stabilizer = 0
-        # A contrast of two groups hands out less than arrives.
-        lost = total(self.relevance - sum(part[3] for part in self.parts))
-        for biased, denominator, stabilized, arriving, share in self.parts:
-            bias += total(expand(tf.broadcast_to(biased, tf.shape(denominator))) * share)
-            stabilizer += total(expand(stabilized - denominator) * share)
-            zero = expand(tf.equal(stabilized, 0))
+        bias = stabilizer = handed_out = lost = 0
+        for part in _parts(self, call):
+            arriving, share = part.arriving(relevance[0]), part.share(relevance[0])
+            shape = tf.shape(part.denominator)
+            bias += total(expand(tf.broadcast_to(part.bias, shape)) * share)
+            stabilizer += total(expand(part.stabilized - part.denominator) * share)
+            zero = expand(tf.equal(part.inverse, 0))
             lost += total(tf.where(zero, arriving, tf.zeros((), arriving.dtype)))
-        return Absorbed(bias, stabilizer, lost)
+            handed_out += total(arriving)
+        # A contrast of two groups hands out less than arrives.
+        return Absorbed(bias, stabilizer, lost + total(relevance[0]) - handed_out)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One group at one call: by what relevance is divided there.
+
+    Attributes:
+        group: The group.
+        bias: Its part of the bias, which broadcasts against the output.
+        denominator: z_g, (batch, *output_shape).
+        stabilized: The same with what the rule adds.
+        open: Where the group counts; None for everywhere.
+    """
+
+    group: Group
+    bias: Tensor
+    denominator: Tensor
+    stabilized: Tensor
+    open: Tensor | None
+
+    @property
+    def inverse(self) -> Tensor:
+        """1 / denominator, once for all vectors; 0 where it is 0, or too small to have one."""
+        inverse = tf.math.divide_no_nan(tf.ones((), self.stabilized.dtype), self.stabilized)
+        return tf.where(tf.math.is_finite(inverse), inverse, tf.zeros_like(inverse))
+
+    def share(self, relevance: Tensor) -> Tensor:
+        """Returns weight / denominator times relevance, (batch, num_vectors, *output_shape)."""
+        factor = self.inverse
+        if self.group.weight != 1:
+            factor = self.group.weight * factor
+        if self.open is not None:
+            factor = tf.where(self.open, factor, tf.zeros_like(factor))
+        return relevance * expand(factor)
+
+    def arriving(self, relevance: Tensor) -> Tensor:
+        """Returns the relevance that the group shares."""
+        arriving = self.group.weight * relevance
+        if self.open is None:
+            return arriving
+        return tf.where(expand(self.open), arriving, tf.zeros((), arriving.dtype))
+
+
+def _parts(rule: ContributionRule, call: RecordedCall) -> list[_Part]:
+    """Returns the groups of a rule that count at a call, with their denominators."""
+    operation, (z,) = call.operation, call.outputs
+    bias = operation.bias(call.inputs)
+    # What the contributions add up to is known from the forward pass.
+    everything = z if bias is None else z - bias
+    given = call.inputs, call.nonnegative
+    groups = _counting(rule.groups, call, bias is not None)
+    above = below = None
+    if len(groups) > 1 and any(group.positive != group.negative for group in groups):
+        above = operation.weighted_sum(*given, 1, 0)
+        if any(group.negative for group in groups):
+            offset = tf.zeros((), z.dtype) if bias is None else bias
+            below = _remainder(everything, above, offset)
+    found = []
+    for group in groups:
+        biased = tf.zeros((), z.dtype)
+        if bias is not None:
+            biased = group.bias_positive * positive(bias) + group.bias_negative * negative(bias)
+        if group.positive == group.negative:
+            whole = group.bias_positive == group.bias_negative == group.positive == 1
+            denominator = z if whole else group.positive * everything + biased
+        elif above is None:
+            denominator = operation.weighted_sum(*given, group.positive, group.negative) + biased
+        else:
+            denominator = group.positive * above + biased
+            if group.negative:
+                denominator += group.negative * below
+        open_ = None
+        if group.gate:
+            # Where the bias is ignored, it does not choose the branch either.
+            sum_ = z if _biased(group) else everything
+            open_ = sum_ >= 0 if group.gate == "positive" else sum_ < 0
+        found.append(_Part(group, biased, denominator, rule.stabilizer(denominator), open_))
+    return found
+
+
+def _counting(groups: Sequence[Group], call: RecordedCall, bias: bool) -> list[Group]:
+    """Leaves out groups for negative outputs, at which nothing arrives in front of a ReLU."""
+    decided = call.vanishing and not (bias and any(not _biased(group) for group in groups))
+    if not decided:
+        return list(groups)
+    return [replace(group, gate=None) for group in groups if group.gate != "negative"]
+
+
+def _biased(group: Group) -> bool:
+    return bool(group.bias_positive or group.bias_negative)
 
 
 def _add(first: Tensor | None, second: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ class LinearDifference(DifferenceRule):
     def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
         """Returns the sums of positive and of negative contributions to each output."""
         differences = input_differences(call)
-        above = call.operation.positive_sum(differences, (False,) * len(differences))
+        above = call.operation.weighted_sum(differences, (False,) * len(differences), 1, 0)
         return above, output_differences(call)[0] - above
 
 
@@ -264,6 +264,25 @@ class Rescale(DifferenceRule):
             return super().parts(call)
         slope = chord(call.operation, call.baseline_inputs[0], call.inputs[0])
         return slope * call.parts[0], slope * call.parts[1]
+
+
+@dataclass(frozen=True)
+class PassDifference(DifferenceRule):
+    """Contributions pass unchanged, as a layer declares: m_x = m_y D_y / D_x, m_y where D_x = 0."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Activation,)
+
+    def handles(self, operation: Operation) -> bool:
+        """Layers that declare `relevance_policy = "pass"`."""
+        return super().handles(operation) and operation.declared
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Multiplies by the ratio of the differences, element by element."""
+        (moved,), (difference,) = input_differences(call), output_differences(call)
+        still = tf.equal(moved, 0)
+        ratio = difference / tf.where(still, tf.ones_like(moved), moved)
+        ratio = tf.where(still, tf.ones_like(ratio), ratio)
+        return (one_stream(call, relevance[0]) * expand(ratio),)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class RectifierRule(Rule, abstract=True):
 class GuidedReLU(RectifierRule):
     """R_x = f'(x) max(R_y, 0) ([springenberg2015striving]; Eq. 14 of [sixt2020when])."""
 
+    linear: ClassVar[bool] = False
+
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Keeps positive relevance where the rectifier is open."""
         return call.operation.gradient(call.inputs, call.outputs, (positive(relevance[0]),))
@@ -44,6 +46,8 @@ class GuidedReLU(RectifierRule):
 @dataclass(frozen=True)
 class DeconvReLU(RectifierRule):
     """R_x = max(R_y, 0), wherever the rectifier was open ([zeiler2014visualizing])."""
+
+    linear: ClassVar[bool] = False
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Keeps positive relevance."""
@@ -65,6 +69,7 @@ class RectGrad(RectifierRule):
     """
 
     percentile: float = 98.0
+    linear: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Checks the value."""

@@ -32,6 +32,7 @@ class ClippedAddition(Rule):
     low: float = 0.0
     high: float = 1000.0
     handled: ClassVar[tuple[type[Operation], ...]] = (Sum,)
+    linear: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Takes the inner rule also as a configuration, and checks the values."""

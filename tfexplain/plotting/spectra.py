@@ -1,0 +1,86 @@
+"""Plots of spectra: falling singular values, and the terms of explanations."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from tfexplain.plotting.pictures import COLORMAP, _given, _no_ticks, symmetric_limits
+
+_TEXT = 8  # points
+
+
+def singular_values(dataset: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Draws the singular values of each analyzer: medians over samples, and their quartiles.
+
+    Args:
+        dataset: What `tfexplain.audits.spectrum` returned.
+        ax: Where to draw; by default on a new Figure (`ax.figure`).
+
+    Returns:
+        The axes.
+    """
+    ax = Figure(figsize=(5.4, 3.4), layout="constrained").subplots() if ax is None else ax
+    ranks = dataset["rank"].values
+    for name in dataset["analyzer"].values.tolist():
+        values = dataset["singular_value"].sel(analyzer=name).values
+        known = ~np.isnan(values).all(axis=0)
+        low, middle, high = np.nanpercentile(values[:, known], [25, 50, 75], axis=0)
+        marker = "o" if known.sum() < 30 else ""
+        ssm = float(dataset["ssm"].sel(analyzer=name).median())
+        label = f"{name}: SSM {ssm:.2f}"
+        (line,) = ax.plot(ranks[known], middle, marker=marker, markersize=3, label=label)
+        ax.fill_between(ranks[known], low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    ax.set_yscale("log")
+    if len(ranks) > 30:
+        ax.set_xscale("log")
+    ax.set_xlabel("rank", fontsize=_TEXT)
+    ax.set_ylabel("singular value of R", fontsize=_TEXT)
+    ax.tick_params(labelsize=_TEXT - 1)
+    ax.legend(fontsize=_TEXT - 1, frameon=False)
+    return ax
+
+
+def term_maps(dataset: xr.Dataset, *, ax: object | None = None) -> Figure:
+    """Draws explanations and their terms: a row for each sample (fig. 5 of [maess2025uncovering]).
+
+    All maps of a row have the same limits, so that the terms add up by eye too.
+
+    Args:
+        dataset: What `tfexplain.audits.spectral_terms` returned, of images.
+        ax: Array of Axes, shape (samples, 2 + terms). None: a new Figure.
+
+    Returns:
+        The Figure.
+
+    Raises:
+        ValueError: If the maps are no images, or there are too few Axes.
+    """
+    if "row" not in dataset["explanation"].dims:
+        raise ValueError(
+            f"The maps have the axes {dataset['explanation'].dims[1:]}; only images are drawn."
+        )
+    rows, columns = dataset.sizes["sample"], 2 + dataset.sizes["rank"]
+    if ax is None:
+        size = (1.25 * columns, 0.3 + 1.5 * rows)
+        ax = Figure(figsize=size, layout="constrained").subplots(rows, columns)
+    cells = _given(ax, (rows, columns))
+    ranks = dataset["rank"].values
+    for row in range(rows):
+        one = dataset.isel(sample=row)
+        shown = [one["explanation"].values, *one["term"].values, one["rest"].values]
+        norm = Normalize(*symmetric_limits(np.stack(shown)))
+        for cell, map in zip(cells[row], shown, strict=True):
+            _no_ticks(cell)
+            cell.imshow(map, cmap=COLORMAP, norm=norm, interpolation="nearest")
+        for cell, rank in zip(cells[row][1:], ranks, strict=False):
+            sigma = one["singular_value"].sel(rank=rank).item()
+            if not np.isnan(sigma):
+                cell.set_xlabel(f"σ = {sigma:.3g}", fontsize=_TEXT - 1)
+    titles = ["explanation", *(f"term {rank}" for rank in ranks), "rest"]
+    for cell, title in zip(cells[0], titles, strict=True):
+        cell.set_title(title, fontsize=_TEXT)
+    return cells[0, 0].figure
