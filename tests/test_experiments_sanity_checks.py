@@ -10,7 +10,7 @@ import xarray as xr
 
 import models
 import tfexplain
-from experiments import networks
+from experiments import frequencies, networks
 from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED
 from experiments.runs import Part, Settings
 from experiments.sixt2020 import maps, sanity_checks
@@ -219,14 +219,14 @@ def test_local_factors():
 def test_noise():
     noise = np.random.default_rng(0).normal(size=(64, 64))
     # All frequencies are equally strong: the share of their square outside of a quarter circle.
-    share = 1 - np.pi * sanity_checks.CYCLES_PER_PIXEL**2
-    assert sanity_checks.high_frequencies(noise) == pytest.approx(share, abs=0.03)
-    assert sanity_checks.high_frequencies(1e-30 * noise + 1e-25) == pytest.approx(share, abs=0.03)
+    share = 1 - np.pi * frequencies.CYCLES_PER_PIXEL**2
+    assert frequencies.high_frequencies(noise) == pytest.approx(share, abs=0.03)
+    assert frequencies.high_frequencies(1e-30 * noise + 1e-25) == pytest.approx(share, abs=0.03)
     wave = np.sin(2 * np.pi * np.arange(64) / 16)
-    assert sanity_checks.high_frequencies(np.outer(wave, wave)) < 1e-20
-    assert sanity_checks.high_frequencies(np.indices((8, 8)).sum(0) % 2) == pytest.approx(1)
-    assert np.isnan(sanity_checks.high_frequencies(np.ones((8, 8))))
-    assert np.isnan(sanity_checks.high_frequencies(noise * np.inf))
+    assert frequencies.high_frequencies(np.outer(wave, wave)) < 1e-20
+    assert frequencies.high_frequencies(np.indices((8, 8)).sum(0) % 2) == pytest.approx(1)
+    assert np.isnan(frequencies.high_frequencies(np.ones((8, 8))))
+    assert np.isnan(frequencies.high_frequencies(noise * np.inf))
 
 
 # --- what is concluded ---------------------------------------------------------------------------

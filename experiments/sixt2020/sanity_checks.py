@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 import tfexplain
 from experiments import networks
+from experiments.frequencies import high_frequencies
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
 from experiments.sixt2020 import maps
@@ -72,8 +73,6 @@ SIMILARITIES = ("ssim", "spearman", "cosine")
 UNCHANGED = 0.99
 # Patches in which a map counts as rescaled, as a part of its side, and from which cosine on.
 PATCHES, RESCALED = 8, 0.9
-# Frequencies above it are noise; the highest is 0.5 along each axis.
-CYCLES_PER_PIXEL = 0.25
 # What a map has in the figures, about.
 PIXELS = 80
 CMP = ("LRP CMP 1/0", "LRP CMP 2/1")
@@ -201,25 +200,6 @@ def local_cosine(first: np.ndarray, second: np.ndarray) -> float:
     if not nonzero.any():
         return float("nan")
     return float(np.median(np.abs((a * b).sum(axis=1)[nonzero]) / lengths[nonzero]))
-
-
-def high_frequencies(map: np.ndarray) -> float:
-    """Returns the share of a map's energy, without its mean, in high frequencies.
-
-    White noise has about 0.8, a smooth map little.
-
-    Args:
-        map: Shape (height, width).
-
-    Returns:
-        0..1; not a number for a map that is constant or not finite.
-    """
-    if not np.isfinite(map).all() or np.ptp(map) == 0:
-        return float("nan")
-    power = np.abs(np.fft.fft2((map - map.mean()) / np.abs(map).max())) ** 2
-    y, x = (np.fft.fftfreq(length) for length in map.shape)
-    high = np.hypot(y[:, None], x[None]) > CYCLES_PER_PIXEL
-    return float(power[high].sum() / power.sum())
 
 
 # --- what the numbers say ------------------------------------------------------------------------
