@@ -77,6 +77,8 @@ def _up_to(network, name):
 def test_norms_fall_with_gamma_and_the_worst_output_stays(found):
     assert (found.closed_form.diff("analyzer") < 0).all()
     assert (found.worst == found.worst[0]).all() and (found.c == found.c[0]).all()
+    # The norms of what the rule returns are largest at the same outputs.
+    np.testing.assert_array_equal(found.measured_worst, found.worst)
     assert (found.closed_form.sel(analyzer="50.0") < 1.05).all()
 
 

@@ -23,7 +23,7 @@ from tfexplain.operations import Activation, Linear
 from tfexplain.reverse import ReversedNetwork
 from tfexplain.rules import Epsilon, Gamma
 
-NUMBERS = ("measured", "closed_form", "c", "worst", "active")
+NUMBERS = ("measured", "closed_form", "c", "worst", "measured_worst", "active")
 
 
 class _Layer(NamedTuple):
@@ -33,6 +33,7 @@ class _Layer(NamedTuple):
     closed_form: float
     c: float
     worst: int
+    measured_worst: int
     active: int
 
 
@@ -72,8 +73,9 @@ def layer_norms(
 
         * `measured` and `closed_form` (analyzer, sample, layer): L1 norms, from the rule itself and
           from p and n;
-        * `c` and `worst` (analyzer, sample, layer): of the worst output, whose flat index does not
-          depend on gamma; `active`: how many outputs are active;
+        * `c` and `worst` (analyzer, sample, layer): of the worst output by the closed form, whose
+          flat index does not depend on gamma; `measured_worst`: flat index of the output with the
+          largest measured norm; `active`: how many outputs are active;
         * `norm` (analyzer, sample): L1 norm of the whole chain from the outputs to the input;
         * `bound` (analyzer, sample): product of `closed_form`; not a number for networks with
           branches or layers without a closed form.
@@ -186,11 +188,13 @@ def _measure(
             generator = np.random.default_rng([seed, position, index])
             drawn = generator.choice(len(active), columns, replace=False)
             chosen = active[np.union1d(drawn, [worst])]
+        norms = _norms(network, call, values, chosen)
         found[call.name] = _Layer(
-            _layer_norm(network, call, values, chosen),
+            float(np.max(norms, initial=0.0)),
             float(np.max(form, initial=0.0)) if len(form) else np.nan,
             float(c[worst]) if len(c) else np.nan,
             int(active[worst]) if len(c) else -1,
+            int(chosen[np.argmax(norms)]) if len(norms) else -1,
             len(active),
         )
     outputs = int(np.prod(records[network.start_index].shape[1:]))
@@ -240,19 +244,18 @@ def _closed_form(rule: Any, c: np.ndarray) -> np.ndarray:
         return 1 + 2 * c / (1 + gamma - c)
 
 
-def _layer_norm(
+def _norms(
     network: ReversedNetwork, call: Call, values: dict[Any, Tensor], chosen: np.ndarray
-) -> float:
-    """Sends one unit from each chosen output through the rule of a layer."""
+) -> np.ndarray:
+    """Returns the L1 norm of what the rule of a layer makes of one unit at each chosen output."""
     shape = values[call.outputs[0]].shape[1:].as_list()
     size = max(int(np.prod(shape)), int(np.prod(values[call.inputs[0]].shape[1:])))
     chunk = max(1, CHUNK_BYTES // (8 * size))
-    largest = 0.0
+    norms = np.zeros(len(chosen))
     for part in slices(len(chosen), chunk):
         ones = np.zeros((len(chosen[part]), int(np.prod(shape))), network.dtype)
         ones[np.arange(len(ones)), chosen[part]] = 1
         relevance = tf.constant(ones.reshape(1, len(ones), *shape))
         (found,) = network._visit(call, values, [relevance])
-        sums = np.abs(found.numpy().astype("float64")).reshape(len(ones), -1).sum(axis=1)
-        largest = max(largest, float(sums.max()))
-    return largest
+        norms[part] = np.abs(found.numpy().astype("float64")).reshape(len(ones), -1).sum(axis=1)
+    return norms
