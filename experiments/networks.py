@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
@@ -117,15 +118,24 @@ def input_range(name: str) -> tuple[np.ndarray, np.ndarray]:
     """
     if name == TINY:
         return np.zeros(3), np.ones(3)
-    prepare = getattr(preprocessing, network(name).preprocess)
+    prepare = preprocess(name)
     low, high = (prepare(np.full((1, 1, 1, 3), value, "uint8"))[0, 0, 0] for value in (0, 255))
     return low, high
 
 
+def preprocess(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the function that makes inputs of a network of its images.
+
+    Raises:
+        ValueError: If the network is unknown.
+    """
+    if name == TINY:
+        return preprocessing.cifar_cnn
+    return getattr(preprocessing, network(name).preprocess)
+
+
 def images(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Returns preprocessed images and their classes, drawn with the run's seed.
-
-    CIFAR-10 images come from the test part, or from the only part of the file.
 
     Args:
         part: Its settings say how many, and of which file or folder.
@@ -138,13 +148,36 @@ def images(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray
         ValueError: If there are fewer images than asked for.
         FileNotFoundError: If there is no such file or folder.
     """
-    count, seed = part.settings.images, part.settings.seed
     if part.model == TINY:
-        generator = part.generator("images")
+        count, generator = part.settings.images, part.generator("images")
         x = generator.uniform(0, 1, (count, 8, 8, 3)).astype("float32")
         return x, generator.integers(0, 5, count)
+    drawn, y = pixels(part, replace=replace)
+    return preprocess(part.model)(drawn), y
+
+
+def pixels(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images as `preprocess` takes them, and their classes; the same as `images`.
+
+    CIFAR-10 images come from the test part, or from the only part of the file. Those of smoke runs
+    are rounded to whole grey levels.
+
+    Args:
+        part: Its settings say how many, and of which file or folder.
+        replace: Draw with replacement, as the published code does.
+
+    Returns:
+        Arrays (n, height, width, 3), uint8, and (n,), int64.
+
+    Raises:
+        ValueError: If there are fewer images than asked for.
+        FileNotFoundError: If there is no such file or folder.
+    """
+    count, seed = part.settings.images, part.settings.seed
+    if part.model == TINY:
+        x, y = images(part)
+        return np.round(255 * x).astype("uint8"), y
     described = network(part.model)
-    prepare = getattr(preprocessing, described.preprocess)
     path = part.settings.data.get(described.data)
     if described.data == CIFAR10:
         if path is not None and path.is_file():
@@ -153,10 +186,10 @@ def images(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray
         tested = (found.x_test, found.y_test)
         x, y = tested if len(found.x_test) else (found.x_train, found.y_train)
         chosen = datasets.draw(len(x), count, seed, replace=replace)
-        return prepare(x[chosen]), y[chosen]
+        return x[chosen], y[chosen]
     if path is None:
         raise ValueError(f"{part.model} needs photographs: give --data {IMAGENET}=FOLDER.")
     photographs = datasets.load_photographs(
         path, count, described.size, resize=described.resize, seed=seed, replace=replace
     )
-    return prepare(photographs.x), photographs.y
+    return photographs.x, photographs.y

@@ -1,0 +1,1 @@
+"""Experiments of "Uncovering the Structure of Explanation Quality with Spectral Analysis"."""

@@ -1,0 +1,103 @@
+"""Fig. 4 and table 1, on a network for photographs.
+
+The spectrum of LRP-gamma comes from products with the redistribution matrix and its transpose.
+SmoothGrad and integrated gradients have no such products: their matrices have the columns of the
+largest fiftieth of the outputs, in both protocols. Figures show numbers only.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import networks
+from experiments.ledger import Finding
+from experiments.runs import Experiment, Part
+from experiments.spectral2025 import figures
+from experiments.spectral2025.judging import sayer, shared_findings
+from experiments.spectral2025.protocol import IMAGENET, TINY_IMAGENET
+from experiments.spectral2025.sweep import (
+    SAMPLED_QUANTILE,
+    analyzers,
+    class_maps,
+    class_numbers,
+    gamma_in_front,
+    measure,
+    shared,
+)
+
+NOTE = (
+    "SmoothGrad and integrated gradients have the columns of outputs with a magnitude of at least "
+    f"quantile {SAMPLED_QUANTILE:g} in both protocols; LRP-gamma is in the first half of the "
+    "convolutions only."
+)
+
+
+def compute(part: Part) -> xr.Dataset:
+    """Measures all settings."""
+    grid = TINY_IMAGENET if part.settings.tiny else IMAGENET
+    model = networks.load(part)
+    low, high = networks.input_range(part.model)
+    composite = functools.partial(gamma_in_front, model=model, low=low, high=high)
+    settings = analyzers(part, model, grid, composite)
+    with shared(part) as whole:
+        found = measure(part, whole, settings, grid, matrix_free=True)
+    x = networks.preprocess(part.model)(networks.pixels(part)[0])
+    maps = class_maps(settings, x, found["logit"].values)
+    found = found.assign(class_numbers(maps)).assign_coords(gamma=list(map(float, grid.gammas)))
+    return found.drop_vars("logit").assign_attrs(
+        top5=float(_top(found["logit"].values, found["label"].values, 5)), notes=NOTE
+    )
+
+
+def _top(logits: np.ndarray, labels: np.ndarray, count: int) -> float:
+    """Returns the share of images whose label is among the largest outputs."""
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    return float((order == labels[:, None]).any(axis=1).mean())
+
+
+def judge(dataset: xr.Dataset) -> list[Finding]:
+    """Returns what a Dataset says about M1 to M6 and M9 to M11."""
+    say = sayer(dataset, dataset.attrs["notes"])
+    return [
+        *shared_findings(dataset, say, digits=False),
+        say(
+            "M11",
+            [],
+            numbers={"top-5 accuracy on these images": dataset.attrs["top5"]},
+            reason="it concerns the weights of VGG-16 and a validation set that were not at hand",
+        ),
+    ]
+
+
+def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
+    """Draws the curves of each network."""
+    found = figures.by_network(datasets)
+    return {
+        "imagenet" if len(found) == 1 else f"imagenet_{name}": figures.curves(parts)
+        for name, parts in found.items()
+    }
+
+
+EXPERIMENT = Experiment(
+    "spectral2025",
+    "imagenet",
+    "Spectra, pixel flipping and entropy of explanations of photographs (fig. 4, table 1).",
+    compute,
+    judge,
+    draw,
+    models=("squeezenet",),
+    known_models=networks.explained_on(networks.IMAGENET),
+    images=5,
+    data=(networks.IMAGENET,),
+    tiny={"models": (networks.TINY,), "images": 2},
+)
+main = EXPERIMENT.main
+
+if __name__ == "__main__":
+    sys.exit(main())
