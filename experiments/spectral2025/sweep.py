@@ -106,7 +106,7 @@ def gamma_in_front(
     rows = [
         (First(), ZBox(low, high)),
         (Last(), Epsilon(0)),
-        (UpTo(max(1, round(GAMMA_PART * count)) - 1), Gamma(gamma)),
+        (UpTo(max(2, round(GAMMA_PART * count)) - 1), Gamma(gamma)),
         *relevance_rows(Epsilon(0), Epsilon(0.25, relative=True)),
     ]
     return Composite(f"gamma {gamma:g}", rows)
