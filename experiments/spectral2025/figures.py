@@ -24,7 +24,7 @@ SAME = "0.25"
 SPECTRAL = ("stability", "sensitivity", "SSM")
 LABELS = {
     "stability": "stability 1 / σ₁",
-    "sensitivity": "sensitivity ‖R‖_F",
+    "sensitivity": r"sensitivity $\Vert R\Vert_F$",
     "SSM": "SSM (more is better)",
     "PF-AUC": "PF-AUC (less is better)",
     "entropy": "entropy in nats\n(less is better)",
@@ -125,6 +125,8 @@ def _parameter_axis(ax: Axes, values: np.ndarray) -> None:
     """A logarithmic axis that has zero."""
     positive = values[values > 0]
     ax.set_xscale("symlog", linthresh=float(positive.min()), linscale=0.5)
+    # Without the room for negative values that such axes leave.
+    ax.set_xlim(-0.1 * positive.min(), 1.3 * positive.max())
     exponents = np.arange(
         int(np.floor(np.log10(positive.min()))), int(np.floor(np.log10(positive.max()))) + 1
     )
