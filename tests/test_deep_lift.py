@@ -182,6 +182,11 @@ def test_contributions_pass_layers_that_declare_it(name):
     x, x0 = normal(3, 4), normal(3, 4, seed=2)
     analyzer = create(name, model)
     before, behind = (eagerly(analyzer, x, x0, read=[read])[read] for read in ("z1", "declared"))
+    # The ablation rescales multipliers on their way, each vector by a factor of its own.
+    if name not in NAMES:
+        before, behind = (
+            part / np.abs(part).max(axis=2, keepdims=True) for part in (before, behind)
+        )
     assert np.abs(behind).max() > 0
     np.testing.assert_allclose(before, behind, rtol=1e-12)
     if name in NAMES:
