@@ -51,7 +51,7 @@ def test_brute_force(network, x, found):
     """The dense layer before the last, from its weights alone."""
     analyzer = create("lrp.gamma", network, gamma=1.0)
     a = analyzer.propagate(x, np.zeros((4, 1, 4)), layers=["flatten"])["flatten"]
-    assert a.shape == (4, 1, 80)
+    assert a.shape == (4, 1, 45)
     values = [
         layer(x) for layer in [lambda v: _up_to(network, "flatten")(v), _up_to(network, "hidden")]
     ]

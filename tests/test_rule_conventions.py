@@ -91,8 +91,8 @@ def test_z_gives_nothing_where_z_is_zero():
 @pytest.mark.parametrize("options", [{}, {"add": "proportional"}], ids=str)
 def test_z_gives_nothing_where_summands_cancel(options):
     model = network([(2,)], lambda x: layers.Add(**F64)([x, layers.ReLU(**F64)(-x)]))
-    # 3 + 0 passes its relevance on; -2 + 2 = 0 has no shares.
-    found = backward(create_analyzer("lrp.z", model, **options), [[3, -2]], [[[7, 7]]])
+    # 4 + 0 passes its relevance on; -2 + 2 = 0 has no shares.
+    found = backward(create_analyzer("lrp.z", model, **options), [[4, -2]], [[[7, 7]]])
     np.testing.assert_array_equal(found, [[[7, 0]]])
 
 

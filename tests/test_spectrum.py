@@ -1,5 +1,7 @@
 """The spectrum of explanations: matrices whose singular values are known, networks, products."""
 
+import importlib
+
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -15,6 +17,8 @@ from tfexplain.audits import common, redistribution, spectral_terms, spectrum
 from tfexplain.audits.redistribution import Redistribution, choose
 from tfexplain.audits.spectrum import estimate
 
+# The package has the function of the same name.
+MODULE = importlib.import_module("tfexplain.audits.spectrum")
 NONLINEAR = {
     "guided_backprop": "GuidedReLU",
     "deconvnet": "DeconvReLU",
@@ -92,9 +96,8 @@ class Known:
 def measured(matrix, method, outputs=None, policy="literal"):
     known = Known(matrix, outputs)
     if method == "exact":
-        return tfexplain.audits.spectrum.__globals__["exact"](known, policy, 0.5)
-    run = tfexplain.audits.spectrum.__globals__["matrix_free"]
-    return run(known, policy, 0.5, 4, 1e-6, 0.01, [0])
+        return MODULE.exact(known, policy, 0.5)
+    return MODULE.matrix_free(known, policy, 0.5, 4, 1e-6, 0.01, [0])
 
 
 BOTH = pytest.mark.parametrize("method", ["exact", "matrix_free"])
@@ -325,7 +328,7 @@ def test_batches_and_order_do_not_matter(network, x, gamma):
 def test_killed_runs_continue(network, x, gamma, tmp_path, monkeypatch):
     path = tmp_path / "spectrum.nc"
     made = []
-    real_exact = spectrum.__globals__["exact"]
+    real_exact = MODULE.exact
 
     def stops(matrix, *options):
         made.append(1)
@@ -333,10 +336,10 @@ def test_killed_runs_continue(network, x, gamma, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real_exact(matrix, *options)
 
-    monkeypatch.setitem(spectrum.__globals__, "exact", stops)
+    monkeypatch.setattr(MODULE, "exact", stops)
     with pytest.raises(KeyboardInterrupt):
         spectrum(gamma, x, block_size=2, path=path)
-    monkeypatch.setitem(spectrum.__globals__, "exact", real_exact)
+    monkeypatch.setattr(MODULE, "exact", real_exact)
     found = spectrum(gamma, x, block_size=2, path=path)
     assert len(made) == 4
     whole = spectrum(gamma, x)
@@ -362,7 +365,7 @@ def test_wrong_options(options, message, gamma, x):
 
 
 def test_large_matrices_are_refused_before_they_are_made(gamma, x, monkeypatch):
-    monkeypatch.setitem(spectrum.__globals__["build"].__globals__, "LARGEST_MATRIX", 100)
+    monkeypatch.setattr(MODULE, "LARGEST_MATRIX", 100)
     monkeypatch.setattr(redistribution.Redistribution, "columns", None)
     with pytest.raises(ValueError, match='64 x 10 entries.*method="matrix_free"'):
         spectrum(gamma, x)

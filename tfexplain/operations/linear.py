@@ -27,7 +27,9 @@ from tfexplain.operations.pooling import channels_to_first, channels_to_last
 
 # Parts of a kernel that rules ask for; a pair (a, n) is a W^+ + n W^-.
 ALL, POSITIVE, NEGATIVE, SQUARE, ONES = "all", "positive", "negative", "square", "ones"
+MAGNITUDE = "magnitude"
 Part = str | tuple[float, float]
+PART_OF = {POSITIVE: positive, NEGATIVE: negative, SQUARE: tf.square, MAGNITUDE: tf.abs}
 PARTS: dict[tuple[float, float], str] = {(1, 1): ALL, (1, 0): POSITIVE, (0, 1): NEGATIVE}
 
 
@@ -118,7 +120,7 @@ class Linear(Operation):
             return above * self.kernel(dtype, POSITIVE) + below * self.kernel(dtype, NEGATIVE)
         if part not in (ALL, ONES):
             kernel = self.kernel(dtype)
-            return {POSITIVE: positive, NEGATIVE: negative, SQUARE: tf.square}[part](kernel)
+            return PART_OF[part](kernel)
         kernel = self._kernel(dtype)
         if part == ONES:
             return tf.ones_like(kernel)
@@ -198,6 +200,11 @@ class Linear(Operation):
             return self.apply(x, kernel)
         mirrored = self.kernel(x.dtype, (below, above))
         return self.apply(positive(x), kernel) + self.apply(negative(x), mirrored)
+
+    def magnitude_sum(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Returns sum_i |x_i w_ij| for each output j."""
+        x = inputs[0]
+        return self.apply(tf.abs(x), self.kernel(x.dtype, MAGNITUDE))
 
     def pull_contributions(
         self,

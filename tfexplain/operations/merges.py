@@ -58,6 +58,10 @@ class Sum(_Merge):
         """Returns sum_m above c_m^+ + below c_m^- of the summands c_m."""
         return sum(weighted(c, above, below) for c in self._contributions(inputs))
 
+    def magnitude_sum(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Returns sum_m |c_m| of the summands c_m."""
+        return sum(tf.abs(c) for c in self._contributions(inputs))
+
     def pull_weighted(
         self,
         inputs: Sequence[Tensor],

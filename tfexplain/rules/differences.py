@@ -31,7 +31,7 @@ from tfexplain.operations import (
     Scaling,
     Sum,
 )
-from tfexplain.operations.linear import NEGATIVE, POSITIVE
+from tfexplain.operations.linear import MAGNITUDE, NEGATIVE, POSITIVE
 from tfexplain.rules.base import RecordedCall, Rule
 
 
@@ -104,16 +104,18 @@ class LinearDifference(DifferenceRule):
                 for c, d, x in zip(operation.coefficients, differences, call.inputs, strict=True)
             )
         x = call.inputs[0]
-        first = operation.transpose(above, operation.kernel(x.dtype, POSITIVE), x)
-        first += operation.transpose(below, operation.kernel(x.dtype, NEGATIVE), x)
-        both = operation.transpose(above + below, operation.kernel(x.dtype), x)
-        return (select(differences[0], first, both - first, both / 2),)
+        # With W+ = (W + |W|) / 2 and W- = (W - |W|) / 2 two passes make all four products.
+        whole = operation.transpose((above + below) / 2, operation.kernel(x.dtype), x)
+        apart = operation.transpose((above - below) / 2, operation.kernel(x.dtype, MAGNITUDE), x)
+        return (select(differences[0], whole + apart, whole - apart, whole),)
 
     def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
         """Returns the sums of positive and of negative contributions to each output."""
         differences = input_differences(call)
-        above = call.operation.weighted_sum(differences, (False,) * len(differences), 1, 0)
-        return above, output_differences(call)[0] - above
+        # c+ = (c + |c|) / 2, and the contributions add up to the difference of the output.
+        whole = output_differences(call)[0]
+        apart = call.operation.magnitude_sum(differences)
+        return (whole + apart) / 2, (whole - apart) / 2
 
 
 @dataclass(frozen=True)
