@@ -108,6 +108,19 @@ def test_some_columns_hold_the_worst(network, x, found):
     np.testing.assert_allclose(few.measured[0], found.measured.sel(analyzer="1.0"), rtol=1e-10)
 
 
+def test_outputs_that_are_all_bias_are_not_active(x):
+    """Black corners of digits: without the bias p = n = 0, which is no number for c."""
+    network, black = chain(True), x.copy()
+    network.get_layer("conv1").bias.assign([0.5, 0.5, -0.5, 0.0])
+    black[:, :5] = 0
+    found = layer_norms(create("lrp.gamma", network, bias="ignore"), black)
+    assert np.isfinite(found.c).all() and np.isfinite(found.bound).all()
+    np.testing.assert_allclose(found.measured, found.closed_form, rtol=1e-10)
+    counted = layer_norms(create("lrp.gamma", network), black)
+    first = {"analyzer": 0, "layer": 0}
+    assert (found.active[first] < counted.active[first]).all()
+
+
 def test_other_rules_have_no_closed_form(network, x):
     found = layer_norms({"z": create("lrp.z", network), "plus": create("lrp.z_plus", network)}, x)
     assert np.isfinite(found.closed_form.sel(analyzer="z")).all()

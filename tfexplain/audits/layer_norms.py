@@ -53,7 +53,7 @@ def layer_norms(
     c = min(p, n) / max(p, n) it is 1 + 2 c / (1 + gamma - c) (Eq. 11 of [maess2025uncovering]; in
     front of a ReLU without bias, n < p for every active output). The product over the layers bounds
     the norm of the whole chain (Eq. 9). An output that is 0 behind its ReLU is not active: nothing
-    arrives there.
+    arrives there. Nor is one without any contribution, from which nothing goes on.
 
     A bias that the rule keeps in the denominator (bias="split") counts in p and n. What it takes
     is lost, so that the closed form is then an upper bound of what is measured.
@@ -180,6 +180,8 @@ def _measure(
     for index, call in enumerate(_linear(network)):
         active = _active(network, call, values)
         p, n = _parts(network, call, values)
+        # Without the bias nothing contributes to an output whose inputs are all 0.
+        active = active[np.maximum(p, n)[active] > 0]
         c = np.minimum(p, n)[active] / np.maximum(p, n)[active]
         form = _closed_form(network.rules[call], c)
         worst = int(np.argmax(c)) if len(c) else 0
