@@ -334,6 +334,8 @@ def with_norms(dataset, **changes):
     dims = ("bias", "gamma", "image")
     return dataset.assign(
         {
+            "representation_ssm": (("gamma", "image"), np.full((5, 2), 1.5)),
+            "representation_columns": (("gamma", "image"), np.full((5, 2), 30)),
             "layer_measured": ((*dims, "layer"), measured),
             "layer_closed_form": ((*dims, "layer"), form),
             "layer_c": ((*dims, "layer"), np.broadcast_to(c, form.shape)),

@@ -72,7 +72,7 @@ def curves(parts: Sequence[xr.Dataset]) -> Figure:
                 (1, random),
                 xycoords=("axes fraction", "data"),
                 ha="right",
-                va="bottom",
+                va="top",
                 fontsize=TEXT - 1,
                 color="0.5",
             )
@@ -124,7 +124,7 @@ def _points(ax: Axes, part: xr.Dataset, measure: str, colour: str) -> None:
 def _parameter_axis(ax: Axes, values: np.ndarray) -> None:
     """A logarithmic axis that has zero."""
     positive = values[values > 0]
-    ax.set_xscale("symlog", linthresh=float(positive.min()), linscale=0.5)
+    ax.set_xscale("symlog", linthresh=float(positive.min()), linscale=0.7)
     # Without the room for negative values that such axes leave.
     ax.set_xlim(-0.1 * positive.min(), 1.3 * positive.max())
     exponents = np.arange(
