@@ -12,6 +12,7 @@ import models
 from experiments.runs import Part
 from models import datasets
 from models import images as preprocessing
+from models.weights import MNIST, weight_file
 
 CIFAR10, IMAGENET = "cifar10", "imagenet"
 
@@ -26,12 +27,15 @@ class Network:
         size: Height and width of its input in pixels.
         resize: Length to which the shorter side of a photograph is scaled before its middle is cut
             out; None: the whole photograph becomes the square.
+        weights: What `--weights` is by default, a word for weights that come with the project;
+            None: they have to be given.
     """
 
     data: str
     preprocess: str
     size: int = 32
     resize: int | None = None
+    weights: str | None = None
 
 
 NETWORKS = {
@@ -43,9 +47,12 @@ NETWORKS = {
     # As the paper has them: whole photographs, whatever their shape.
     "vgg16": Network(IMAGENET, "vgg_resnet", 224),
     "resnet50": Network(IMAGENET, "vgg_resnet", 224),
+    "mnist_cnn": Network(MNIST, "digits", 28, weights=MNIST),
+    "lenet5": Network(MNIST, "digits", 28, weights=MNIST),
+    "pooled_mlp": Network(MNIST, "pooled_digits", 9, weights=MNIST),
 }
 TINY = "tiny"
-# Networks without branches.
+# Networks for colour images without branches.
 CHAINS = ("cifar_cnn", "vgg16", TINY)
 
 
@@ -81,14 +88,14 @@ def load(part: Part) -> keras.Model:
     """Returns the network of a part, with the weights of `--weights`.
 
     Raises:
-        ValueError: If the network is unknown, or no weights are given: random ones have to be
-            asked for.
+        ValueError: If the network is unknown, or no weights are given and none come with the
+            project: random ones have to be asked for.
         FileNotFoundError: If there is no such weight file.
     """
     if part.model == TINY:
         return tiny_network(part.settings.seed)
-    network(part.model)
-    weights = part.settings.weights.get(part.model)
+    described = network(part.model)
+    weights = part.settings.weights.get(part.model, described.weights)
     if weights is None:
         raise ValueError(
             f"There are no weights for {part.model}: give --weights {part.model}=FILE, or "
@@ -97,6 +104,8 @@ def load(part: Part) -> keras.Model:
     if weights == "random":
         keras.utils.set_random_seed(part.settings.seed)
         return getattr(models, part.model)()
+    if weights == described.weights:
+        weights = weight_file(part.model, weights)
     return getattr(models, part.model)(weights if weights == "imagenet" else part.uses(weights))
 
 
@@ -111,6 +120,11 @@ def network(name: str) -> Network:
     return NETWORKS[name]
 
 
+def explained_on(*kinds: str) -> tuple[str, ...]:
+    """Returns the names of the networks for images of these kinds."""
+    return tuple(name for name, network in NETWORKS.items() if network.data in kinds)
+
+
 def input_range(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the lowest and highest values that preprocessed images can have, (channels,) each.
 
@@ -118,8 +132,9 @@ def input_range(name: str) -> tuple[np.ndarray, np.ndarray]:
     """
     if name == TINY:
         return np.zeros(3), np.ones(3)
+    shape = (1, 28, 28) if network(name).data == MNIST else (1, 1, 1, 3)
     prepare = preprocess(name)
-    low, high = (prepare(np.full((1, 1, 1, 3), value, "uint8"))[0, 0, 0] for value in (0, 255))
+    low, high = (prepare(np.full(shape, value, "uint8"))[0, 0, 0] for value in (0, 255))
     return low, high
 
 
@@ -159,15 +174,15 @@ def images(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray
 def pixels(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Returns images as `preprocess` takes them, and their classes; the same as `images`.
 
-    CIFAR-10 images come from the test part, or from the only part of the file. Those of smoke runs
-    are rounded to whole grey levels.
+    CIFAR-10 and MNIST images come from the test part, or from the only part of the file. Those of
+    smoke runs are rounded to whole grey levels.
 
     Args:
         part: Its settings say how many, and of which file or folder.
         replace: Draw with replacement, as the published code does.
 
     Returns:
-        Arrays (n, height, width, 3), uint8, and (n,), int64.
+        Arrays (n, height, width, 3) or, for digits, (n, height, width), uint8, and (n,), int64.
 
     Raises:
         ValueError: If there are fewer images than asked for.
@@ -179,10 +194,11 @@ def pixels(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray
         return np.round(255 * x).astype("uint8"), y
     described = network(part.model)
     path = part.settings.data.get(described.data)
-    if described.data == CIFAR10:
+    if described.data in (CIFAR10, MNIST):
         if path is not None and path.is_file():
             part.uses(path)
-        found = datasets.load_cifar10(path)
+        read = datasets.load_cifar10 if described.data == CIFAR10 else datasets.load_mnist
+        found = read(path)
         tested = (found.x_test, found.y_test)
         x, y = tested if len(found.x_test) else (found.x_train, found.y_train)
         chosen = datasets.draw(len(x), count, seed, replace=replace)

@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.ledger import NOT_TESTED, PROTOCOLS, Claim, Criterion, Finding, Ledger
+from models.weights import TRAINED
 from tfexplain import results
 from tfexplain.files import write_atomically
 
@@ -49,7 +50,7 @@ class Settings:
     Args:
         models: Names of networks; which there are says the experiment.
         images: Number of images; 0 where none are read.
-        data: Kind of images ("cifar10", "imagenet", "two_classes") -> folder or file.
+        data: Kind of images ("cifar10", "imagenet", "mnist", "two_classes") -> folder or file.
         weights: Name of a network -> weight file, or a word that its builder knows.
         out: Folder for Datasets, figures and findings.
         seed: Integer from which all random numbers come.
@@ -108,7 +109,8 @@ class Part:
     def read_again(self, files: Mapping[str, str]) -> bool:
         """Tells whether the named files still have the checksums with which they were read."""
         given = [*self.settings.data.values(), *map(pathlib.Path, self.settings.weights.values())]
-        for path in given:
+        # A file that was given counts, also where one of the project has the same name.
+        for path in [*TRAINED.iterdir(), *given]:
             if path.name in files:
                 self.uses(path)
         return all(self.files.get(name) == checksum for name, checksum in files.items())
@@ -334,8 +336,8 @@ def argument_parser(program: str, summary: str) -> argparse.ArgumentParser:
         nargs="+",
         metavar="KIND=PATH",
         default=(),
-        help="images: cifar10=FILE, imagenet=FOLDER, two_classes=FOLDER; a PATH alone if there "
-        "is one kind",
+        help="images: cifar10=FILE, mnist=FILE, imagenet=FOLDER, two_classes=FOLDER; a PATH alone "
+        "if there is one kind",
     )
     parser.add_argument(
         "--weights",

@@ -24,7 +24,7 @@ import os
 import pathlib
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import keras
 import numpy as np
@@ -50,6 +50,8 @@ NUM_IMAGENET_CLASSES = 1000
 _ARCHIVE_SUFFIXES = (".tar.bz2", ".tar.gz", ".tar.xz", ".tbz2", ".tgz", ".txz")
 _LOSSY_SUFFIXES = (".jpeg", ".jpg", ".webp")
 _PARTS = ("train", "test")
+# Kaggle's Digit Recognizer has 42,000 labelled images, of which Maess et al. train on 33,600.
+_RECOGNIZER_IMAGES, _RECOGNIZER_TRAIN, _RECOGNIZER_SEED = 42_000, 33_600, 42
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,6 +66,7 @@ class Dataset:
         class_names: Name of class 0, 1, ...
         source: What was read, in words for a person.
         lossy: Whether images are of a form that changes pixels (JPEG).
+        more: Name -> further images and their classes, which belong to neither part.
     """
 
     x_train: np.ndarray
@@ -73,6 +76,7 @@ class Dataset:
     class_names: tuple[str, ...]
     source: str
     lossy: bool = False
+    more: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,6 +146,44 @@ def load_mnist(path: str | os.PathLike | None = None) -> Dataset:
     if path.suffix != ".npz":
         raise ValueError(f"MNIST is to be read from {str(path)!r}. Expected an .npz archive.")
     return _from_arrays("MNIST", path, (28, 28), MNIST_CLASSES)
+
+
+def load_mnist_split(path: str | os.PathLike | None = None) -> Dataset:
+    """Loads MNIST in the parts of "Uncovering the Structure of Explanation Quality" (2025).
+
+    The authors split the 42,000 labelled digits of Kaggle's Digit Recognizer, a selection of MNIST,
+    into 33,600 for training and 8,400 for tests. Here it is the first 42,000 training images of
+    MNIST, split at random with seed 42; which images are in which part is therefore another.
+
+    Args:
+        path: As for `load_mnist`.
+
+    Returns:
+        `Dataset` with images of shape (n, 28, 28). Its `more` has the test part of MNIST as
+        "mnist_test", if that is not empty.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there are fewer than 42,000 training images, and as `load_mnist`.
+    """
+    mnist = load_mnist(path)
+    if len(mnist.x_train) < _RECOGNIZER_IMAGES:
+        raise ValueError(
+            f"There are {len(mnist.x_train)} training images ({mnist.source}). Expected at least "
+            f"{_RECOGNIZER_IMAGES}, of which {_RECOGNIZER_TRAIN} become the train part."
+        )
+    order = np.random.default_rng(_RECOGNIZER_SEED).permutation(_RECOGNIZER_IMAGES)
+    train, test = order[:_RECOGNIZER_TRAIN], order[_RECOGNIZER_TRAIN:]
+    return Dataset(
+        mnist.x_train[train],
+        mnist.y_train[train],
+        mnist.x_train[test],
+        mnist.y_train[test],
+        mnist.class_names,
+        f"{mnist.source}; the first {_RECOGNIZER_IMAGES} training images, split with seed "
+        f"{_RECOGNIZER_SEED}",
+        more={"mnist_test": (mnist.x_test, mnist.y_test)} if len(mnist.x_test) else {},
+    )
 
 
 def list_photographs(folder: str | os.PathLike) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Turns RGB images into what the networks of this package were trained on.
+"""Turns images into what the networks of this package were trained on.
 
 Photographs become squares in one of two ways (`load_photograph`): the middle of the image, as the
 published accuracies of ImageNet networks are measured, or the whole image squeezed into the
@@ -114,6 +114,69 @@ def cifar_cnn(x: np.ndarray) -> np.ndarray:
     return _ensure_rgb(x) / np.float32(255)
 
 
+def digits(x: np.ndarray) -> np.ndarray:
+    """Prepares images for the MNIST network and LeNet-5: scaled to 0..1.
+
+    Args:
+        x: Grey images, values 0..255, shape (n, height, width), as in Keras.
+
+    Returns:
+        Float32 array of shape (n, height, width, 1).
+
+    Raises:
+        ValueError: If shape or values are others.
+
+    Example:
+        >>> digits(np.full((1, 1, 2), 255, "uint8"))
+        array([[[[1.],
+                 [1.]]]], dtype=float32)
+    """
+    x = np.asarray(x)
+    if x.ndim != 3:
+        raise ValueError(f"Got images of shape {x.shape}; expected (n, height, width).")
+    return (_ensure_pixels(x, "grey") / np.float32(255))[..., None]
+
+
+def pooled_digits(x: np.ndarray) -> np.ndarray:
+    """Prepares images for the network of pooled digits: largest of 3 x 3 pixels, scaled to 0..1.
+
+    Args:
+        x: Grey images, values 0..255, shape (n, height, width), as in Keras.
+
+    Returns:
+        Float32 array of shape (n, height // 3, width // 3, 1).
+
+    Raises:
+        ValueError: If shape or values are others.
+
+    Example:
+        >>> pooled_digits(np.zeros((1, 28, 28), "uint8")).shape
+        (1, 9, 9, 1)
+    """
+    return max_pool(digits(x), 3)
+
+
+def max_pool(x: np.ndarray, size: int) -> np.ndarray:
+    """Takes the largest value of each square of pixels; squares do not overlap.
+
+    Args:
+        x: Images of shape (n, height, width, channels).
+        size: Length of a side of the squares in pixels. Rows and columns at the end that fill no
+            square are left out.
+
+    Returns:
+        Array (n, height // size, width // size, channels) of the same dtype.
+
+    Example:
+        >>> max_pool(np.arange(16).reshape(1, 4, 4, 1), 3)
+        array([[[[10]]]])
+    """
+    n, height, width, channels = x.shape
+    rows, columns = height // size, width // size
+    squares = x[:, : rows * size, : columns * size].reshape(n, rows, size, columns, size, channels)
+    return squares.max(axis=(2, 4))
+
+
 def load_photograph(path: str | os.PathLike, size: int, resize: int | None = 256) -> np.ndarray:
     """Reads a photograph as a square: its middle, or all of it with another aspect ratio.
 
@@ -191,9 +254,13 @@ def _ensure_rgb(x: np.ndarray) -> np.ndarray:
     x = np.asarray(x)
     if x.ndim != 4 or x.shape[-1] != 3:
         raise ValueError(f"Got images of shape {x.shape}; expected (n, height, width, 3).")
+    return _ensure_pixels(x, "RGB")
+
+
+def _ensure_pixels(x: np.ndarray, kind: str) -> np.ndarray:
     if x.size and not (x.min() >= 0 and x.max() <= 255):
         raise ValueError(
-            f"Got values from {x.min()} to {x.max()}; expected RGB values 0..255, not yet "
+            f"Got values from {x.min()} to {x.max()}; expected {kind} values 0..255, not yet "
             "preprocessed."
         )
     return x.astype("float32")

@@ -1,6 +1,7 @@
 """Reads weight files into Keras models: everything fits, or nothing is assigned."""
 
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 
 import h5py
@@ -8,6 +9,27 @@ import keras
 import numpy as np
 
 Naming = Callable[[keras.layers.Layer], list[str]]
+
+# Weights that come with the project, each with a description of its training beside it.
+TRAINED = pathlib.Path(__file__).parent / "trained"
+MNIST = "mnist"
+
+
+def weight_file(name: str, weights: str | os.PathLike) -> str | os.PathLike:
+    """Returns the file that the argument `weights` of a builder means.
+
+    Args:
+        name: Name of a network for MNIST.
+        weights: Path of a file, or "mnist" for the trained weights of this project.
+
+    Returns:
+        Path of a file.
+
+    Example:
+        >>> weight_file("mnist_cnn", "mnist").name
+        'mnist_cnn.weights.h5'
+    """
+    return TRAINED / f"{name}.weights.h5" if weights == MNIST else weights
 
 
 def keras_names(layer: keras.layers.Layer) -> list[str]:

@@ -1,6 +1,7 @@
 """Loaders of data: what they read, what they draw, and what they refuse."""
 
 import csv
+import dataclasses
 import io
 import tarfile
 
@@ -10,7 +11,15 @@ import pytest
 from PIL import Image
 
 from models import datasets, images
-from models.datasets import draw, list_photographs, load_cifar10, load_mnist, load_photographs
+from models.datasets import (
+    Dataset,
+    draw,
+    list_photographs,
+    load_cifar10,
+    load_mnist,
+    load_mnist_split,
+    load_photographs,
+)
 
 
 def picture(seed, height=32, width=32):
@@ -77,6 +86,40 @@ def test_download_that_fails(monkeypatch):
     monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
     with pytest.raises(ValueError, match="cannot load MNIST.*URL fetch failure.*path of a copy"):
         load_mnist()
+
+
+def test_split_of_mnist(monkeypatch):
+    """Every image holds its number, which is also its class."""
+    numbers = np.arange(42_010)
+    x = numbers.astype(">u2").view(np.uint8).reshape(-1, 1, 2)
+    mnist = Dataset(x, numbers, x[:3], numbers[:3], ("0",), "numbers")
+    monkeypatch.setattr(datasets, "load_mnist", {"here": mnist}.__getitem__)
+    found = load_mnist_split("here")
+    assert (found.x_train.shape, found.x_test.shape) == ((33_600, 1, 2), (8_400, 1, 2))
+    together = np.concatenate([found.y_train, found.y_test])
+    np.testing.assert_array_equal(np.sort(together), numbers[:42_000])
+    assert found.y_train[:3].tolist() == [4264, 19872, 30141] and found.y_test[:3].tolist() == [
+        36431,
+        16787,
+        4740,
+    ]
+    for images_, labels in (
+        (found.x_train, found.y_train),
+        (found.x_test, found.y_test),
+        found.more["mnist_test"],
+    ):
+        np.testing.assert_array_equal(images_.reshape(-1, 2).view(">u2")[:, 0], labels)
+    assert len(found.more["mnist_test"][1]) == 3
+    assert found.source == "numbers; the first 42000 training images, split with seed 42"
+    empty = dataclasses.replace(mnist, x_test=x[:0], y_test=numbers[:0])
+    monkeypatch.setattr(datasets, "load_mnist", lambda path: empty)
+    assert load_mnist_split().more == {}
+    few = dataclasses.replace(mnist, x_train=x[:41_999], y_train=numbers[:41_999])
+    monkeypatch.setattr(datasets, "load_mnist", lambda path: few)
+    with pytest.raises(
+        ValueError, match=r"41999 training images \(numbers\). Expected at least 42"
+    ):
+        load_mnist_split()
 
 
 @pytest.mark.parametrize("load, shape", [(load_cifar10, (32, 32, 3)), (load_mnist, (28, 28))])

@@ -2,6 +2,8 @@
 
 import csv
 import functools
+import hashlib
+import json
 import sys
 
 import keras
@@ -12,7 +14,8 @@ from PIL import Image
 
 import models
 from models import images
-from models.weights import load_weights, read_arrays
+from models.datasets import load_mnist
+from models.weights import TRAINED, load_weights, read_arrays
 
 PARAMETERS = {
     "googlenet": 6_998_552,
@@ -23,6 +26,25 @@ PARAMETERS = {
     "cifar_resnet44": 661_754,
     "cifar_resnet56": 857_082,
     "cifar_cnn": 8_640_714,
+}
+# Layers with weights or pools, and the shape of their output.
+DIGITS = {
+    "mnist_cnn": {
+        **{"conv1": (28, 28, 8), "conv2": (28, 28, 8), "conv3": (24, 24, 8), "pool1": (12, 12, 8)},
+        **{"conv4": (8, 8, 16), "conv5": (8, 8, 16), "conv6": (8, 8, 16), "pool2": (4, 4, 16)},
+        **{"flatten": (256,), "fc7": (10,)},
+    },
+    "lenet5": {
+        **{"conv1": (28, 28, 6), "pool1": (14, 14, 6), "conv2": (10, 10, 16), "pool2": (5, 5, 16)},
+        **{"flatten": (400,), "fc3": (120,), "fc4": (84,), "fc5": (10,)},
+    },
+    "pooled_mlp": {"flatten": (81,), "fc1": (128,), "fc2": (64,), "fc3": (24,), "fc4": (10,)},
+}
+# Of the trained weights, for the pattern of `test_logits_of_trained_weights`.
+LOGITS = {
+    "mnist_cnn": [-6.777, 0.632, -2.391, 4.297, 4.847, 4.413, -4.662, 1.184, 2.123, -3.027],
+    "lenet5": [-12.385, -2.808, -0.624, 5.372, 2.269, 2.544, -13.743, 4.111, -1.743, 3.494],
+    "pooled_mlp": [-3.554, -8.666, 0.609, -2.685, -5.759, -7.078, -14.233, 4.667, -0.861, -0.712],
 }
 # Keras 3.15 copies its variables for `save_weights` in a way that NumPy 2 deprecates.
 KERAS_SAVES = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -124,6 +146,66 @@ def test_layer_names_are_those_of_the_originals():
     }
     for name, layer_names in expected.items():
         assert layer_names <= {layer.name for layer in getattr(models, name)().layers}
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_networks_for_digits(name):
+    model = getattr(models, name)()
+    expected = DIGITS[name]
+    assert model.name == name
+    activations = [layer for layer in model.layers if isinstance(layer, keras.layers.Activation)]
+    found = {layer.name: layer.output.shape[1:] for layer in model.layers}
+    assert {key: shape for key, shape in found.items() if key in expected} == expected
+    assert set(found) - set(expected) == {layer.name for layer in activations}
+    # A ReLU behind every layer with weights but the last, which has none.
+    weighted = [layer for layer in model.layers if layer.weights]
+    for layer in weighted:
+        assert layer.activation is keras.activations.linear
+    for layer, activation in zip(weighted[:-1], activations, strict=True):
+        assert activation.activation is keras.activations.relu and activation.input is layer.output
+    assert model.outputs[0] is weighted[-1].output
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_networks_for_digits_equal_plain_operations(name):
+    """Padding, kind of pool and the place of each ReLU."""
+    model = getattr(models, name)()
+    rng = np.random.default_rng(6)
+    for variable in model.weights:
+        variable.assign(rng.normal(0, 1 / np.sqrt(np.prod(variable.shape[:-1])), variable.shape))
+    x = inputs = rng.uniform(0, 1, (2, *model.input_shape[1:])).astype("float32")
+    names = list(DIGITS[name])
+    for key in names:
+        shape = DIGITS[name][key]
+        if key.startswith("pool"):
+            squares = np.reshape(x, (2, *(n for side in shape[:2] for n in (side, 2)), shape[2]))
+            x = squares.mean(axis=(2, 4)) if name == "lenet5" else squares.max(axis=(2, 4))
+        elif key == "flatten":
+            x = np.reshape(x, (2, -1))
+        else:
+            kernel, bias = model.get_layer(key).get_weights()
+            if key.startswith("conv"):
+                around = (kernel.shape[0] - x.shape[1] + shape[0] - 1) // 2
+                x = np.pad(x, [(0, 0), (around, around), (around, around), (0, 0)])
+                x = tf.nn.conv2d(x, kernel, 1, "VALID") + bias
+            else:
+                x = x @ kernel + bias
+            x = x if key == names[-1] else np.maximum(x, 0)
+    np.testing.assert_allclose(model(inputs), x, rtol=1e-4, atol=1e-5)
+
+
+def test_mnist_cnn_draws_weights_as_pytorch():
+    keras.utils.set_random_seed(0)
+    model = models.mnist_cnn()
+    for layer in model.layers:
+        if layer.weights:
+            kernel, bias = layer.get_weights()
+            limit = 1 / np.sqrt(np.prod(kernel.shape[:-1]))
+            assert 0.9 * limit < np.abs(kernel).max() <= limit
+            assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.2)
+            assert 0.5 * limit < np.abs(bias).max() <= limit and np.unique(bias).size == bias.size
+    conv5, conv6 = (model.get_layer(name).get_weights() for name in ("conv5", "conv6"))
+    assert not np.isclose(conv5[0], conv6[0]).all()
 
 
 @pytest.mark.parametrize(
@@ -292,6 +374,43 @@ def test_file_with_another_ending(tmp_path):
         read_arrays(tmp_path / "weights.pt")
 
 
+# Weights that come with the project
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_trained_weights_are_those_of_their_description(name):
+    path = TRAINED / f"{name}.weights.h5"
+    record = json.loads((TRAINED / f"{name}.json").read_text(encoding="utf-8"))
+    assert record["weights"] == {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    assert record["recipe"]["name"] == name and not record["tiny"]
+    assert path.stat().st_size < 2e6
+    model = getattr(models, name)("mnist")
+    assert record["parameters"] == model.count_params()
+    # A copy elsewhere is a file like any other.
+    for value, expected in zip(
+        getattr(models, name)(path).get_weights(), model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_every_trained_file_belongs_to_a_network():
+    expected = {f"{name}{ending}" for name in DIGITS for ending in (".weights.h5", ".json")}
+    assert {path.name for path in TRAINED.iterdir()} == expected
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_logits_of_trained_weights(name):
+    """On squares of 0, 1/4, 1/2 ... in a pattern that looks like no digit."""
+    model = getattr(models, name)("mnist")
+    height, width, _ = model.input_shape[1:]
+    rows, columns = np.mgrid[:height, :width] // 3
+    x = ((rows * columns + rows) % 5 / 4).astype("float32")[None, ..., None]
+    np.testing.assert_allclose(model(x)[0], LOGITS[name], atol=2e-3)
+
+
 # Images
 
 
@@ -330,6 +449,37 @@ def test_preprocessing_refuses_other_arrays(function):
         preprocess(np.array([[[[-1.0, 0, 0]]]]))
     with pytest.raises(ValueError, match="expected RGB values 0..255"):
         preprocess(np.full((1, 1, 1, 3), np.nan))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_preprocessing_of_digits(dtype):
+    x = np.random.default_rng(7).integers(0, 256, (2, 28, 28)).astype(dtype)
+    before = x.copy()
+    result = images.digits(x)
+    assert result.dtype == np.float32 and result.shape == (2, 28, 28, 1)
+    np.testing.assert_allclose(result[..., 0], x / 255, rtol=1e-6)
+    pooled = images.pooled_digits(x)
+    assert pooled.dtype == np.float32 and pooled.shape == (2, 9, 9, 1)
+    for row, column in ((0, 0), (4, 7), (8, 8)):
+        square = x[1, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
+        assert pooled[1, row, column, 0] == pytest.approx(square.max() / 255, rel=1e-6)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_max_pool_keeps_dtype_and_channels():
+    x = np.random.default_rng(8).integers(0, 256, (2, 5, 7, 3), "uint8")
+    result = images.max_pool(x, 2)
+    assert result.dtype == np.uint8 and result.shape == (2, 2, 3, 3)
+    np.testing.assert_array_equal(result[:, 1, 2], x[:, 2:4, 4:6].max(axis=(1, 2)))
+    np.testing.assert_array_equal(images.max_pool(x, 1), x)
+
+
+@pytest.mark.parametrize("preprocess", [images.digits, images.pooled_digits])
+def test_preprocessing_of_digits_refuses_other_arrays(preprocess):
+    with pytest.raises(ValueError, match=r"shape \(2, 28, 28, 1\); expected \(n, height, width\)"):
+        preprocess(np.zeros((2, 28, 28, 1)))
+    with pytest.raises(ValueError, match="values from 0.0 to 256.0; expected grey values 0..255"):
+        preprocess(np.full((1, 28, 28), 256.0) * (np.arange(28) > 3))
 
 
 def test_load_photograph(tmp_path):
@@ -396,6 +546,23 @@ def test_accuracy_on_cifar(data_dir, cifar, name, file, preprocess, expected):
     x, labels = cifar
     output = model(preprocess(x), training=False).numpy()
     assert (output.argmax(axis=1) == labels).sum() == pytest.approx(expected, abs=1)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    "name, preprocess, expected",
+    [
+        ("mnist_cnn", images.digits, 983),
+        ("lenet5", images.digits, 989),
+        ("pooled_mlp", images.pooled_digits, 953),
+    ],
+)
+def test_accuracy_on_mnist(data_dir, name, preprocess, expected):
+    """Counts of right answers among the first 1000 of the test part; all: beside the weights."""
+    mnist = load_mnist(data_dir / "mnist" / "mnist.npz")
+    output = getattr(models, name)("mnist").predict(preprocess(mnist.x_test[:1000]), verbose=0)
+    right = (output.argmax(axis=1) == mnist.y_test[:1000]).sum()
+    assert right == pytest.approx(expected, abs=1)
 
 
 @pytest.mark.data

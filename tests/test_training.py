@@ -1,5 +1,6 @@
 """Recipes of training: what they do, how they resume, and what they refuse."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -10,10 +11,15 @@ import tensorflow as tf
 from keras import layers
 
 import models
-from models import images, train
+from models import datasets, images, train
 from models.datasets import Dataset
 from models.weights import read_arrays
 
+DIGITS = {
+    "mnist_cnn": images.digits,
+    "lenet5": images.digits,
+    "pooled_mlp": images.pooled_digits,
+}
 # Keras 3.15 copies its variables for `save_weights` in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -167,7 +173,106 @@ def test_tiny_takes_images_of_all_classes(tmp_path, monkeypatch):
     assert record["epochs"] == 2 and record["data"]["train_images"] == 256
 
 
-# The recipe of the paper
+# Recipes of their own settings
+
+
+def linear():
+    """A network of logits, for images of 3 x 3 pixels."""
+    return keras.Sequential(
+        [keras.Input((3, 3, 1)), layers.Flatten(), layers.Dense(3, name="dense")], name="linear"
+    )
+
+
+def add(monkeypatch, **settings):
+    given = {"build": linear, "load": dataset, "epochs": None, "batch_size": 4, "pool": 2}
+    settings = given | {"learning_rate": 0.5, "optimizer": "SGD", "logits": True} | settings
+    monkeypatch.setitem(train.RECIPES, "linear", train.Recipe(**settings))
+
+
+def test_a_step_of_plain_descent_from_logits(tmp_path, monkeypatch):
+    """One step with all images: weights minus learning rate times gradient, worked out by hand."""
+    add(monkeypatch, steps=1, batch_size=26)
+    path = tmp_path / "a.weights.h5"
+    record = train.train("linear", path, seed=4)
+    keras.utils.set_random_seed(4)
+    kernel, bias = linear().get_weights()
+    data = dataset()
+
+    def logits(images, kernel, bias):
+        pooled = images.reshape(-1, 3, 2, 3, 2).max(axis=(2, 4)).reshape(-1, 9) / 255
+        return pooled, pooled @ kernel + bias
+
+    x, z = logits(data.x_train, kernel, bias)
+    probabilities = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    difference = (probabilities - np.eye(3)[data.y_train]) / 26
+    kernel, bias = kernel - 0.5 * x.T @ difference, bias - 0.5 * difference.sum(axis=0)
+    found = read_arrays(path)
+    np.testing.assert_allclose(found["dense/0"], kernel, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["dense/1"], bias, rtol=1e-4, atol=1e-6)
+    z = logits(data.x_test, kernel, bias)[1]
+    losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(7), data.y_test]
+    assert record["history"][0]["val_loss"] == pytest.approx(losses.mean(), rel=1e-4)
+    assert record["recipe"]["optimizer"] == "SGD"
+    assert record["recipe"]["pixels"] == "largest of 2 x 2, divided by 255"
+
+
+def test_a_recipe_of_steps_ends_within_an_epoch(tmp_path, monkeypatch, interrupt):
+    add(monkeypatch, steps=8)
+    keep, iterations = train._keep, []
+
+    def note(path, model, *arguments):
+        iterations.append(int(model.optimizer.iterations))
+        keep(path, model, *arguments)
+
+    monkeypatch.setattr(train, "_keep", note)
+    whole, parts = tmp_path / "whole.weights.h5", tmp_path / "parts.weights.h5"
+    expected = train.train("linear", whole)
+    assert iterations == [6, 8]  # 26 images are 6 batches
+    assert expected["steps"] == 8 and expected["epochs"] == 2
+    monkeypatch.setattr(train, "_keep", keep)
+    interrupt(1)
+    with pytest.raises(KeyboardInterrupt):
+        train.train("linear", parts)
+    interrupt(None)
+    with pytest.raises(ValueError, match=r"another run: steps \(kept: 8, now: null\)"):
+        train.train("linear", parts, epochs=3)
+    assert train.train("linear", parts)["history"] == expected["history"]
+    assert_equal_files(parts, whole)
+    # Whole epochs, where they are asked for, and where the run is a smoke test.
+    for options, epochs in (({"epochs": 1}, 1), ({"tiny": True}, 2)):
+        record = train.train("linear", tmp_path / f"{epochs}.weights.h5", **options)
+        assert (record["steps"], record["epochs"]) == (None, epochs)
+
+
+def test_further_images_are_evaluated_at_the_end(tmp_path, monkeypatch):
+    more = dataset(train_images=40)
+
+    def load(path):
+        return dataclasses.replace(dataset(), more={"other": (more.x_train, more.y_train)})
+
+    add(monkeypatch, load=load, epochs=3)
+    path = tmp_path / "a.weights.h5"
+    record = train.train("linear", path)
+    model = linear()
+    model.load_weights(path)
+    x = images.max_pool(more.x_train, 2) / np.float32(255)
+    right = np.argmax(model(x), axis=1) == more.y_train
+    assert record["accuracy"]["other"] == pytest.approx(right.mean(), abs=1e-6)
+    assert record["accuracy"]["other"] != record["accuracy"]["test"]
+    add(monkeypatch, epochs=3)
+    other = train.train("linear", tmp_path / "b.weights.h5")
+    assert set(record["accuracy"]) == {*other["accuracy"], "other"}
+    digests = [found["data"]["sha256_of_arrays"] for found in (record, other)]
+    assert digests[0] != digests[1]
+
+
+@pytest.mark.parametrize("epochs, steps", [(None, None), (3, 8)])
+def test_a_recipe_has_epochs_or_steps(monkeypatch, epochs, steps):
+    with pytest.raises(ValueError, match=f"epochs={epochs} and steps={steps}. Expected one of"):
+        add(monkeypatch, epochs=epochs, steps=steps)
+
+
+# The recipes of papers
 
 
 def test_recipe_of_cifar10():
@@ -210,6 +315,41 @@ def test_pixels_are_those_that_the_network_is_given_later():
     np.testing.assert_array_equal(train._divided(tf.constant(x)), images.cifar_cnn(x))
 
 
+def test_recipes_for_digits():
+    recipe = train.RECIPES["mnist_cnn"]
+    assert recipe.build is models.mnist_cnn and recipe.load is datasets.load_mnist_split
+    assert (recipe.optimizer, recipe.learning_rate, recipe.logits) == ("SGD", 0.1, True)
+    assert (recipe.epochs, recipe.steps, recipe.batch_size) == (None, 2500, 100)
+    for name, epochs, pool in (("lenet5", 10, 1), ("pooled_mlp", 30, 3)):
+        recipe = train.RECIPES[name]
+        assert recipe.build is getattr(models, name) and recipe.load is datasets.load_mnist
+        assert (recipe.optimizer, recipe.learning_rate, recipe.logits) == ("Adam", 1e-3, True)
+        assert (recipe.epochs, recipe.batch_size, recipe.pool) == (epochs, 100, pool)
+    assert all(not train.RECIPES[name].augmentation([1, 2]) for name in DIGITS)
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_pixels_of_digits_are_those_that_the_network_is_given_later(name):
+    x = np.random.default_rng(0).integers(0, 256, (3, 28, 28), "uint8")
+    found = train._divided(tf.constant(train._shaped(train.RECIPES[name], x)))
+    np.testing.assert_array_equal(found, DIGITS[name](x))
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_command_line_for_digits(tmp_path, monkeypatch, name):
+    rng = np.random.default_rng(0)
+    parts = [
+        (rng.integers(0, 256, (n, 28, 28), "uint8"), rng.integers(0, 10, n)) for n in (42_000, 300)
+    ]
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: tuple(parts))
+    path = tmp_path / "a.weights.h5"
+    assert train.main([name, "--out", str(path), "--tiny", "--epochs", "1"]) == 0
+    getattr(models, name)(path)
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert (record["data"]["train_images"], record["batch_size"]) == (256, 100)
+    assert ("mnist_test" in record["accuracy"]) == (name == "mnist_cnn")
+
+
 def test_command_line(tmp_path, capsys):
     rng = np.random.default_rng(0)
     data, path = tmp_path / "data.npz", tmp_path / "cifar10.weights.h5"
@@ -242,7 +382,7 @@ def test_command_line_after_an_interruption(tmp_path, capsys, interrupt):
 @pytest.mark.parametrize(
     "name, out, options, error, message",
     [
-        ("vgg", "a.weights.h5", {}, ValueError, "recipe is 'vgg'. Expected one of cifar10, small"),
+        ("vgg", "a.weights.h5", {}, ValueError, "recipe is 'vgg'. Expected one of cifar10, mnist"),
         ("small", "a.h5", {}, ValueError, r"a\.h5'. Expected NAME\.weights\.h5"),
         ("small", "x/a.weights.h5", {}, FileNotFoundError, "folder .*x' does not exist"),
         ("small", "a.weights.h5", {"epochs": 0}, ValueError, "epochs is 0. Expected at least 1"),

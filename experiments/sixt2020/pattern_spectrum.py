@@ -158,7 +158,7 @@ EXPERIMENT = Experiment(
     judge,
     draw,
     models=("cifar_cnn",),
-    known_models=(*networks.NETWORKS,),
+    known_models=networks.explained_on(networks.CIFAR10, networks.IMAGENET),
     images=1000,
     tiny={"models": (networks.TINY,), "images": 30},
 )

@@ -113,7 +113,7 @@ EXPERIMENT = Experiment(
     judge,
     draw,
     models=("cifar_cnn", "cifar_resnet20", "squeezenet"),
-    known_models=(*networks.NETWORKS,),
+    known_models=networks.explained_on(networks.CIFAR10, networks.IMAGENET),
     images=50,
     tiny={"models": (networks.TINY,), "images": 3},
 )

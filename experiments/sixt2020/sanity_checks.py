@@ -365,7 +365,7 @@ EXPERIMENT = Experiment(
     judge,
     draw,
     models=("cifar_cnn", "cifar_resnet20", "squeezenet"),
-    known_models=(*networks.NETWORKS,),
+    known_models=networks.explained_on(networks.CIFAR10, networks.IMAGENET),
     images=20,
     tiny={"models": (networks.TINY,), "images": 3},
 )

@@ -679,9 +679,7 @@ EXPERIMENT = Experiment(
     judge,
     draw,
     models=("googlenet", "squeezenet", "mobilenet"),
-    known_models=tuple(
-        name for name, network in networks.NETWORKS.items() if network.data == networks.IMAGENET
-    ),
+    known_models=networks.explained_on(networks.IMAGENET),
     data=(TWO_CLASSES,),
     tiny={"models": (networks.TINY,)},
 )
