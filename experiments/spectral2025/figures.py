@@ -183,7 +183,9 @@ def bound(parts: Sequence[xr.Dataset]) -> Figure:
     measured = np.median(split["layer_measured"].values, axis=1)
     for place, layer in enumerate(split["layer"].values.tolist()):
         c = float(np.median(split["layer_c"].values[0, :, place]))
-        (line,) = right.plot(gammas, forms[:, place], linewidth=1.2, label=f"{layer}, c = {c:.3g}")
+        (line,) = right.plot(
+            gammas, forms[:, place], linewidth=1.2, label=f"{layer}, 1 - c = {1 - c:.2g}"
+        )
         right.plot(gammas, measured[:, place], ".", color=line.get_color(), markersize=4)
     left.set_title(f"explanations: medians, {split.sizes['image']} images", fontsize=TEXT + 1)
     right.set_title("layers: closed form (line), measured (dots)", fontsize=TEXT + 1)
@@ -216,6 +218,7 @@ def class_maps(parts: Sequence[xr.Dataset]) -> Figure:
         for ax in row:
             ax.set_xticks([])
             ax.set_yticks([])
+    figure.suptitle(f"{part.attrs['network']}: columns of R", fontsize=TEXT)
     cells[0, 0].set_title("input", fontsize=TEXT)
     for ax, gamma in zip(cells[0, 1:], gammas, strict=True):
         ax.set_title(f"γ = {gamma:g}", fontsize=TEXT)

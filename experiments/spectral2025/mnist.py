@@ -21,7 +21,6 @@ from experiments.runs import Experiment, Part
 from experiments.spectral2025 import figures
 from experiments.spectral2025.judging import (
     averaged,
-    best,
     of_method,
     sayer,
     shared_findings,
@@ -79,7 +78,8 @@ def compute(part: Part) -> xr.Dataset:
     maps = class_maps(settings, x, logits)
     # The digit of the figures: its class stands out, so that it has a column in both protocols.
     example = int(np.argmax(logits.max(axis=1) / np.median(np.abs(logits), axis=1)))
-    chosen = _shown_gammas(found)
+    # A small, a middle and a large gamma.
+    chosen = (0, len(grid.gammas) // 2, len(grid.gammas) - 1)
     terms = [
         audits.spectral_terms(
             settings[place].analyzer,
@@ -140,15 +140,6 @@ def _norms(whole: Part, model: keras.Model, x: np.ndarray, grid: Grid, bias: str
     }
     path = scratch(whole, f"norms-{bias}")
     return audits.layer_norms(named, x, columns=grid.columns, seed=whole.settings.seed, **path)
-
-
-def _shown_gammas(found: xr.Dataset) -> list[int]:
-    """Returns the positions of the smallest gamma, of the best by SSM, and of the largest."""
-    lrp = of_method(found, LRP)
-    last = lrp.sizes["analyzer"] - 1
-    middle = best(lrp, "SSM")
-    # A grid with its best at an end has no sweet spot; its middle stands for one.
-    return [0, middle if 0 < middle < last else last // 2, last]
 
 
 def _tested(part: Part, model: keras.Model) -> tuple[float, int]:
