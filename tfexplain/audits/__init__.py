@@ -4,6 +4,7 @@ from tfexplain.audits.cosine_convergence import cosine_convergence
 from tfexplain.audits.entropy import entropy
 from tfexplain.audits.parameter_randomization import cascade_maps, parameter_randomization
 from tfexplain.audits.pattern_spectrum import pattern_spectrum
+from tfexplain.audits.pixel_flipping import pixel_flipping
 from tfexplain.audits.random_logit import random_logit
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "entropy",
     "parameter_randomization",
     "pattern_spectrum",
+    "pixel_flipping",
     "random_logit",
 ]
