@@ -22,6 +22,7 @@ setup(
         "numpy>=1.26",
         "scipy>=1.11.1",
         "scikit-image>=0.22",
+        "opencv-python-headless>=4.10.0.84",
         "xarray>=2024.1",
         "h5netcdf>=1.3",
         "matplotlib>=3.8",

@@ -35,6 +35,7 @@ RELEVANCE = {
 }
 
 
+PERTURBATIONS = {"shapley_sampling": {"cycles": 2, "baseline": 0.3}}
 DIFFERENCES = {
     "deep_lift.rescale": {"baseline": 0.3},
     "deep_lift.reveal_cancel": {},

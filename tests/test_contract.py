@@ -22,8 +22,15 @@ OPTIONS = {
     "deep_taylor.bounded": {"low": -4.0, "high": 4.0},
     "integrated_gradients": {"steps": 3},
     "smoothgrad": {"samples": 2},
+    "shapley_sampling": {"cycles": 2},
 }
-NO_CHAIN = ("integrated_gradients", "smoothgrad", "grad_cam", "lrp.contrastive")
+NO_CHAIN = (
+    "integrated_gradients",
+    "smoothgrad",
+    "shapley_sampling",
+    "grad_cam",
+    "lrp.contrastive",
+)
 NO_PROPAGATION = ("grad_cam", "lrp.contrastive", "excitation_bp.contrastive")
 SHAPE, CLASSES = (6, 6, 2), 3
 

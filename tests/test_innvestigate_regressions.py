@@ -11,6 +11,7 @@ import tfexplain
 from tests.networks import (
     DIFFERENCES,
     GRADIENTS,
+    PERTURBATIONS,
     RELEVANCE,
     assert_same,
     create,
@@ -135,11 +136,11 @@ def test_innvestigate_positional_target(name, dense_relu):
         assert_same(relevance, every[[0, 1, 2], largest])
 
 
-@pytest.mark.parametrize("name", [*GRADIENTS, *RELEVANCE, *DIFFERENCES])
+@pytest.mark.parametrize("name", [*GRADIENTS, *RELEVANCE, *DIFFERENCES, *PERTURBATIONS])
 def test_innvestigate_nested_models(name, nested):
     """Nested and flattened networks give the same numbers, whatever the class of the analyzer."""
     model, flat = nested
-    options = {**GRADIENTS, **RELEVANCE, **DIFFERENCES}[name]
+    options = {**GRADIENTS, **RELEVANCE, **DIFFERENCES, **PERTURBATIONS}[name]
     x = samples(model)
     expected = create(name, flat, **options).analyze(x)
     assert_same(create(name, model, **options).analyze(x), expected)
@@ -147,7 +148,8 @@ def test_innvestigate_nested_models(name, nested):
 
 def test_innvestigate_nested_models_of_every_class():
     """The methods above are all but Grad-CAM, which needs a convolution, and those to be fitted."""
-    classes = {ANALYZERS[name].cls for name in (*GRADIENTS, *RELEVANCE, *DIFFERENCES)}
+    names = (*GRADIENTS, *RELEVANCE, *DIFFERENCES, *PERTURBATIONS)
+    classes = {ANALYZERS[name].cls for name in names}
     others = {entry.cls for entry in ANALYZERS.values() if not entry.fits} - classes
     assert others == {GradCAM}
 
@@ -276,6 +278,7 @@ SAVED = [
         {"rule": {"name": "lrp.gamma", "gamma": 1.0}, "rectify": False, "output": 1},
     ),
     ("grad_cam", {"layer": "conv", "output": 1}),
+    ("shapley_sampling", {"cycles": 2, "baseline": 0.4, "features": 3, "seed": 5, "output": 1}),
     ("deep_lift.rescale", {"baseline": 0.2, "max_pool": "gradient", "output": 1}),
     ("deep_lift.ablation", {"definition": "as_written", "output": 1}),
 ]

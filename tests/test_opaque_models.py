@@ -77,9 +77,10 @@ def subclassed():
         ("input_t_gradient", {}),
         ("integrated_gradients", {"steps": 8, "baseline": 0.5}),
         ("smoothgrad", {"samples": 4}),
+        ("shapley_sampling", {"cycles": 3, "baseline": 0.5}),
     ],
 )
-def test_gradient_family_explains_subclassed_models(subclassed, name, options):
+def test_the_gradient_family_and_shapley_explain_subclassed_models(subclassed, name, options):
     model, functional, x = subclassed
     found, expected = (
         create_analyzer(name, each, **options).analyze(x, target="all")

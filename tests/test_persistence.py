@@ -72,6 +72,8 @@ CASES = {name: (name, OPTIONS.get(name, {})) for name in tfexplain.ANALYZERS} | 
     "baselines": ("integrated_gradients", {"steps": 3, "baseline": [LOW, 0.5, LOW[None]]}),
     "baseline per sample": ("integrated_gradients", {"steps": 3, "baseline": np.stack([LOW] * 3)}),
     "baseline function": ("integrated_gradients", {"steps": 3, "baseline": mean_image}),
+    "shapley patches": ("shapley_sampling", {"cycles": 2, "features": 3, "seed": 7}),
+    "shapley baselines": ("shapley_sampling", {"cycles": 1, "baseline": [LOW, 0.5, mean_image]}),
     "noise range": ("smoothgrad", {"samples": 2, "noise_range": (0, 2), "seed": 7}),
     "contrastive rule": ("lrp.contrastive", {"rule": {"name": "lrp.gamma", "gamma": 0.5}}),
     "contrastive arrays": (

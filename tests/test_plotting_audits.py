@@ -60,6 +60,44 @@ def cascade_dataset(sizes=(6, 8), dims=("height", "width"), channels=3):
     )
 
 
+def entropy_dataset():
+    values = np.random.default_rng(0).uniform(1, 4, (3, 20))
+    values[1, :2] = np.nan
+    return xr.Dataset(
+        {
+            "entropy": (("analyzer", "sample"), values),
+            "missing": ("analyzer", np.isnan(values).sum(1)),
+        },
+        coords={"analyzer": NAMES},
+        attrs={"audit": "entropy", "maximum": 4.5},
+    )
+
+
+def flipping_dataset(names=NAMES):
+    generator = np.random.default_rng(0)
+    removed = np.arange(0, 40, 3)
+    speed = np.linspace(0.03, 0.06, len(names))[:, None, None]
+    curve = np.exp(-speed * removed * generator.uniform(0.5, 1.5, (len(names), 20, 1)))
+    random = np.exp(-0.01 * removed * generator.uniform(0.5, 1.5, (20, 1)))
+    curve = np.stack([curve, curve**2], axis=-1)
+    random = np.stack([random, random**2], axis=-1)
+    curve[1, :2, :, 0] = np.nan
+    return xr.Dataset(
+        {
+            "curve": (("analyzer", "sample", "step", "output"), curve),
+            "random_curve": (("sample", "step", "output"), random),
+            "auc": (("analyzer", "sample", "output"), curve.mean(2)),
+            "random_auc": (("sample", "output"), random.mean(1)),
+        },
+        coords={
+            "analyzer": list(names),
+            "removed": ("step", removed),
+            "output": ["logit", "probability"],
+        },
+        attrs={"audit": "pixel_flipping"},
+    )
+
+
 def rendered(figure):
     """Draws everything, which warns of missing glyphs and of layouts that do not fit."""
     figure.savefig(io.BytesIO(), format="png")
@@ -303,3 +341,69 @@ def test_nothing_global_is_changed():
     plotting.randomization_curves(randomization_dataset())
     xr.testing.assert_identical(dataset, copy)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_entropy_boxes():
+    dataset = entropy_dataset()
+    (ax,) = rendered(plotting.entropy_boxes(dataset)).axes
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert labels == ["gradient", "lrp.alpha_1_beta_0 (2 missing)", "rect_grad"]
+    medians = [line.get_ydata()[0] for line in ax.lines if line.get_color() == "tab:red"]
+    np.testing.assert_allclose(medians, dataset.entropy.median("sample"))
+    assert [line for line in ax.lines if set(line.get_ydata()) == {4.5}]
+    assert ax.get_ylim()[0] < 0 and ax.get_ylim()[1] > 4.5
+    with pytest.raises(ValueError, match="is of the audit 'random_logit'. Expected .*entropy"):
+        plotting.entropy_boxes(logit_dataset())
+
+
+def test_flipping_curves_are_medians_and_quartiles():
+    dataset = flipping_dataset()
+    found = audits.flipping_curves(dataset, "probability")
+    assert [curve.name for curve in found] == [*NAMES, "random order"]
+    chosen = dataset.curve.sel(analyzer=NAMES[2], output="probability")
+    for part, q in (("low", 0.25), ("median", 0.5), ("high", 0.75)):
+        np.testing.assert_allclose(getattr(found[2], part), chosen.quantile(q, "sample"))
+    random = dataset.random_curve.sel(output="probability")
+    np.testing.assert_allclose(found[3].median, random.median("sample"))
+    # Samples without a value are left out.
+    second = audits.flipping_curves(dataset)[1]
+    expected = dataset.curve.sel(analyzer=NAMES[1], output="logit")[2:]
+    np.testing.assert_allclose(second.median, expected.median("sample"))
+
+
+def test_flipping_curves_on_axes():
+    dataset = flipping_dataset()
+    (ax,) = rendered(plotting.pixel_flipping_curves(dataset)).axes
+    lines = {line.get_label().split(" (")[0]: line for line in ax.lines}
+    assert set(lines) == {*NAMES, "random order"}
+    for name in NAMES:
+        line = lines[name]
+        np.testing.assert_array_equal(line.get_xdata(), dataset.removed)
+        values = dataset.curve.sel(analyzer=name, output="logit").dropna("sample")
+        np.testing.assert_allclose(line.get_ydata(), values.median("sample"))
+        area = np.nanmedian(dataset.auc.sel(analyzer=name, output="logit"))
+        assert line.get_label() == f"{name} ({area:.2f})"
+    assert lines["random order"].get_color() == "0.5"
+    assert len({line.get_color() for line in ax.lines}) == 4
+    assert len(ax.collections) == 4
+    assert "logit" in ax.get_ylabel() and "removed pixels" in ax.get_xlabel()
+    assert len(ax.get_legend().get_texts()) == 4
+    figure = Figure()
+    given = figure.add_subplot()
+    assert plotting.pixel_flipping_curves(dataset, "probability", ax=given) is figure
+    assert "probability" in given.get_ylabel()
+
+
+def test_flipping_curves_without_values_are_refused():
+    dataset = flipping_dataset()
+    with pytest.raises(ValueError, match="output is 'logits'. Expected one of logit, probability"):
+        plotting.pixel_flipping_curves(dataset, "logits")
+    with pytest.raises(ValueError, match="Expected .*pixel_flipping returned"):
+        plotting.pixel_flipping_curves(entropy_dataset())
+    dataset["curve"].loc[{"output": "logit", "analyzer": NAMES[0]}] = np.nan
+    assert [curve.name for curve in audits.flipping_curves(dataset)][0] == NAMES[1]
+    dataset["curve"].loc[{"output": "logit"}] = np.nan
+    dataset["random_curve"].loc[{"output": "logit"}] = np.nan
+    with pytest.raises(ValueError, match="no value of 'logit'. Choose another"):
+        plotting.pixel_flipping_curves(dataset)
+    assert audits.flipping_curves(dataset, "probability")

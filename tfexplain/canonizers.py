@@ -285,8 +285,8 @@ def check_replayable(graph: Graph) -> None:
     if masks:
         raise MaskError(
             f"{start}{'; '.join(masks)}. Explain a copy of the model without masks "
-            "(mask_zero=False); with a single floating input, the gradient methods take it as it "
-            "is."
+            "(mask_zero=False); shapley_sampling takes it as it is, and with a single floating "
+            "input the gradient methods do."
         )
 
 

@@ -257,10 +257,10 @@ class RuleAssignment:
 
     Attributes:
         rows: Tuples (call, operation, rule) of text, in the order of the forward pass.
-        rules: Call -> rule.
+        rules: Call -> rule; text, where a method only runs forward.
     """
 
-    def __init__(self, graph: Graph, rules: dict[Call, Rule]) -> None:
+    def __init__(self, graph: Graph, rules: dict[Call, Rule | str]) -> None:
         self.rules = rules
         self.rows = [(call.name, call.operation.label, str(rules[call])) for call in graph.calls]
 

@@ -139,6 +139,12 @@ def all_layers(operation: keras.Operation) -> list[keras.layers.Layer]:
     return list(operation._flatten_layers()) if isinstance(operation, keras.layers.Layer) else []
 
 
+def channels_last(model: keras.Model) -> bool:
+    """Tells whether the last axis holds channels: no layer of the model has them first."""
+    formats = (getattr(layer, "data_format", None) for layer in all_layers(model))
+    return "channels_first" not in formats
+
+
 def call_model(model: keras.Model, tensors: Sequence) -> list:
     """Calls a model at inference with one tensor per input; returns its outputs as a list."""
     return tree.flatten(model(_packed(model, tensors), training=False))
@@ -204,20 +210,16 @@ def trace(model: keras.Model) -> Graph:
     if function is None:
         raise UnsupportedModelError(
             f"The model {model.name!r} ({type(model).__name__}) is subclassed: it has no graph of "
-            "layers to reverse. The gradient methods take it (gradient, input_t_gradient, "
-            "integrated_gradients, smoothgrad); for the others, build the same layers as a "
-            "Functional model."
+            "layers to reverse. The gradient methods and shapley_sampling take it (gradient, "
+            "input_t_gradient, integrated_gradients, smoothgrad); for the others, build the same "
+            "layers as a Functional model."
         )
     inputs = tuple(_node(tensor) for tensor in function.inputs)
     tracer = _Tracer()
     outputs = tracer.run(function, inputs, "")
-    names = tuple(tensor._keras_history.operation.name for tensor in function.inputs)
-    if isinstance(function._inputs_struct, dict):
-        # `tree` flattens a dict in the order of its sorted keys, as Keras does.
-        names = tuple(sorted(function._inputs_struct))
     return Graph(
         inputs=inputs,
-        input_names=names,
+        input_names=_names_of_inputs(function),
         outputs=tuple(outputs),
         output_names=tuple(function.output_names),
         calls=tuple(tracer.calls),
@@ -232,21 +234,37 @@ def opaque_graph(model: keras.Model) -> Graph:
         UnsupportedModelError: If its input shape is unknown, or it keeps a state.
     """
     check_stateless(model, model.name)
-    shape = _known_input_shape(model)
-    result = model.compute_output_spec(keras.KerasTensor(shape, dtype=model.input_dtype))
-    results = tree.flatten(result)
-    inputs = (Node((None, *shape[1:]), keras.backend.standardize_dtype(model.input_dtype)),)
+    known = _function(model)
+    if known is None:
+        shape = _known_input_shape(model)
+        given = [keras.KerasTensor(shape, dtype=model.input_dtype)]
+        results = tree.flatten(model.compute_output_spec(given[0]))
+    else:
+        given, results = known.inputs, known.outputs
+    inputs = tuple(_node(tensor) for tensor in given)
     outputs = tuple(_node(tensor) for tensor in results)
 
-    def function(x):
-        found = tree.flatten(model(x, training=False))
+    def function(*tensors):
+        if known is None:
+            found = tree.flatten(model(tensors[0], training=False))
+        else:
+            found = call_model(model, tensors)
+        floating = [tensor.dtype for tensor in tensors if tensor.dtype.is_floating]
         # The model computes in its own precision, whatever the analysis asks for.
-        return [keras.ops.cast(tensor, x.dtype) for tensor in found]
+        return [keras.ops.cast(part, floating[0]) for part in found] if floating else found
 
     operation = WholeModel(function, type(model).__name__, model)
     names = tuple(f"output_{index}" for index in range(len(outputs)))
-    call = Call(model.name, operation, inputs, outputs, nonnegative=(False,))
-    return Graph(inputs, ("input",), outputs, names, (call,))
+    call = Call(model.name, operation, inputs, outputs, nonnegative=(False,) * len(inputs))
+    input_names = ("input",) if len(inputs) == 1 else _names_of_inputs(known)
+    return Graph(inputs, input_names, outputs, names, (call,))
+
+
+def _names_of_inputs(function) -> tuple[str, ...]:
+    if isinstance(function._inputs_struct, dict):
+        # `tree` flattens a dict in the order of its sorted keys, as Keras does.
+        return tuple(sorted(function._inputs_struct))
+    return tuple(tensor._keras_history.operation.name for tensor in function.inputs)
 
 
 def _known_input_shape(model: keras.Model) -> tuple[int | None, ...]:

@@ -1,7 +1,7 @@
 """Numbers from arrays: reductions and normalisations of maps, similarities, pooled quantiles.
 
-A map is relevance without its channels, shape (*sizes). What compares maps takes one pair and
-returns one float, NaN where the comparison is not defined (a constant map).
+A map is relevance without its channels, shape (*sizes). What compares maps takes one pair, what
+measures a map takes one; both return one float, NaN where it is not defined (a constant map).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy.special
 import scipy.stats
 from skimage.metrics import structural_similarity
 
@@ -162,6 +163,35 @@ def cosine(first: np.ndarray, second: np.ndarray) -> float:
         vector /= np.linalg.norm(vector)
     apart, together = np.sum((first - second) ** 2) / 2, np.sum((first + second) ** 2) / 2
     return float(1 - apart if apart < together else together - 1)
+
+
+# --- one map ---
+
+
+def entropy(map: np.ndarray) -> float:
+    """Shannon entropy of a map in nats: p_i = |r_i| / sum |r|, and H = -sum p_i log p_i.
+
+    Low where few locations have the relevance, log(number of locations) where all have the same.
+    It ignores the signs and the scale of the map.
+
+    Args:
+        map: Any shape.
+
+    Returns:
+        0..log(map.size); 0 log 0 counts as 0. NaN if the map is zero everywhere or not finite.
+
+    Example:
+        >>> round(entropy(np.array([3.0, -3.0])), 3)
+        0.693
+    """
+    magnitudes = np.abs(np.asarray(map, "float64"))
+    largest = magnitudes.max(initial=0)
+    if largest == 0 or not np.isfinite(largest):
+        return float("nan")
+    # Scaled first, because sums of huge numbers are infinite.
+    magnitudes = magnitudes / largest
+    # Clipped, because the parts of a map with a single location sum to 1 but for rounding.
+    return max(0.0, float(scipy.special.entr(magnitudes / magnitudes.sum()).sum()))
 
 
 # --- counts of 1 - |cos| ---

@@ -219,6 +219,26 @@ def random_normal(shape: Tensor, seed: Tensor, dtype: tf.DType) -> Tensor:
     return tf.cast(normal, dtype)
 
 
+def random_permutation(count: int | Tensor, seed: Tensor) -> Tensor:
+    """Draws an order of 0..count-1, the same on every device and under XLA.
+
+    The numbers are sorted by random integers; the place decides between equal ones, because
+    devices do not agree on which of them comes first.
+
+    Args:
+        count: How many numbers.
+        seed: Two integers.
+
+    Returns:
+        Shape (count,), int32.
+    """
+    bits = tf.random.stateless_uniform(
+        [count], seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
+    )
+    keys = tf.cast(bits, tf.int64) * 2**32 + tf.range(tf.cast(count, tf.int64))
+    return tf.math.top_k(keys, count).indices
+
+
 class Compiled:
     """A function compiled for one signature when it is first called.
 

@@ -1,4 +1,4 @@
-"""Citation keys of the methods: authors, title, where it appeared, and a DOI or arXiv number."""
+"""Citation keys of the methods: authors, title, where it appeared, and how to find it."""
 
 from typing import NamedTuple
 
@@ -54,6 +54,13 @@ REFERENCES = {
         "PLoS ONE 10(7)",
         "doi:10.1371/journal.pone.0130140",
     ),
+    "castro2009polynomial": Reference(
+        "Castro, Gómez and Tejada",
+        2009,
+        "Polynomial Calculation of the Shapley Value Based on Sampling",
+        "Computers & Operations Research 36(5)",
+        "doi:10.1016/j.cor.2008.04.004",
+    ),
     "gu2018understanding": Reference(
         "Gu, Yang and Tresp",
         2018,
@@ -90,7 +97,7 @@ REFERENCES = {
         "doi:10.1038/s41467-019-08987-4",
     ),
     "maess2025uncovering": Reference(
-        "Maess et al.",
+        "Maeß et al.",
         2025,
         "Uncovering the Structure of Explanation Quality with Spectral Analysis",
         "arXiv preprint",
@@ -123,6 +130,13 @@ REFERENCES = {
         "The Effective Rank: A Measure of Effective Dimensionality",
         "European Signal Processing Conference",
         "pages 606-610",
+    ),
+    "samek2017evaluating": Reference(
+        "Samek et al.",
+        2017,
+        "Evaluating the Visualization of What a Deep Neural Network Has Learned",
+        "IEEE Transactions on Neural Networks and Learning Systems 28(11)",
+        "arXiv:1509.06321",
     ),
     "selvaraju2017grad": Reference(
         "Selvaraju et al.",
@@ -174,6 +188,13 @@ REFERENCES = {
         "Striving for Simplicity: The All Convolutional Net",
         "ICLR Workshop",
         "arXiv:1412.6806",
+    ),
+    "strumbelj2010efficient": Reference(
+        "Štrumbelj and Kononenko",
+        2010,
+        "An Efficient Explanation of Individual Classifications Using Game Theory",
+        "Journal of Machine Learning Research 11",
+        "https://jmlr.org/papers/v11/strumbelj10a.html",
     ),
     "sundararajan2017axiomatic": Reference(
         "Sundararajan, Taly and Yan",

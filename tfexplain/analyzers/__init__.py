@@ -42,6 +42,7 @@ from tfexplain.analyzers.relevance import (
     LRPZPlus,
 )
 from tfexplain.analyzers.sampling import IntegratedGradients, SmoothGrad
+from tfexplain.analyzers.shapley import ShapleySampling
 from tfexplain.errors import nearest
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "PatternAttribution",
     "PatternNet",
     "RectGradAnalyzer",
+    "ShapleySampling",
     "SmoothGrad",
     "create_analyzer",
     "load_analyzer",
@@ -233,6 +235,11 @@ ANALYZERS: dict[str, Entry] = {
     ),
     "pattern.attribution": Entry(
         PatternAttribution, "Fitted patterns times weights", (KINDERMANS,)
+    ),
+    "shapley_sampling": Entry(
+        ShapleySampling,
+        "Losses of the output as features are removed in random orders",
+        ("castro2009polynomial", "strumbelj2010efficient"),
     ),
     "grad_cam": Entry(
         GradCAM,

@@ -15,6 +15,20 @@ from tfexplain.rules import DeconvReLU, Gradient, GuidedReLU, RectGrad
 from tfexplain.rules.gradients import RectifierRule
 
 
+def explained_as_a_whole(model: keras.Model, output_activation: str) -> Graph:
+    """Returns a model with masks as one call; warns of a final softmax or sigmoid that stays."""
+    graph = opaque_graph(model)
+    name = getattr(getattr(model.layers[-1], "activation", None), "__name__", "")
+    if output_activation == "drop" and name in ("softmax", "sigmoid"):
+        warnings.warn(
+            f"{model.name!r} is explained as a whole, because its calls cannot be replayed one by "
+            f"one: the final {name} is not left out. Pass "
+            'output_activation="keep" to say that this is meant.',
+            stacklevel=5,
+        )
+    return graph
+
+
 class GradientAnalyzer(ReversedAnalyzer):
     """The gradient of the explained output ([simonyan2014deep]).
 
@@ -34,17 +48,7 @@ class GradientAnalyzer(ReversedAnalyzer):
                 raise
             if len(self.user_model.inputs) > 1:
                 raise
-            graph = opaque_graph(self.user_model)
-        final = getattr(self.user_model.layers[-1], "activation", None)
-        name = getattr(final, "__name__", "")
-        if self.output_activation == "drop" and name in ("softmax", "sigmoid"):
-            warnings.warn(
-                f"{self.user_model.name!r} is explained as a whole, because its calls cannot be "
-                f"replayed one by one: the final {name} is not left out. Pass "
-                'output_activation="keep" to say that this is meant.',
-                stacklevel=4,
-            )
-        return graph
+        return explained_as_a_whole(self.user_model, self.output_activation)
 
     def composite(self) -> Composite:
         """The vector-Jacobian product everywhere."""

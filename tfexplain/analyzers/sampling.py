@@ -20,7 +20,64 @@ from tfexplain.numerics import Compiled, Tensor, expand, random_normal, real
 from tfexplain.reverse import ReversedNetwork, start_relevance
 
 
-class SampledGradient(CompiledAnalyzer, GradientAnalyzer):
+class InputAverage(Analyzer):
+    """Base of methods that average over many inputs, so that they have no single backward chain."""
+
+    def _send(
+        self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Explains the weighted sums of outputs of one batch; returns anything, and relevance."""
+        raise NotImplementedError
+
+    def propagate(
+        self,
+        x: Any,
+        output_relevance: Any,
+        *,
+        start: str | None = None,
+        layers: Sequence[str] = (),
+        batch_size: int = 32,
+    ) -> dict[str, np.ndarray]:
+        """Explains the weighted sum of outputs that the relevance stands for.
+
+        Args:
+            x: As for `analyze`, but no Dataset.
+            output_relevance: (batch, num_vectors, *output shape): weights of the outputs.
+            start: Only None: averaging needs the whole network.
+            layers: Only (): results exist for inputs alone.
+            batch_size: As for `analyze`.
+
+        Raises:
+            ValueError: For another start, or layers.
+        """
+        if start is not None or tuple(layers):
+            raise ValueError(
+                f"{self.name} averages over inputs: only start=None and layers=() are possible, "
+                f"received start={start!r}, layers={tuple(layers)!r}."
+            )
+        arrays = self._checked_arrays(x)
+        relevance = check_relevance(output_relevance, len(arrays[0]), self.output_shape, self.dtype)
+        found = []
+        for part in slices(len(arrays[0]), batch_size):
+            batch = [array[part] for array in arrays]
+            place = Place(part, len(arrays[0]))
+            found.append(self._send(batch, relevance[part], place)[1])
+        names = list(self.inputs.names) if len(self.inputs.names) > 1 else ["input"]
+        return {
+            name: np.concatenate(parts)
+            for name, parts in zip(names, zip(*found, strict=True), strict=True)
+        }
+
+    @property
+    def model(self) -> keras.Model:
+        """No single reversed network exists."""
+        raise UnsupportedModelError(
+            f"{self.name} averages over many inputs and is no single reversed network; "
+            "the gradient is."
+        )
+
+
+class SampledGradient(InputAverage, CompiledAnalyzer, GradientAnalyzer):
     """Base of methods that average the gradient over many inputs near each sample.
 
     Integer inputs are moved in the space of their embedding vectors. The output relevance is that
@@ -102,45 +159,6 @@ class SampledGradient(CompiledAnalyzer, GradientAnalyzer):
         )
         return sums
 
-    def propagate(
-        self,
-        x: Any,
-        output_relevance: Any,
-        *,
-        start: str | None = None,
-        layers: Sequence[str] = (),
-        batch_size: int = 32,
-    ) -> dict[str, np.ndarray]:
-        """Explains the weighted sum of outputs that the relevance stands for.
-
-        Args:
-            x: As for `analyze`, but no Dataset.
-            output_relevance: (batch, num_vectors, *output shape): weights of the outputs.
-            start: Only None: averaging needs the whole network.
-            layers: Only (): results exist for inputs alone.
-            batch_size: As for `analyze`.
-
-        Raises:
-            ValueError: For another start, or layers.
-        """
-        if start is not None or tuple(layers):
-            raise ValueError(
-                f"{self.name} averages over inputs: only start=None and layers=() are possible, "
-                f"received start={start!r}, layers={tuple(layers)!r}."
-            )
-        arrays = self._checked_arrays(x)
-        relevance = check_relevance(output_relevance, len(arrays[0]), self.output_shape, self.dtype)
-        found = []
-        for part in slices(len(arrays[0]), batch_size):
-            batch = [array[part] for array in arrays]
-            place = Place(part, len(arrays[0]))
-            found.append(self._send(batch, relevance[part], place)[1])
-        names = list(self.inputs.names) if len(self.inputs.names) > 1 else ["input"]
-        return {
-            name: np.concatenate(parts)
-            for name, parts in zip(names, zip(*found, strict=True), strict=True)
-        }
-
     def average(self, vectors: list, relevance: Tensor) -> list[Tensor]:
         """Returns the averaged gradient of each input, (batch, num_vectors, *shape)."""
         raise NotImplementedError
@@ -179,14 +197,6 @@ class SampledGradient(CompiledAnalyzer, GradientAnalyzer):
         """Averages have no single chain whose relevance could be accounted for."""
         return Analyzer.ledger(self, x, target)
 
-    @property
-    def model(self) -> keras.Model:
-        """No single reversed network exists."""
-        raise UnsupportedModelError(
-            f"{self.name} averages over many inputs and is no single reversed network; "
-            "the gradient is."
-        )
-
 
 class SmoothGrad(SampledGradient):
     """The gradient averaged over noisy copies of the input ([smilkov2017smoothgrad]).
@@ -217,7 +227,7 @@ class SmoothGrad(SampledGradient):
         seed: int = 0,
         **common: Any,
     ) -> None:
-        self.samples = _count("samples", samples)
+        self.samples = count_of("samples", samples)
         # innvestigate draws with standard deviation 1.
         compat = common.get("compat") is not None
         noise_scale = (1.0 if compat else 0.15) if noise_scale is None else noise_scale
@@ -227,10 +237,8 @@ class SmoothGrad(SampledGradient):
             self.noise_range = _range(self.noise_range)
         if not isinstance(times_input, bool):
             raise ValueError(f"times_input must be True or False, received {times_input!r}.")
-        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
-            raise ValueError(f"seed must be an integer in [0, 2**31), received {seed!r}.")
         self.times_input = times_input
-        self.seed = int(seed)
+        self.seed = seed_of_draws(seed)
         super().__init__(model, **common)
 
     def average(self, vectors: list, relevance: Tensor) -> list[Tensor]:
@@ -325,7 +333,7 @@ class IntegratedGradients(SampledGradient):
         quadrature: str | None = None,
         **common: Any,
     ) -> None:
-        self.steps = _count("steps", steps)
+        self.steps = count_of("steps", steps)
         default = "innvestigate" if common.get("compat") is not None else "gauss_legendre"
         self.quadrature = default if quadrature is None else quadrature
         self.nodes, self.weights = quadrature_rule(self.quadrature, self.steps)
@@ -448,7 +456,23 @@ def _range(value: Any) -> tuple[float, float]:
     raise ValueError(f"noise_range must be 'sample' or (low, high), received {value!r}.")
 
 
-def _count(name: str, value: Any) -> int:
+def seed_of_draws(seed: Any) -> int:
+    """Returns the seed of a method's draws.
+
+    Raises:
+        ValueError: If it is no integer that TensorFlow takes as a seed.
+    """
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be an integer in [0, 2**31), received {seed!r}.")
+    return int(seed)
+
+
+def count_of(name: str, value: Any) -> int:
+    """Returns an option that is a positive integer.
+
+    Raises:
+        ValueError: If it is none.
+    """
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive integer, received {value!r}.")
     return int(value)

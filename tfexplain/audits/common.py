@@ -19,7 +19,7 @@ from tfexplain.analyzers.patterns import PatternAnalyzer
 from tfexplain.analyzers.persistence import all_options, option_config
 from tfexplain.audits.blocks import digest
 from tfexplain.errors import nearest
-from tfexplain.graph import all_layers, has_graph, trace
+from tfexplain.graph import channels_last, has_graph, trace
 from tfexplain.numerics import real
 
 # The window of the structural similarity.
@@ -153,7 +153,7 @@ def layout(analyzers: Mapping[str, Analyzer], x: np.ndarray) -> Layout:
     if len(shape) < 2 or tokens:
         axis, sizes, spatial = None, shape, tokens and bool(shape)
     else:
-        axis = -1 if channels_last(analyzer) else 0
+        axis = -1 if channels_last(analyzer.user_model) else 0
         sizes, spatial = shape[:-1] if axis else shape[1:], True
     if not spatial:
         reason = f"inputs of shape {shape} have no spatial axis"
@@ -162,12 +162,6 @@ def layout(analyzers: Mapping[str, Analyzer], x: np.ndarray) -> Layout:
     else:
         reason = ""
     return Layout(axis, tuple(sizes), reason)
-
-
-def channels_last(analyzer: Analyzer) -> bool:
-    """Tells whether the last axis holds channels: no layer of the model has them first."""
-    formats = (getattr(layer, "data_format", None) for layer in all_layers(analyzer.user_model))
-    return "channels_first" not in formats
 
 
 def maps(relevance: np.ndarray, reduction: str, channel_axis: int | None) -> np.ndarray:

@@ -19,7 +19,7 @@ from tfexplain.analyzers.deep_lift import DeepLIFT
 from tfexplain.analyzers.reversed import CHUNK_BYTES, CompiledAnalyzer, ReversedAnalyzer
 from tfexplain.audits import common
 from tfexplain.audits.blocks import in_blocks
-from tfexplain.graph import Node, has_graph
+from tfexplain.graph import Node, channels_last, has_graph
 from tfexplain.numerics import Compiled, Tensor
 from tfexplain.reverse import ReversedNetwork
 
@@ -445,7 +445,7 @@ def _channel_axis(analyzer: ReversedAnalyzer, node: Node) -> int | None:
     """Returns the axis of channels among the axes of a tensor's samples."""
     if len(node.shape) < 3:
         return None
-    return len(node.shape) - 2 if common.channels_last(analyzer) else 0
+    return len(node.shape) - 2 if channels_last(analyzer.user_model) else 0
 
 
 def _dataset(

@@ -2,6 +2,8 @@
 
 from tfexplain.plotting.audits import (
     cascade,
+    entropy_boxes,
+    pixel_flipping_curves,
     random_logit_boxes,
     randomization_curves,
     two_classes,
@@ -37,9 +39,11 @@ __all__ = [
     "display_image",
     "draw_input",
     "draw_map",
+    "entropy_boxes",
     "maps",
     "overlay",
     "picture",
+    "pixel_flipping_curves",
     "random_logit_boxes",
     "randomization_curves",
     "reduce_channels",

@@ -1,8 +1,8 @@
 """Pictures of audits: boxes, curves with intervals, cascades of maps, maps of two classes.
 
-Preparation (`box_statistics`, `curves`, `scaled`, `class_difference`) is pure and apart from
-drawing (`random_logit_boxes`, `randomization_curves`, `cascade`, `two_classes`), which is on given
-Axes or on Figures of their own, as in `pictures`.
+Preparation (`box_statistics`, `curves`, `flipping_curves`, `scaled`, `class_difference`) is pure
+and apart from drawing (`random_logit_boxes`, `randomization_curves`, `cascade`, `two_classes` and
+others), which is on given Axes or on Figures of their own, as in `pictures`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,8 +34,11 @@ SIMILARITIES = {
     "cosine": "cosine",
 }
 
+RANDOM = "random order"
+
 _TEXT = 8  # points
 _MARKERS = "osD^v<>PX*"
+_COLOURS = matplotlib.colormaps["tab10"].colors
 _WHISKER = 1.5  # lengths of the box
 
 
@@ -86,16 +89,45 @@ def random_logit_boxes(dataset: xr.Dataset, *, ax: Axes | None = None) -> Figure
         ValueError: If it is another Dataset.
     """
     _check(dataset, "random_logit", ("ssim", "missing"))
-    names = [str(name) for name in dataset.analyzer.values]
+    ax = _boxes(dataset.ssim, dataset.missing, ax)
+    _similarity_axis(ax, "structural similarity of the maps\nof two classes", dataset.ssim.values)
+    return ax.figure
+
+
+def entropy_boxes(dataset: xr.Dataset, *, ax: Axes | None = None) -> Figure:
+    """Draws a box per analyzer of the entropies of its maps; a dotted line is the largest possible.
+
+    Args:
+        dataset: What `audits.entropy` returned.
+        ax: Where to draw. `None`: a new Figure.
+
+    Returns:
+        The Figure. A name says how many entropies are missing.
+
+    Raises:
+        ValueError: If it is another Dataset.
+    """
+    _check(dataset, "entropy", ("entropy", "missing"))
+    ax = _boxes(dataset.entropy, dataset.missing, ax)
+    largest = dataset.attrs["maximum"]
+    ax.axhline(largest, linestyle=":", linewidth=1, color="0.5", label="equal everywhere")
+    ax.legend(fontsize=_TEXT - 1, loc="lower right", frameon=False)
+    ax.set_ylim(-0.04 * largest, 1.04 * largest)
+    _value_axis(ax, "entropy of the map, nats")
+    return ax.figure
+
+
+def _boxes(values: xr.DataArray, missing: xr.DataArray, ax: Axes | None) -> Axes:
+    """Draws a box per analyzer; returns the Axes."""
+    names = [str(name) for name in values.analyzer.values]
     if ax is None:
         size = (max(3.0, 1.1 + 0.42 * len(names)), 3.6)
         ax = Figure(figsize=size, dpi=130, layout="constrained").add_subplot()
     labels = []
     for place, name in enumerate(names):
-        values = dataset.ssim.isel(analyzer=place)
-        statistics = box_statistics(values.values)
-        missing = int(dataset.missing.isel(analyzer=place))
-        labels.append(f"{name} ({missing} missing)" if missing else name)
+        statistics = box_statistics(values.isel(analyzer=place).values)
+        count = int(missing.isel(analyzer=place))
+        labels.append(f"{name} ({count} missing)" if count else name)
         if statistics is not None:
             ax.bxp(
                 [statistics],
@@ -111,17 +143,16 @@ def random_logit_boxes(dataset: xr.Dataset, *, ax: Axes | None = None) -> Figure
             )
     _names_below(ax, labels)
     ax.set_xlim(-0.6, len(names) - 0.4)
-    _similarity_axis(ax, "structural similarity of the maps\nof two classes", dataset.ssim.values)
-    return ax.figure
+    return ax
 
 
 class Curve(NamedTuple):
-    """One curve of `randomization_curves`.
+    """One curve of `randomization_curves` or `pixel_flipping_curves`.
 
     Attributes:
         name: Of the analyzer.
         median: (steps,).
-        low: Lower end of its interval; not a number where there is none.
+        low: Lower end of its band; not a number where there is none.
         high: Upper end.
     """
 
@@ -180,24 +211,7 @@ def randomization_curves(
     if ax is None:
         size = (3.6 + 0.4 * len(steps), max(3.6, 1.2 + 0.2 * len(found)))
         ax = Figure(figsize=size, dpi=130, layout="constrained").add_subplot()
-    places, colours = np.arange(len(steps)), matplotlib.colormaps["tab10"]
-    for index, curve in enumerate(found):
-        turn, place = divmod(index, 10)
-        marker = _MARKERS[(place + 3 * turn) % len(_MARKERS)]
-        style = {"color": colours(place), "marker": marker}
-        dashes = ("-", "--", ":")[turn % 3]
-        ax.plot(
-            places,
-            curve.median,
-            linestyle=dashes,
-            linewidth=1.2,
-            markersize=3.5,
-            label=curve.name,
-            **style,
-        )
-        ax.fill_between(
-            places, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0
-        )
+    _draw_curves(ax, np.arange(len(steps)), found)
     _names_below(ax, steps)
     cascading = dataset.attrs.get("mode") == "cascading"
     ax.set_xlabel(
@@ -208,14 +222,117 @@ def randomization_curves(
     ends = np.array([part for curve in found for part in curve[1:]])
     text = f"{SIMILARITIES.get(similarity, similarity)}\nmedian and {percent:g} % interval"
     _similarity_axis(ax, text, ends)
+    _legend_beside(ax)
+    return ax.figure
+
+
+def flipping_curves(dataset: xr.Dataset, output: str = "logit") -> list[Curve]:
+    """Returns the median and the quartiles over samples, for each analyzer that has any value.
+
+    Args:
+        dataset: What `audits.pixel_flipping` returned.
+        output: "logit" or "probability".
+
+    Returns:
+        Curves over the steps; the last is that of the random order, if that has any value.
+
+    Raises:
+        ValueError: If it is another Dataset, an unknown output, or one without any value.
+    """
+    _check(dataset, "pixel_flipping", ("curve", "random_curve", "removed"))
+    known = [str(name) for name in dataset.output.values]
+    if output not in known:
+        raise ValueError(f"output is {output!r}. Expected one of {', '.join(known)}.")
+    chosen = dataset.sel(output=output)
+    rows = [(str(name), chosen.curve.sel(analyzer=name)) for name in chosen.analyzer.values]
+    found = []
+    for name, row in [*rows, (RANDOM, chosen.random_curve)]:
+        values = row.transpose("sample", "step").values
+        # A curve that is not defined has no value at all.
+        values = values[np.isfinite(values).all(axis=1)]
+        if len(values):
+            low, median, high = np.percentile(values, [25, 50, 75], axis=0)
+            found.append(Curve(name, median, low, high))
+    if not found:
+        raise ValueError(f"The Dataset has no value of {output!r}. Choose another output.")
+    return found
+
+
+def pixel_flipping_curves(
+    dataset: xr.Dataset, output: str = "logit", *, ax: Axes | None = None
+) -> Figure:
+    """Draws the median curve of each analyzer over the removed pixels, its quartiles as a band.
+
+    Args:
+        dataset: What `audits.pixel_flipping` returned.
+        output: "logit" or "probability".
+        ax: Where to draw. `None`: a new Figure.
+
+    Returns:
+        The Figure. The random order is grey; behind each name is the median area under its curves.
+
+    Raises:
+        ValueError: If it is another Dataset, an unknown output, or one without any value.
+    """
+    found = flipping_curves(dataset, output)
+    if ax is None:
+        size = (6.4, max(3.6, 1.2 + 0.2 * len(found)))
+        ax = Figure(figsize=size, dpi=130, layout="constrained").add_subplot()
+    chosen = dataset.sel(output=output)
+    removed, labelled = chosen.removed.values, []
+    for curve in found:
+        last = curve is found[-1] and curve.name == RANDOM
+        areas = chosen.random_auc if last else chosen.auc.sel(analyzer=curve.name)
+        labelled.append(curve._replace(name=f"{curve.name} ({np.nanmedian(areas):.2f})"))
+    random = labelled.pop() if last else None
+    # Without the grey of the random order.
+    colours = [color for index, color in enumerate(_COLOURS) if index != 7]
+    _draw_curves(ax, removed, labelled, colours)
+    if random is not None:
+        grey = {"color": "0.5", "zorder": 1}
+        ax.fill_between(removed, random.low, random.high, alpha=0.15, linewidth=0, **grey)
+        ax.plot(removed, random.median, ":", linewidth=1.6, label=random.name, **grey)
+    ax.set_xlim(removed[0], removed[-1])
+    ax.set_xlabel("removed pixels, the most relevant first", fontsize=_TEXT)
+    ax.tick_params(axis="x", labelsize=_TEXT - 1)
+    what = "logit, divided by its start" if output == "logit" else "probability of the class"
+    _value_axis(ax, f"{what}\nmedian and quartiles")
+    _legend_beside(ax, title="median area")
+    return ax.figure
+
+
+def _draw_curves(
+    ax: Axes, places: np.ndarray, found: Sequence[Curve], colours: Sequence = _COLOURS
+) -> None:
+    """Draws lines with bands, each with a look of its own."""
+    # Many bands lie over each other.
+    shade = 0.15 if len(found) <= 4 else 0.08
+    for index, curve in enumerate(found):
+        turn, place = divmod(index, len(colours))
+        style = {
+            "color": colours[place],
+            "marker": _MARKERS[(place + 3 * turn) % len(_MARKERS)],
+            "linestyle": ("-", "--", ":")[turn % 3],
+            "linewidth": 1.2,
+            "markersize": 3.5,
+        }
+        ax.plot(places, curve.median, label=curve.name, **style)
+        ax.fill_between(
+            places, curve.low, curve.high, color=colours[place], alpha=shade, linewidth=0
+        )
+
+
+def _legend_beside(ax: Axes, title: str | None = None) -> None:
     ax.legend(
+        title=title,
+        title_fontsize=_TEXT - 1,
+        alignment="left",
         fontsize=_TEXT - 1,
         loc="upper left",
         bbox_to_anchor=(1.01, 1),
         borderaxespad=0,
         frameon=False,
     )
-    return ax.figure
 
 
 def cascade(
@@ -437,6 +554,10 @@ def _similarity_axis(ax: Axes, text: str, values: np.ndarray) -> None:
     """From 0 to 1, or from below where something is negative."""
     low = np.nanmin(values, initial=0.0)
     ax.set_ylim(-0.05 if low >= -0.05 else max(-1.05, low - 0.05), 1.05)
+    _value_axis(ax, text)
+
+
+def _value_axis(ax: Axes, text: str) -> None:
     ax.set_ylabel(text, fontsize=_TEXT)
     ax.tick_params(axis="y", labelsize=_TEXT - 1)
     ax.grid(axis="y", linewidth=0.4, color="0.85")

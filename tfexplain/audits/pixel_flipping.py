@@ -1,0 +1,455 @@
+"""Does the network need what a map shows? Its output while the most relevant pixels disappear."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import scipy.special
+import xarray as xr
+
+from tfexplain.analyzers import Analyzer
+from tfexplain.analyzers.arrays import slices
+from tfexplain.audits import common
+from tfexplain.audits.blocks import Arrays, digest, in_blocks
+from tfexplain.numerics import real
+
+FILLS = ("telea", "constant")
+OUTPUTS = ("logit", "probability")
+# Of the largest logit: below it a logit is taken as zero, and nothing is divided by it.
+TINY = 1e-6
+# Between x and preprocess(pixels), of the largest value of x: a quarter of one grey level.
+ROUNDING = 1e-3
+
+
+def pixel_flipping(
+    analyzers: Any,
+    x: Any,
+    y: Any = None,
+    *,
+    fraction: float = 0.05,
+    fill: str = "telea",
+    pixels: Any = None,
+    preprocess: Callable[[np.ndarray], Any] | None = None,
+    value: float = 0.0,
+    radius: float = 3,
+    steps: int = 50,
+    reduction: str | Mapping[str, str] | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    block_size: int = 8,
+    path: str | os.PathLike | None = None,
+) -> xr.Dataset:
+    """Removes pixels, the most relevant first, and watches the output of the explained class.
+
+    The faster it falls, the better the map found what the network uses: a small area under the
+    curve is good ([bach2015pixel], [samek2017evaluating]; with inpainting as in
+    [maess2025uncovering]). A location is removed with all its channels. Pixels of equal relevance
+    go in a random order, which is keyed by (seed, position of the sample in x): so a map is not
+    favoured for the order in which arrays are stored, and sparse maps do not fall back on the upper
+    left corner. The same order alone gives the curves of a map that knows nothing, to compare with.
+
+    What replaces the removed pixels decides what is measured. Inpainting keeps images natural and
+    leaks what the neighbours know; a constant is news to the network. Rankings of methods can
+    differ, so look at both.
+
+    Args:
+        analyzers: Dict of name -> analyzer, or one analyzer. Their models take one image and have
+            one output per class. They are asked for their logits, so leave `output_activation` at
+            "drop".
+        x: Images as the model takes them, (n, height, width, channels), or channels first.
+        y: Class of each sample, (n,), or one for all. None: the largest output of the first
+            analyzer's model.
+        fraction: Which part of the pixels is removed in the end, in (0, 1]; rounded to whole
+            pixels (39 of 784), at least one.
+        fill: "telea": removed pixels are inpainted from those around them (Telea's fast marching,
+            by OpenCV), always from the original image with all pixels removed so far. "constant":
+            they get `value`.
+        pixels: The images as uint8, (n, height, width, 1 or 3) or (n, height, width), also for
+            models with channels first. "telea" needs them.
+        preprocess: Function of some of the `pixels` that makes them the model's inputs:
+            `preprocess(pixels)` has to be x. What is removed from pixels passes through it.
+        value: What "constant" sets all channels to: an integer in 0..255 if there are pixels (0 is
+            black), else in units of x.
+        radius: How far "telea" looks around a pixel, in pixels; 3 for small images, 5 for 224 x 224
+            in [maess2025uncovering].
+        steps: Number of steps at most, of about as many pixels each; fewer pixels go one by one.
+        reduction: How channels are reduced, "abs_sum", "abs_max" or "sum": one for all, or a dict
+            by analyzer. None: the sum of magnitudes for the gradient and its modifications, else
+            the sum (`analyzer.reduction`).
+        seed: Of the random orders, >= 0.
+        batch_size: Samples that are computed together.
+        block_size: Samples after which the work done so far is kept, if there is a path.
+        path: NetCDF file for the result. A run that was stopped continues with the same numbers
+            (finished blocks are in the folder `<path>.blocks`); a finished file of the same
+            settings is read. None: nothing is written.
+
+    Returns:
+        Dataset with
+
+        * `curve` (analyzer, sample, step, output): "logit" is that of the class divided by its
+          value for the whole image, so that it starts at 1; not a number where that value is about
+          0. "probability" is the softmax of the logits, not divided;
+        * `auc` (analyzer, sample, output): mean of the curve over the removed pixels (trapezoids);
+          lower is better. Not a number where the map is not finite or the curve is not defined;
+        * `random_curve` (sample, step, output) and `random_auc` (sample, output): the same for the
+          random order, with the model of the first analyzer;
+        * `start` (analyzer, sample): the logit of the class for the whole image. Where it is
+          negative, the curve rises as the logit falls (`notes` counts these);
+        * `target` (sample): classes;
+        * `missing` (analyzer, output): how many areas are not a number.
+
+        The coordinate `removed` (step) is the number of removed pixels; at step 0 there are none.
+        Attributes: the arguments above, `versions` and `analyzers` (JSON text), and `notes`.
+
+    Raises:
+        TypeError: For what is no analyzer.
+        ValueError: For a model of something else than images and classes, one that explains
+            probabilities, missing or wrong pixels, wrong options or samples, or a path with another
+            run.
+
+    Example:
+        >>> from tfexplain.analyzers import create_analyzer
+        >>> image = keras.Input((8, 8, 1))
+        >>> scores = keras.layers.Dense(3)(keras.layers.Flatten()(image))
+        >>> analyzer = create_analyzer("input_t_gradient", keras.Model(image, scores))
+        >>> found = pixel_flipping(analyzer, np.ones((2, 8, 8, 1)), fill="constant")
+        >>> found.removed.values.tolist(), found.curve.shape
+        ([0, 1, 2, 3], (1, 2, 4, 2))
+    """
+    named = common.named_analyzers(analyzers)
+    samples = common.one_input(named, x)
+    _check_classes(named)
+    shape = common.layout(named, samples)
+    if samples.ndim != 4 or shape.channel_axis is None:
+        raise ValueError(
+            "Pixel flipping removes pixels of images (height, width, channels); inputs have the "
+            f"shape {samples.shape[1:]}."
+        )
+    common.check_common(1.0, False, seed)
+    removed = removed_pixels(shape.sizes, fraction, steps)
+    reductions = common.map_functions(named, reduction, None)[0]
+    removal = _Removal(samples, shape, fill, value, radius, pixels, preprocess)
+    removal.check(batch_size, removed)
+    arrays = common.typed(named, samples)
+    _check_logits(named, arrays, batch_size)
+    targets = common.labels(named, samples, y, batch_size)
+    found = common.settings(
+        "pixel_flipping",
+        named,
+        samples,
+        with_data=path is not None,
+        fraction=float(fraction),
+        **removal.settings(with_data=path is not None),
+        steps=int(steps),
+        reduction=reductions,
+        seed=int(seed),
+        batch_size=int(batch_size),
+        targets_sha256=digest([targets]),
+    )
+    found["versions"] |= removal.versions()
+
+    def watch(analyzer: Analyzer, position: int, order: np.ndarray) -> np.ndarray:
+        """Returns the outputs (step, class) while pixels disappear in that order."""
+        images = removal.inputs(position, order, removed)
+        return analyzer.outputs(images, batch_size=batch_size).astype("float64")
+
+    def compute(block: slice, advance: Callable[[], None]) -> Arrays:
+        positions = range(block.start, block.stop)
+        size = (len(positions), len(removed), len(OUTPUTS))
+        curves, start = np.full((len(named), *size), np.nan), np.empty((len(named), len(positions)))
+        random = np.empty(size)
+        orders = [random_order(seed, position, *shape.sizes) for position in positions]
+        for row, (name, analyzer) in enumerate(named.items()):
+            outputs, (relevance,) = analyzer.explain_part(
+                [arrays[name]], targets[:, None], block, batch_size
+            )
+            start[row] = outputs[np.arange(len(positions)), targets[block]]
+            maps = common.maps(relevance, reductions[name], shape.channel_axis)[:, 0]
+            for place, position in enumerate(positions):
+                if np.isfinite(maps[place]).all():
+                    order = most_relevant_first(maps[place], orders[place])
+                    curves[row, place] = _curve(watch(analyzer, position, order), targets[position])
+            advance()
+        first = next(iter(named.values()))
+        for place, position in enumerate(positions):
+            random[place] = _curve(watch(first, position, orders[place]), targets[position])
+        advance()
+        return {"curve": curves, "random_curve": random, "start": start}
+
+    def combine(blocks: list[Arrays]) -> xr.Dataset:
+        curves = np.concatenate([block["curve"] for block in blocks], axis=1)
+        random = np.concatenate([block["random_curve"] for block in blocks])
+        start = np.concatenate([block["start"] for block in blocks], axis=1)
+        areas = area(curves, removed)
+        negative = int((start < 0).sum())
+        notes = [
+            f"{negative} of {start.size} logits are negative at the start: the curves rise as they "
+            "fall; look at the probability."
+        ]
+        return xr.Dataset(
+            {
+                "curve": (("analyzer", "sample", "step", "output"), curves),
+                "auc": (("analyzer", "sample", "output"), areas),
+                "random_curve": (("sample", "step", "output"), random),
+                "random_auc": (("sample", "output"), area(random, removed)),
+                "start": (("analyzer", "sample"), start),
+                "target": (("sample",), targets.astype("int64")),
+                "missing": (("analyzer", "output"), np.isnan(areas).sum(axis=1)),
+            },
+            coords={
+                "analyzer": list(named),
+                "sample": np.arange(len(targets)),
+                "removed": (("step",), removed),
+                "output": list(OUTPUTS),
+            },
+            attrs=common.attributes(found, notes if negative else []),
+        )
+
+    return in_blocks(
+        compute,
+        combine,
+        title="pixel flipping",
+        count=len(samples),
+        block_size=block_size,
+        steps=len(named) + 1,
+        settings=found,
+        path=path,
+    )
+
+
+def removed_pixels(sizes: Sequence[int], fraction: float, steps: int) -> np.ndarray:
+    """Returns how many pixels are removed at each step, from 0 on, (steps + 1,) at most.
+
+    Args:
+        sizes: Height and width.
+        fraction: Part of the pixels that is removed in the end.
+        steps: Number of steps at most.
+
+    Raises:
+        ValueError: For a wrong value.
+
+    Example:
+        >>> removed_pixels((28, 28), 0.05, 50)[[0, 1, -1]].tolist()
+        [0, 1, 39]
+    """
+    if not 0 < real("fraction", fraction, 0) <= 1:
+        raise ValueError(f"fraction must be in (0, 1], received {fraction!r}.")
+    if not isinstance(steps, numbers.Integral) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"steps must be a positive integer, received {steps!r}.")
+    last = max(1, round(float(fraction) * sizes[0] * sizes[1]))
+    return np.round(np.linspace(0, last, min(last, int(steps)) + 1)).astype("int64")
+
+
+def random_order(seed: int, position: int, height: int, width: int) -> np.ndarray:
+    """Returns a random order of the pixels of a sample, as flat places, (height * width,).
+
+    Args:
+        seed: Of the audit.
+        position: Of the sample in x.
+        height: Of the image.
+        width: Of the image.
+    """
+    return np.random.default_rng([seed, position]).permutation(height * width)
+
+
+def most_relevant_first(map: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """Returns the places of a flat map, the largest value first.
+
+    Args:
+        map: Any shape.
+        ties: Order of all places, in which those of equal values go.
+
+    Example:
+        >>> most_relevant_first(np.array([1.0, 3.0, 1.0]), np.array([2, 1, 0])).tolist()
+        [1, 2, 0]
+    """
+    # A stable sort keeps the order of equal values; + 0 makes zeros of both signs equal.
+    return ties[np.argsort(-(np.ravel(map)[ties] + 0.0), kind="stable")]
+
+
+def area(curves: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """Returns the mean of curves over the removed pixels, by trapezoids.
+
+    Args:
+        curves: (..., step, output).
+        removed: (step,), from 0 on.
+
+    Returns:
+        (..., output).
+    """
+    widths = np.diff(removed)[:, None] / removed[-1]
+    return ((curves[..., 1:, :] + curves[..., :-1, :]) / 2 * widths).sum(axis=-2)
+
+
+def _curve(outputs: np.ndarray, target: int) -> np.ndarray:
+    """Returns the logit divided by its start, and the probability, (step, 2)."""
+    logit = outputs[:, target]
+    defined = np.abs(logit[0]) > TINY * np.abs(outputs[0]).max()
+    divided = logit / logit[0] if defined else np.full(len(logit), np.nan)
+    return np.stack([divided, scipy.special.softmax(outputs, axis=1)[:, target]], axis=1)
+
+
+def _check_classes(analyzers: Mapping[str, Analyzer]) -> None:
+    shape = tuple(next(iter(analyzers.values())).output_shape)
+    if len(shape) != 1 or shape[0] is None or shape[0] < 2:
+        raise ValueError(
+            "Pixel flipping watches the probability of a class, the softmax of the outputs; it "
+            f"needs a model with one output per class, and this one has outputs of shape {shape}."
+        )
+
+
+def _check_logits(
+    analyzers: Mapping[str, Analyzer], arrays: Mapping[str, np.ndarray], batch_size: int
+) -> None:
+    for name, analyzer in analyzers.items():
+        outputs = analyzer.outputs(arrays[name][:8], batch_size=batch_size)
+        if (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, rtol=0, atol=1e-3):
+            raise ValueError(
+                f"The outputs that {name!r} explains are probabilities: they sum to 1. Pixel "
+                'flipping needs logits: leave output_activation at "drop", or give a model '
+                "without the final softmax where it cannot be left out."
+            )
+
+
+class _Removal:
+    """Makes inputs of the model without some pixels.
+
+    Args:
+        x: All samples.
+        shape: How they are laid out.
+        fill: See `pixel_flipping`, like the others.
+        value: With pixels in their unit, else in that of x.
+        radius: Of "telea".
+        pixels: Images, or None.
+        preprocess: Makes inputs of pixels, or None.
+
+    Raises:
+        ValueError: For a wrong value, and where something is missing.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        shape: common.Layout,
+        fill: str,
+        value: float,
+        radius: float,
+        pixels: Any,
+        preprocess: Callable | None,
+    ) -> None:
+        if fill not in FILLS:
+            raise ValueError(f"fill must be one of {', '.join(FILLS)}, received {fill!r}.")
+        if fill == "telea" and pixels is None:
+            raise ValueError(
+                'fill="telea" inpaints uint8 images: give pixels=... and preprocess=..., the '
+                'function that makes x of them; or use fill="constant" with value=..., which works '
+                "on x itself."
+            )
+        if (pixels is None) != (preprocess is None):
+            missing = "preprocess" if preprocess is None else "pixels"
+            raise ValueError(
+                f"pixels and preprocess belong together: x = preprocess(pixels). {missing} is "
+                "missing."
+            )
+        if preprocess is not None and not callable(preprocess):
+            raise ValueError(f"preprocess must be a function of pixels, received {preprocess!r}.")
+        self.x, self.shape, self.fill = x, shape, fill
+        self.value = real("value", value, -np.inf)
+        self.radius = real("radius", radius, 0)
+        if self.radius == 0:
+            raise ValueError(f"radius must be a number > 0, received {radius!r}.")
+        self.pixels = None if pixels is None else self._images(pixels)
+        self.preprocess = preprocess
+        if self.pixels is not None and not (self.value.is_integer() and 0 <= self.value <= 255):
+            raise ValueError(
+                f"value is that of uint8 pixels, an integer in 0..255, received {value!r}."
+            )
+
+    def _images(self, pixels: Any) -> np.ndarray:
+        pixels = np.asarray(pixels)
+        size = (len(self.x), *self.shape.sizes)
+        if pixels.dtype != np.uint8 or pixels.shape not in (size, (*size, 1), (*size, 3)):
+            raise ValueError(
+                f"pixels must be uint8 of shape {size} or {(*size, '1 or 3')}, as x has it; "
+                f"received {pixels.dtype} of shape {pixels.shape}."
+            )
+        return pixels
+
+    def check(self, batch_size: int, removed: np.ndarray) -> None:
+        """Compares x with what `preprocess` makes of the pixels, batch by batch.
+
+        Raises:
+            ValueError: If they differ by more than rounding, or no pixel is left to inpaint from.
+        """
+        if self.fill == "telea" and removed[-1] == np.prod(self.shape.sizes):
+            raise ValueError(
+                'fill="telea" inpaints from the pixels that are left, and fraction removes all '
+                f"{removed[-1]} of them; choose a smaller fraction."
+            )
+        if self.pixels is None:
+            return
+        scale = np.abs(self.x).max()
+        for part in slices(len(self.x), batch_size):
+            made = self._preprocessed(self.pixels[part].copy())
+            if made.shape != self.x[part].shape:
+                raise ValueError(
+                    f"preprocess(pixels) has shape {made.shape}, x has {self.x[part].shape}."
+                )
+            error = np.abs(made - self.x[part]).max()
+            if not error <= ROUNDING * scale:
+                raise ValueError(
+                    f"x is not preprocess(pixels): they differ by {error:.3g}, and the largest "
+                    f"value of x is {scale:.3g}. Give the pixels that x was made of, or "
+                    "x=preprocess(pixels)."
+                )
+
+    def _preprocessed(self, pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(self.preprocess(pixels))
+
+    def settings(self, with_data: bool) -> dict[str, Any]:
+        """Returns what the numbers depend on; the checked x stands for `preprocess`."""
+        found: dict[str, Any] = {"fill": self.fill, "pixels": int(self.pixels is not None)}
+        found |= {"radius": self.radius} if self.fill == "telea" else {"value": self.value}
+        if with_data and self.pixels is not None:
+            found["pixels_sha256"] = digest([self.pixels])
+        return found
+
+    def versions(self) -> dict[str, str]:
+        """Returns the version of OpenCV where it is used."""
+        if self.fill != "telea":
+            return {}
+        return {"opencv": cv2.__version__}
+
+    def inputs(self, position: int, order: np.ndarray, removed: np.ndarray) -> np.ndarray:
+        """Returns inputs of the model, (step, *input_shape).
+
+        Args:
+            position: Of the sample.
+            order: Flat places of pixels, in which they are removed.
+            removed: How many of them are removed at each step.
+        """
+        masks = np.zeros((len(removed), order.size), bool)
+        for mask, count in zip(masks, removed, strict=True):
+            mask[order[:count]] = True
+        masks = masks.reshape(len(removed), *self.shape.sizes)
+        if self.pixels is not None:
+            image = self.pixels[position]
+            return self._preprocessed(np.stack([self._filled(image, mask) for mask in masks]))
+        masks = np.expand_dims(masks, 1 if self.shape.channel_axis == 0 else -1)
+        return np.where(masks, self.x.dtype.type(self.value), self.x[position])
+
+    def _filled(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Returns an image (height, width) or (height, width, channels) without masked pixels."""
+        if self.fill == "constant":
+            filled = image.copy()
+            filled[mask] = int(self.value)
+            return filled
+        flat = image[..., 0] if image.shape[2:] == (1,) else image
+        flat = np.ascontiguousarray(flat)
+        filled = cv2.inpaint(flat, mask.astype("uint8"), self.radius, cv2.INPAINT_TELEA)
+        return filled.reshape(image.shape)
