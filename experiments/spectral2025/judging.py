@@ -166,6 +166,10 @@ def best_gamma_of_ssm(dataset: xr.Dataset, say: Say) -> Finding:
     medians = interior(averaged(lrp, "SSM", "median"), True)
     for end, value in zip(("first", "last"), medians, strict=True):
         numbers[f"median SSM, best over {end} gamma"] = value
+    # Of the estimate from products; between images it is more.
+    errors = np.sqrt((lrp["ssm_error"].values ** 2).sum(axis=1)) / lrp.sizes["sample"]
+    if errors.max() > 0:
+        numbers["largest standard error of the estimate of a mean SSM"] = errors.max()
     return say("M2", criteria, numbers=numbers)
 
 
