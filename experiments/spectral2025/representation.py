@@ -99,7 +99,8 @@ EXPERIMENT = Experiment(
     draw,
     models=("mnist_cnn",),
     known_models=("lenet5",),
-    images=100,
+    # Each has 256 columns, for every gamma.
+    images=20,
     data=(networks.MNIST,),
     tiny={"models": (networks.TINY,), "images": 3},
 )
