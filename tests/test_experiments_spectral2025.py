@@ -22,7 +22,6 @@ from experiments.spectral2025.protocol import (
     TINY_MNIST,
 )
 from tfexplain import create_analyzer
-from tfexplain.composites import assign
 from tfexplain.rules import Epsilon, Gamma, ZBox
 
 GAMMAS = (0.0, 0.1, 1.0, 16.0, 1024.0)
@@ -128,7 +127,7 @@ def test_representation_by_hand(smoke):
     analyzer = create_analyzer("lrp.composite", model, composite=sweep.gamma_everywhere(1))
     sent = np.tile(np.eye(12, dtype="float32"), (3, 1, 1))
     maps = analyzer.propagate(x, sent, start="relu3")["input"].astype("float64").sum(axis=-1)
-    units = keras.Model(model.inputs, model.get_layer("relu3").output)(x).numpy()
+    units = keras.Model(model.inputs[0], model.get_layer("relu3").output)(x).numpy()
     for sample in range(3):
         r = maps[sample][units[sample] > 0].reshape(-1, 64)
         sigma = np.linalg.svd(r / r.sum(axis=1, keepdims=True), compute_uv=False)
@@ -182,8 +181,7 @@ def test_shapley_is_computed_once_for_each_sample(monkeypatch):
 
 def rules(composite, model):
     analyzer = create_analyzer("lrp.composite", model, composite=composite)
-    found = assign(analyzer.graph, composite, "test").rules
-    return {call.name: rule for call, rule in found.items()}
+    return {call.name: rule for call, rule in analyzer.assignment.rules.items()}
 
 
 def test_composites():

@@ -71,7 +71,7 @@ def test_brute_force(network, x, found):
 def _up_to(network, name):
     import keras
 
-    return keras.Model(network.inputs, network.get_layer(name).output)
+    return keras.Model(network.inputs[0], network.get_layer(name).output)
 
 
 def test_norms_fall_with_gamma_and_the_worst_output_stays(found):
