@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import xarray as xr
@@ -9,7 +10,7 @@ import xarray as xr
 from experiments import networks
 from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED, Finding
 from experiments.runs import Part, Settings
-from experiments.spectral2025 import figures, imagenet, judging, mnist, sweep
+from experiments.spectral2025 import figures, imagenet, judging, mnist, representation, sweep
 from experiments.spectral2025.__main__ import PAPER
 from experiments.spectral2025.claims import CLAIMS
 from experiments.spectral2025.protocol import (
@@ -48,7 +49,8 @@ def test_smoke_run_of_everything(smoke):
     assert all(claim["reason"] for claim in claims if claim["verdict"] == NOT_TESTED)
     names = {path.stem for path in smoke.glob("*.png")}
     terms = {f"mnist_terms_{name}" for name in ("published", "corrected")}
-    assert names == {"imagenet", "mnist", "mnist_bound", "mnist_maps", *terms}
+    others = {"imagenet", "mnist", "mnist_bound", "mnist_maps", "representation"}
+    assert names == {*others, *terms}
     for name, experiment in PAPER.experiments().items():
         for config in json.loads((smoke / f"{name}.json").read_text(encoding="utf-8")):
             Finding.from_config(config)
@@ -58,11 +60,12 @@ def test_smoke_run_of_everything(smoke):
 
 
 def test_claims_and_experiments():
-    assert set(PAPER.experiments()) == {"mnist", "imagenet"}
-    assert {e for claim in CLAIMS for e in claim.experiments} == {"mnist", "imagenet"}
+    names = {"mnist", "imagenet", "representation"}
+    assert set(PAPER.experiments()) == names
+    assert {e for claim in CLAIMS for e in claim.experiments} == names
 
 
-@pytest.mark.parametrize("name", ["mnist", "imagenet"])
+@pytest.mark.parametrize("name", ["mnist", "imagenet", "representation"])
 def test_help(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         PAPER.experiments()[name].main(["--help"])
@@ -71,7 +74,7 @@ def test_help(name, capsys):
 
 
 def test_protocols_differ_in_spectra_alone(smoke):
-    for experiment in PAPER.experiments().values():
+    for experiment in (mnist.EXPERIMENT, imagenet.EXPERIMENT):
         published, corrected = experiment.saved(smoke)
         for name in ("entropy", "auc", "random_auc", "class_cosine", "noise"):
             xr.testing.assert_identical(published[name], corrected[name])
@@ -79,7 +82,8 @@ def test_protocols_differ_in_spectra_alone(smoke):
         assert (published["columns"] > corrected["columns"])[propagated].all()
         assert (published["ssm"] != corrected["ssm"])[propagated].any()
     # SmoothGrad and integrated gradients of photographs have few columns in both.
-    assert published["columns"][~propagated].max() == 1
+    for dataset in imagenet.EXPERIMENT.saved(smoke):
+        assert (dataset["columns"][dataset["method"] != sweep.LRP] == 1).all()
 
 
 def test_numbers_by_hand(smoke):
@@ -112,6 +116,26 @@ def test_numbers_by_hand(smoke):
     np.testing.assert_allclose(
         published["explanation"][2], one / one.sum() * logit.item(), rtol=1e-3
     )
+
+
+def test_representation_by_hand(smoke):
+    """Columns of the units that fc4 reads, from relevance that starts there."""
+    published, corrected = representation.EXPERIMENT.saved(smoke)
+    assert published.attrs["layer"] == "relu3" and (published["columns"] == 12).all()
+    assert (corrected["columns"] < 12).all() and (corrected["columns"] > 0).all()
+    part = Part(Settings(("tiny",), images=3, tiny=True), "tiny", "corrected", "representation")
+    model, x = networks.load(part), networks.images(part)[0]
+    analyzer = create_analyzer("lrp.composite", model, composite=sweep.gamma_everywhere(1))
+    sent = np.tile(np.eye(12, dtype="float32"), (3, 1, 1))
+    maps = analyzer.propagate(x, sent, start="relu3")["input"].astype("float64").sum(axis=-1)
+    units = keras.Model(model.inputs, model.get_layer("relu3").output)(x).numpy()
+    for sample in range(3):
+        r = maps[sample][units[sample] > 0].reshape(-1, 64)
+        sigma = np.linalg.svd(r / r.sum(axis=1, keepdims=True), compute_uv=False)
+        found = corrected.isel(analyzer=2, sample=sample)
+        assert found["columns"] == (units[sample] > 0).sum()
+        assert found["stability"] == pytest.approx(1 / sigma[0], rel=1e-3)
+        assert found["ssm"] == pytest.approx(np.linalg.norm(sigma) / sigma[0], rel=1e-3)
 
 
 def test_shared_numbers_are_computed_once(monkeypatch, tmp_path):
@@ -276,6 +300,7 @@ def digits(**changes):
             "sensitivity": (each, joined("sensitivity")),
             "ssm": (each, joined("ssm")),
             "entropy": (each, joined("entropy")),
+            "ssm_error": (each, np.full((count, IMAGES), changes.get("ssm_error", 0.0))),
             "columns": (each, np.full((count, IMAGES), given["columns"])),
             "near_zero": (each, np.zeros((count, IMAGES), int)),
             "smallest_sum": (each, np.full((count, IMAGES), 0.1)),
@@ -334,8 +359,6 @@ def with_norms(dataset, **changes):
     dims = ("bias", "gamma", "image")
     return dataset.assign(
         {
-            "representation_ssm": (("gamma", "image"), np.full((5, 2), 1.5)),
-            "representation_columns": (("gamma", "image"), np.full((5, 2), 30)),
             "layer_measured": ((*dims, "layer"), measured),
             "layer_closed_form": ((*dims, "layer"), form),
             "layer_c": ((*dims, "layer"), np.broadcast_to(c, form.shape)),
@@ -406,6 +429,25 @@ def test_photographs_have_an_optimum_of_noise():
     assert set(verdicts(near, imagenet)) == {f"M{n}" for n in (1, 2, 3, 4, 5, 6, 9, 10, 11)}
 
 
+def test_representations():
+    def units(**changes):
+        dataset = judging.of_method(digits(**changes), sweep.LRP)
+        return dataset.assign_attrs(experiment="representation", layer="relu3")
+
+    def found(**changes):
+        return verdicts(units(**changes), representation)
+
+    assert found() == {"M1": CONFIRMED, "M2": CONFIRMED, "M12": CONFIRMED}
+    assert found(lrp_sigma=(50, 60, 5, 2, 1))["M1"] == REFUTED
+    assert found(lrp_ssm=(1.2, 1.3, 1.4, 1.5, 1.6)) == {
+        "M1": CONFIRMED,
+        "M2": REFUTED,
+        "M12": REFUTED,
+    }
+    (figure,) = representation.draw([units()]).values()
+    assert len(figure.axes) == 3 and len(figure.axes[2].lines) == 3
+
+
 def test_means_count_and_medians_stand_beside():
     dataset = digits()
     # One image in which a column explodes at gamma = 1.
@@ -414,6 +456,13 @@ def test_means_count_and_medians_stand_beside():
     assert found["M1"].verdict == REFUTED
     text = "Spearman correlation of gamma and median sigma_1"
     assert found["M1"].numbers[text] == pytest.approx(-1)
+
+
+def test_estimates_say_their_error():
+    text = "largest standard error of the estimate of a mean SSM"
+    for error in (0.0, 0.02):
+        (found,) = [f for f in mnist.judge(digits(ssm_error=error)) if f.claim == "M2"]
+        assert found.numbers.get(text, 0) == pytest.approx(error / 2)  # of four images
 
 
 def test_table_one():

@@ -5,6 +5,7 @@ from experiments.ledger import Claim
 MNIST, VGG = "a CNN for MNIST", "vgg16"
 BOTH = (MNIST, VGG)
 EXPERIMENTS = ("mnist", "imagenet")
+ALL = (*EXPERIMENTS, "representation")
 
 CLAIMS = (
     Claim(
@@ -14,7 +15,7 @@ CLAIMS = (
         "a figure",
         "section 4.2, fig. 3 and 4",
         BOTH,
-        EXPERIMENTS,
+        ALL,
     ),
     Claim(
         "M2",
@@ -22,7 +23,7 @@ CLAIMS = (
         "a figure; values in table 1",
         "section 4.2, fig. 3 and 4",
         BOTH,
-        EXPERIMENTS,
+        ALL,
     ),
     Claim(
         "M3",
@@ -107,6 +108,6 @@ CLAIMS = (
         "no number",
         "sections 2.2 and 3",
         (MNIST,),
-        ("mnist",),
+        ("mnist", "representation"),
     ),
 )

@@ -8,6 +8,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from experiments.spectral2025.judging import (
     MEASURES,
@@ -62,7 +64,7 @@ def curves(parts: Sequence[xr.Dataset]) -> Figure:
                 _curve(ax, of_method(part, method), measure, colour)
             _points(row[2], part, measure, colour)
         if measure in ("stability", "sensitivity"):
-            row[0].set_yscale("log")
+            _logarithmic(row[0])
         if measure == "PF-AUC":
             random = float(each_random(parts[0]).mean())
             for ax in row[:2]:
@@ -90,6 +92,38 @@ def curves(parts: Sequence[xr.Dataset]) -> Figure:
     count, network = parts[0].attrs["images"], parts[0].attrs["network"]
     figure.suptitle(f"{network}, {count} images", fontsize=TEXT + 2)
     return figure
+
+
+def spectra(parts: Sequence[xr.Dataset]) -> Figure:
+    """Draws stability, sensitivity and SSM over gamma.
+
+    Args:
+        parts: Of one network, one for each protocol.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for ax, measure in zip(figure.subplots(1, len(SPECTRAL)), SPECTRAL, strict=True):
+        for part in parts:
+            _curve(ax, part, measure, COLOURS[part.attrs["protocol"]])
+        if measure != "SSM":
+            _logarithmic(ax)
+        _parameter_axis(ax, parts[0]["value"].values)
+        ax.set_title(LABELS[measure], fontsize=TEXT + 1)
+        ax.set_xlabel(PARAMETERS[LRP], fontsize=TEXT)
+        ax.tick_params(labelsize=TEXT - 1)
+        ax.grid(color="0.92", linewidth=0.6)
+    _legend(figure, parts, shared=False)
+    one = parts[0].attrs
+    title = f"{one['network']}, {one['images']} images: outputs are the units of {one['layer']}"
+    figure.suptitle(title, fontsize=TEXT + 2)
+    return figure
+
+
+def _logarithmic(ax: Axes) -> None:
+    """A logarithmic axis with plain numbers, also where it has less than a decade."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def each_random(dataset: xr.Dataset) -> np.ndarray:
@@ -135,11 +169,10 @@ def _parameter_axis(ax: Axes, values: np.ndarray) -> None:
     ax.minorticks_off()
 
 
-def _legend(figure: Figure, parts: Sequence[xr.Dataset]) -> None:
-    from matplotlib.lines import Line2D
-
+def _legend(figure: Figure, parts: Sequence[xr.Dataset], shared: bool = True) -> None:
     lines = [Line2D([], [], color=COLOURS[p.attrs["protocol"]], label=_described(p)) for p in parts]
-    lines.append(Line2D([], [], color=SAME, label="same in both protocols"))
+    if shared:
+        lines.append(Line2D([], [], color=SAME, label="same in both protocols"))
     lines += [
         Line2D([], [], color=SAME, linestyle=style, label=average)
         for average, style in STYLES.items()

@@ -19,6 +19,8 @@ BETTER = 1.01
 FLAT = 0.1
 EXACT = 1e-12
 ALIKE = 0.99
+# SSM up to which a matrix has nearly rank 1.
+COLLAPSED = 1.05
 # Of the outputs that `pixel_flipping` watches.
 WATCHED, FILL = "probability", "telea"
 # Measure -> whether more is better.
@@ -166,6 +168,10 @@ def best_gamma_of_ssm(dataset: xr.Dataset, say: Say) -> Finding:
     medians = interior(averaged(lrp, "SSM", "median"), True)
     for end, value in zip(("first", "last"), medians, strict=True):
         numbers[f"median SSM, best over {end} gamma"] = value
+    # Of the estimate from products; between images it is more.
+    errors = np.sqrt((lrp["ssm_error"].values ** 2).sum(axis=1)) / lrp.sizes["sample"]
+    if errors.max() > 0:
+        numbers["largest standard error of the estimate of a mean SSM"] = errors.max()
     return say("M2", criteria, numbers=numbers)
 
 
@@ -313,9 +319,9 @@ def coarse_and_alike(dataset: xr.Dataset, say: Say, everywhere: bool) -> Finding
     ratio = float(noise[0].mean() / noise[-1].mean())
     criteria.append(Criterion(f"mean {share}, {low} over {high}", ratio, ">", 1))
     numbers = {}
-    for gamma, cosine, high_share in zip(gammas, cosines, noise, strict=True):
-        numbers[f"{text} at gamma {gamma:g}"] = float(cosine.mean())
-        numbers[f"mean {share} at gamma {gamma:g}"] = float(high_share.mean())
+    for place in (0, len(gammas) // 2, len(gammas) - 1):
+        numbers[f"{text} at gamma {gammas[place]:g}"] = float(cosines[place].mean())
+        numbers[f"mean {share} at gamma {gammas[place]:g}"] = float(noise[place].mean())
     numbers[f"median cosine of the maps of two classes at {low}"] = float(cosines[0].median())
     numbers[f"median cosine of the maps of two classes at {high}"] = float(cosines[-1].median())
     return say("M9", criteria, numbers=numbers)

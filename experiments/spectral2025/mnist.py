@@ -20,6 +20,7 @@ from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part
 from experiments.spectral2025 import figures
 from experiments.spectral2025.judging import (
+    COLLAPSED,
     averaged,
     of_method,
     sayer,
@@ -50,7 +51,6 @@ SATURATED = 0.9
 HARDLY = 1.5
 # Median c up to which positive contributions dominate: they are twice the negative ones.
 DOMINATED = 0.5
-COLLAPSED = 1.05
 NUM_TERMS = 4
 
 
@@ -66,14 +66,6 @@ def compute(part: Part) -> xr.Dataset:
         norms = {
             bias: _norms(whole, model, x[: grid.images_of_norms], grid, bias) for bias in BIASES
         }
-        inner = audits.spectrum(
-            {setting.name: setting.analyzer for setting in settings if setting.method == LRP},
-            x[: grid.images_of_norms],
-            # What the last layer reads: its units are never negative, and LRP-0 is left out.
-            start=model.layers[-2].name,
-            policy="active",
-            **scratch(whole, "representation"),
-        )
     logits = found["logit"].values
     maps = class_maps(settings, x, logits)
     # The digit of the figures: its class stands out, so that it has a column in both protocols.
@@ -98,8 +90,6 @@ def compute(part: Part) -> xr.Dataset:
     order = np.argsort(-logits[example], kind="stable")[:2]
     found = found.assign(class_numbers(maps)).assign(
         {
-            "representation_ssm": (("gamma", "image"), inner["ssm"].values),
-            "representation_columns": (("gamma", "image"), inner["columns"].values),
             "maps": (("gamma", "class_shown", "row", "column"), maps[:, :, example].astype("f4")),
             "digit": (("row", "column"), x[example].mean(axis=-1)),
             **{
@@ -283,11 +273,6 @@ def _collapse(dataset: xr.Dataset, say) -> Finding:
         f"median SSM at gamma {gamma:g}": averaged(lrp, "SSM", "median")[-1],
         "mean SSM at the smallest gamma": values[0],
     }
-    inner = dataset["representation_ssm"]
-    count = float(dataset["representation_columns"].mean())
-    numbers["mean number of active units in front of the last layer"] = count
-    for value, row in zip(dataset["gamma"].values, inner, strict=True):
-        numbers[f"mean SSM of these units at gamma {value:g}"] = float(row.mean())
     return say("M12", criteria, numbers=numbers)
 
 
