@@ -438,6 +438,7 @@ def test_representations():
         return verdicts(units(**changes), representation)
 
     assert found() == {"M1": CONFIRMED, "M2": CONFIRMED, "M12": CONFIRMED}
+    assert {f.network for f in representation.judge(units())} == {"net: units of relu3"}
     assert found(lrp_sigma=(50, 60, 5, 2, 1))["M1"] == REFUTED
     assert found(lrp_ssm=(1.2, 1.3, 1.4, 1.5, 1.6)) == {
         "M1": CONFIRMED,

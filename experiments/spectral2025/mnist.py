@@ -21,6 +21,7 @@ from experiments.runs import Experiment, Part
 from experiments.spectral2025 import figures
 from experiments.spectral2025.judging import (
     COLLAPSED,
+    Say,
     averaged,
     of_method,
     sayer,
@@ -150,7 +151,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
     say = sayer(dataset)
     found = [
         *shared_findings(dataset, say, digits=True),
-        _bound(dataset, say),
+        _bound(dataset),
         _positive_layers(dataset, say),
         _accuracy(dataset, say),
         _collapse(dataset, say),
@@ -158,12 +159,12 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
     return sorted(found, key=lambda finding: int(finding.claim[1:]))
 
 
-def _bound(dataset: xr.Dataset, say) -> Finding:
+def _bound(dataset: xr.Dataset) -> Finding:
     """M7: the bound holds, falls and saturates; the closed form is what the rule does."""
     split = dataset.sel(bias="split")
     bound, norm = split["bound"].values, split["norm"].values  # (gamma, image)
     gammas = dataset["gamma"].values
-    # log(bound) falls from a finite or infinite value; in the end it is that of the last layer.
+    # Whatever gamma is, the factor of the last layer stays: it has LRP-0.
     at_one = int(np.argmin(np.abs(gammas - 1)))
     middle = np.median(bound, axis=1)
     exact = dataset.sel(bias="ignore")
@@ -216,7 +217,7 @@ def _part_of_fall(values: np.ndarray, place: int) -> float:
     return float((values[0] - values[place]) / fall) if fall > 0 else float("nan")
 
 
-def _positive_layers(dataset: xr.Dataset, say) -> Finding:
+def _positive_layers(dataset: xr.Dataset, say: Say) -> Finding:
     """M8: the less negative contributions a layer has, the less its norm depends on gamma."""
     # The last layer has LRP-0 for every gamma.
     split = dataset.sel(bias="split").isel(layer=slice(None, -1))
@@ -250,7 +251,7 @@ def _positive_layers(dataset: xr.Dataset, say) -> Finding:
     return say("M8", criteria, numbers=numbers, reason=reason)
 
 
-def _accuracy(dataset: xr.Dataset, say) -> Finding:
+def _accuracy(dataset: xr.Dataset, say: Say) -> Finding:
     """M11: the network is as good as the paper's."""
     accuracy = dataset.attrs["accuracy"]
     distance = np.round(abs(accuracy - ACCURACY), 12)
@@ -263,7 +264,7 @@ def _accuracy(dataset: xr.Dataset, say) -> Finding:
     )
 
 
-def _collapse(dataset: xr.Dataset, say) -> Finding:
+def _collapse(dataset: xr.Dataset, say: Say) -> Finding:
     """M12: the redistribution matrix has nearly rank 1 at the largest gamma."""
     lrp = of_method(dataset, LRP)
     gamma = lrp["value"].values[-1]

@@ -62,6 +62,9 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
         f"{attributes['images']} images; R has {attributes['policy']} of {attributes['layer']}, "
         f"{float(dataset['columns'].mean()):.4g} on average."
     )
+    # In the ledger beside the same network with its classes.
+    explained = f"{attributes['network']}: units of {attributes['layer']}"
+    dataset = dataset.assign_attrs(network=explained)
 
     def say(claim: str, criteria: Sequence[Criterion], **more) -> Finding:
         return finding(dataset, claim, criteria, note=note, reason="a value is missing", **more)
@@ -99,7 +102,8 @@ EXPERIMENT = Experiment(
     draw,
     models=("mnist_cnn",),
     known_models=("lenet5",),
-    images=100,
+    # Each has 256 columns, for every gamma.
+    images=20,
     data=(networks.MNIST,),
     tiny={"models": (networks.TINY,), "images": 3},
 )
