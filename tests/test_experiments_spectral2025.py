@@ -499,7 +499,8 @@ def test_curves():
     dots = [line.get_xdata()[0] for line in ssm.lines if line.get_marker() == "o"]
     assert len(ssm.lines) == 6 and dots == [1.0, 16.0]
     assert [tick.get_text() for tick in cells[4, 2].get_xticklabels()] == ["IG", "Shapley"]
-    # One curve for both protocols, and the random order.
+    # One curve for both protocols where these agree, and the random order.
+    assert {line.get_color() for line in cells[2, 1].lines} == {figures.SAME}
     assert len(cells[3, 0].lines) == 4 and len(cells[4, 0].lines) == 3
 
 

@@ -56,24 +56,22 @@ def curves(parts: Sequence[xr.Dataset]) -> Figure:
         len(LABELS), 3, sharey="row", sharex="col", gridspec_kw={"width_ratios": (4, 3, 1.2)}
     )
     for row, measure in zip(cells, LABELS, strict=True):
-        # What does not come from R is the same in both protocols.
-        drawn = parts if measure in SPECTRAL else parts[:1]
-        for part in drawn:
-            colour = COLOURS[part.attrs["protocol"]] if measure in SPECTRAL else SAME
-            for ax, method in zip(row[:2], PARAMETERS, strict=True):
-                _curve(ax, of_method(part, method), measure, colour)
-            _points(row[2], part, measure, colour)
+        for ax, method in zip(row[:2], PARAMETERS, strict=True):
+            for chosen, colour in _coloured(parts, [method], measure):
+                _curve(ax, of_method(chosen, method), measure, colour)
+        for chosen, colour in _coloured(parts, list(OTHERS), measure):
+            _points(row[2], chosen, measure, colour)
         if measure in ("stability", "sensitivity"):
             _logarithmic(row[0])
         if measure == "PF-AUC":
             random = float(each_random(parts[0]).mean())
             for ax in row[:2]:
                 ax.axhline(random, color="0.7", linewidth=0.8, linestyle=":", zorder=0)
-            row[1].annotate(
+            row[0].annotate(
                 "random order",
-                (1, random),
+                (0.01, random),
                 xycoords=("axes fraction", "data"),
-                ha="right",
+                ha="left",
                 va="top",
                 fontsize=TEXT - 1,
                 color="0.5",
@@ -129,6 +127,18 @@ def _logarithmic(ax: Axes) -> None:
 def each_random(dataset: xr.Dataset) -> np.ndarray:
     """Returns PF-AUC of random orders, (sample,)."""
     return dataset["random_auc"].sel(fill="telea", output="probability").values
+
+
+def _coloured(
+    parts: Sequence[xr.Dataset], methods: Sequence[str], measure: str
+) -> list[tuple[xr.Dataset, str]]:
+    """Returns the settings of methods with a colour; what is the same in all parts comes once."""
+    found = [part.isel(analyzer=np.isin(part["method"].values, methods)) for part in parts]
+    first = each(found[0], measure)
+    if all(np.array_equal(first, each(one, measure), equal_nan=True) for one in found[1:]):
+        several = len(parts) > 1 or measure not in SPECTRAL
+        return [(found[0], SAME if several else COLOURS[parts[0].attrs["protocol"]])]
+    return [(one, COLOURS[one.attrs["protocol"]]) for one in found]
 
 
 def _curve(ax: Axes, chosen: xr.Dataset, measure: str, colour: str) -> None:
