@@ -14,8 +14,9 @@ def mnist_cnn(weights: str | os.PathLike | None = None) -> keras.Model:
     Convolutions of 3 x 3 keep the size, those of 5 x 5 do not. Every activation is a layer of its
     own; the output are logits. The text at hand of the appendix has lost its numbers: widths, the
     first pool and the training (`models.train`) are those of a network in the first author's
-    published notebooks that agrees with everything the text still says. Random kernels and biases
-    are drawn as PyTorch draws them, uniformly within 1 / sqrt(fan in) of zero.
+    public research code, which is not that of the paper but agrees with everything the text still
+    says. Random kernels and biases are drawn as PyTorch draws them, uniformly within
+    1 / sqrt(fan in) of zero.
 
     Args:
         weights: Path of a `.weights.h5` file, "mnist" for the trained weights of this project, or

@@ -22,7 +22,7 @@ Recipes (`RECIPES`):
 * `mnist_cnn`: the network of appendix D of "Uncovering the Structure of Explanation Quality" (Maess
   et al. 2025). Images divided by 255, plain SGD with learning rate .1, batches of 100, 2500 steps,
   which end within the 8th epoch. The authors state a test accuracy of about .98, SGD and its
-  learning rate; the rest is that of the first author's notebooks.
+  learning rate; the rest is that of the first author's public research code.
 * `lenet5` and `pooled_mlp`: the networks of "Credit Assignment for Trained Neural Networks" (Liang
   et al. 2022), which says nothing of their training. Images divided by 255, Adam with learning
   rate 1e-3, batches of 100; 10 epochs, and 30 for the pooled digits, which are learnt more slowly.

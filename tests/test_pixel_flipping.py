@@ -137,6 +137,11 @@ def test_the_most_relevant_pixels_go_first_and_ties_at_random():
     ]
     assert most_relevant_first(np.zeros((2, 4)), ties).tolist() == ties.tolist()
     assert most_relevant_first(np.asfortranarray(map), ties).tolist() == order
+    # Many equal values, which only stable sorts keep in order.
+    map, ties = generator.integers(0, 3, (30, 40)), random_order(1, 2, 30, 40)
+    rank = np.argsort(ties)
+    order = most_relevant_first(map, ties)
+    assert order.tolist() == np.lexsort([rank, -map.ravel()]).tolist()
     assert {tuple(random_order(0, place, 2, 4)) for place in range(6)} != {tuple(ties)}
 
 

@@ -217,7 +217,7 @@ def test_all_targets_cost_no_more_than_one(image_model, monkeypatch):
 def test_memory_is_bounded_by_several_calls(image_model, monkeypatch, limit, calls):
     x = samples(image_model)
     expected = create(NAME, image_model, cycles=2).analyze(x, target=1)
-    monkeypatch.setattr(module, "CHUNK_BYTES", limit)
+    monkeypatch.setattr(module, "CALL_BYTES", limit)
     analyzer = create(NAME, image_model, cycles=2)
     rows = counted(analyzer, monkeypatch)
     found = analyzer.explain([tf.constant(x)], tf.constant([[1]] * 3))[1][:, 0]

@@ -24,8 +24,9 @@ NONLINEAR = {
     "deconvnet": "DeconvReLU",
     "rect_grad": "RectGrad",
     "deep_lift.ablation": "largest magnitude",
-    "smoothgrad": "averages",
-    "lrp.contrastive": "contrasts",
+    "lrp.contrastive": "no backward pass, or contrasts",
+    "shapley_sampling": "no backward pass, or contrasts",
+    "grad_cam": "no backward pass, or contrasts",
 }
 LINEAR = {
     "gradient": {},
@@ -40,6 +41,8 @@ LINEAR = {
     "deep_lift.rescale": {"baseline": 0.2},
     "deep_lift.reveal_cancel": {},
     "pattern.attribution": {},
+    "smoothgrad": {"samples": 3, "times_input": True},
+    "integrated_gradients": {"steps": 3, "baseline": [0.0, 0.1]},
 }
 
 
@@ -204,7 +207,8 @@ def test_no_column_is_an_error():
 
 @pytest.mark.parametrize("name", [*LINEAR, *NONLINEAR])
 def test_columns_are_the_maps_of_outputs(name, network, x):
-    analyzer = fitted(create(name, network, **LINEAR.get(name, {})), x)
+    options = {"shapley_sampling": {"cycles": 1, "features": 2}, **LINEAR}.get(name, {})
+    analyzer = fitted(create(name, network, **options), x)
     matrix = of(analyzer, x, position=3)
     found = matrix.columns(np.array([7, 2]))
     maps = analyzer.analyze(x[3:4], target="all")[0].sum(axis=-1).reshape(10, -1)
@@ -312,7 +316,8 @@ def test_nonlinear_methods_have_no_products(name, network, x):
 
 
 def test_other_methods_are_exact_only(network, x):
-    found = spectrum({"smooth": create("smoothgrad", network, samples=2)}, x[:2])
+    shapley = create("shapley_sampling", network, cycles=1, features=2)
+    found = spectrum({"shapley": shapley, "cam": create("grad_cam", network)}, x[:2])
     assert np.isfinite(found.ssm).all()
 
 

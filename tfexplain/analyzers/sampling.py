@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
@@ -77,6 +77,20 @@ class InputAverage(Analyzer):
         )
 
 
+class Path(NamedTuple):
+    """The inputs that gradients are averaged over, for one batch.
+
+    Attributes:
+        point: Function of a number 0, 1, ... that returns one tensor (batch, *shape) per input.
+        weights: Of the gradients at these points.
+        factors: What the average is multiplied with, one tensor per input; None for nothing.
+    """
+
+    point: Callable[[Tensor], list[Tensor]]
+    weights: np.ndarray
+    factors: list[Tensor] | None
+
+
 class SampledGradient(InputAverage, CompiledAnalyzer, GradientAnalyzer):
     """Base of methods that average the gradient over many inputs near each sample.
 
@@ -128,16 +142,19 @@ class SampledGradient(InputAverage, CompiledAnalyzer, GradientAnalyzer):
             for node, part in zip(self.graph.inputs, relevance, strict=True)
         ]
 
-    def _average(
-        self,
-        number: int,
-        point: Callable[[Tensor], list[Tensor]],
-        weights: np.ndarray,
-        relevance: Tensor,
-        like: Sequence[Tensor],
-    ) -> list[Tensor]:
-        """Returns sum_i weights_i gradient(point(i)), one after the other: bounded memory."""
-        weights = tf.constant(weights, self.dtype)
+    def paths(self, arrays: list[np.ndarray], place: Place) -> list[Path]:
+        """Returns the paths of a batch, over which results are averaged, in the space of vectors.
+
+        Args:
+            arrays: One array (n, *shape) per input.
+            place: Where the batch lies.
+        """
+        raise NotImplementedError
+
+    def _averaged(self, path: Path, relevance: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+        """Returns factor * sum_i weights_i gradient(point(i)), one by one: bounded memory."""
+        number, point = len(path.weights), path.point
+        weights = tf.constant(path.weights, self.dtype)
         vectors = tf.shape(relevance)[1]
         zeros = [
             tf.zeros(tf.concat([[tf.shape(x)[0], vectors], tf.shape(x)[1:]], 0), x.dtype)
@@ -157,7 +174,9 @@ class SampledGradient(InputAverage, CompiledAnalyzer, GradientAnalyzer):
             shape_invariants=(tf.TensorShape([]), shapes),
             parallel_iterations=1,
         )
-        return sums
+        if path.factors is None:
+            return sums
+        return [expand(f) * part for f, part in zip(path.factors, sums, strict=True)]
 
     def average(self, vectors: list, relevance: Tensor) -> list[Tensor]:
         """Returns the averaged gradient of each input, (batch, num_vectors, *shape)."""
@@ -241,8 +260,15 @@ class SmoothGrad(SampledGradient):
         self.seed = seed_of_draws(seed)
         super().__init__(model, **common)
 
+    def paths(self, arrays: list[np.ndarray], place: Place) -> list[Path]:
+        """Returns the noisy copies."""
+        return [self._copies(self._embed(tensors(arrays)))]
+
     def average(self, vectors: list, relevance: Tensor) -> list[Tensor]:
         """Averages over the noisy copies."""
+        return self._averaged(self._copies(vectors), relevance, vectors)
+
+    def _copies(self, vectors: list) -> Path:
         deviations = [self._deviation(x) for x in vectors]
 
         def point(index: Tensor) -> list[Tensor]:
@@ -252,10 +278,7 @@ class SmoothGrad(SampledGradient):
             ]
 
         weights = np.full(self.samples, 1 / self.samples)
-        result = self._average(self.samples, point, weights, relevance, vectors)
-        if self.times_input:
-            result = [expand(x) * part for x, part in zip(vectors, result, strict=True)]
-        return result
+        return Path(point, weights, vectors if self.times_input else None)
 
     def _noise(self, index: Tensor, place: int, x: Tensor) -> Tensor:
         """Draws (1, *shape): every sample gets the same, so batches do not matter."""
@@ -353,8 +376,18 @@ class IntegratedGradients(SampledGradient):
             *(tf.add_n(list(parts)) / len(found) for parts in zip(*found, strict=True)),
         ]
 
+    def paths(self, arrays: list[np.ndarray], place: Place) -> list[Path]:
+        """Returns the straight paths from each baseline."""
+        vectors = self._embed(tensors(arrays))
+        baselines = self.baseline.arrays(self.inputs, arrays, place)
+        return [self._straight(vectors, tensors(parts)) for parts in baselines]
+
     def _integrate(self, vectors: list, relevance: Tensor, baselines: list) -> list[Tensor]:
         """Integrates from one baseline per input to the inputs."""
+        path = self._straight(vectors, baselines)
+        return self._collect(self._averaged(path, relevance, vectors))
+
+    def _straight(self, vectors: list, baselines: list) -> Path:
         starts = [
             as_vectors(self._tokens.get(node), baseline, self.dtype)
             for node, baseline in zip(self.graph.inputs, baselines, strict=True)
@@ -366,11 +399,8 @@ class IntegratedGradients(SampledGradient):
                 start + nodes[index] * (x - start) for start, x in zip(starts, vectors, strict=True)
             ]
 
-        result = self._average(self.steps, point, self.weights, relevance, vectors)
-        result = [
-            expand(x - start) * part for x, start, part in zip(vectors, starts, result, strict=True)
-        ]
-        return self._collect(result)
+        factors = [x - start for x, start in zip(vectors, starts, strict=True)]
+        return Path(point, self.weights, factors)
 
     def _explain(
         self, arrays: list[np.ndarray], targets: np.ndarray, place: Place

@@ -13,7 +13,7 @@ from tfexplain.analyzers.arrays import Inputs, tensors
 from tfexplain.analyzers.base import Place
 from tfexplain.analyzers.baselines import Baseline, BaselineLike
 from tfexplain.analyzers.gradients import explained_as_a_whole
-from tfexplain.analyzers.reversed import CHUNK_BYTES, GraphAnalyzer
+from tfexplain.analyzers.reversed import GraphAnalyzer
 from tfexplain.analyzers.sampling import InputAverage, count_of, seed_of_draws
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import MaskError
@@ -21,6 +21,9 @@ from tfexplain.graph import Graph, channels_last, has_graph, opaque_graph
 from tfexplain.numerics import Compiled, Tensor, random_permutation, shape_of
 from tfexplain.operations import WholeModel
 
+# Bytes that the largest tensor of one call of the model may take, beyond a single step for each
+# sample. More is no faster: the calls no longer fit into the caches.
+CALL_BYTES = 2**26
 # Of a model that is one call only the inputs and outputs are seen. The largest tensor between them
 # is taken to be this many times larger; in VGG-16 it is 21 times the input.
 UNSEEN = 16
@@ -206,7 +209,7 @@ class ShapleySampling(InputAverage, GraphAnalyzer):
         """
         # Bytes do not fit into int32.
         count, largest, players = (tf.cast(size, tf.int64) for size in sizes)
-        fitting = CHUNK_BYTES // (count * largest * tf.as_dtype(self.dtype).size)
+        fitting = CALL_BYTES // (count * largest * tf.as_dtype(self.dtype).size)
         calls = -(-players // tf.clip_by_value(fitting, 1, players))
         # Equal parts, so that no call is for a small rest.
         return tf.cast(-(-players // calls), tf.int32)

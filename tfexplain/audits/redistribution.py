@@ -6,8 +6,9 @@ the columns of R sum to one (section 3 of [maess2025uncovering]).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,7 @@ from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import slices, tensors
 from tfexplain.analyzers.base import Place
 from tfexplain.analyzers.reversed import CHUNK_BYTES, CompiledAnalyzer, ReversedAnalyzer
-from tfexplain.analyzers.sampling import SampledGradient
+from tfexplain.analyzers.sampling import InputAverage, SampledGradient
 from tfexplain.audits.common import Layout, maps
 from tfexplain.numerics import Compiled, Tensor
 from tfexplain.reverse import ReversedNetwork
@@ -71,6 +72,22 @@ def sends(analyzer: Analyzer) -> bool:
     return isinstance(analyzer, ReversedAnalyzer) and not whole
 
 
+class _Pass(NamedTuple):
+    """One forward pass and what its backward pass counts.
+
+    Attributes:
+        network: The reversed network.
+        records: The tensors of its forward pass.
+        weight: Of its relevance in the average.
+        factor: What the relevance is multiplied with, (1, 1, *input_shape); None for nothing.
+    """
+
+    network: ReversedNetwork
+    records: list[Tensor]
+    weight: float
+    factor: np.ndarray | None
+
+
 class Redistribution:
     """E of one sample, as columns or as products.
 
@@ -97,20 +114,37 @@ class Redistribution:
         self._analyzer, self._layout = analyzer, layout
         self._x, self._place = x, slice(position, position + 1)
         self.size = int(np.prod(layout.sizes, dtype=int))
-        self._passes: list[tuple[ReversedNetwork, list[Tensor]]] = []
+        self._passes: list[_Pass] = []
         if sends(analyzer):
             network = analyzer.network(start)
             one = [x[self._place]]
-            for given in analyzer._given(one, Place(self._place, len(x))):
-                self._passes.append((network, network.run_records(tensors(given))))
-                self._chunk = network.vectors_at_once(given, CHUNK_BYTES)
-            found = self._passes[0][1][network.start_index].numpy()
-            self._shape = found.shape[1:]
+            several = analyzer._given(one, Place(self._place, len(x)))
+            for given in several:
+                records = network.run_records(tensors(given))
+                self._passes.append(_Pass(network, records, 1 / len(several), None))
+            self._chunk = network.vectors_at_once(several[0], CHUNK_BYTES)
+            found = records[network.start_index].numpy()
         else:
             found = analyzer.outputs(x[self._place])
-            self._shape = found.shape[1:]
             self._chunk = 64
+            if averages(analyzer):
+                self._passes = list(self._points())
+                self._chunk = analyzer.gradient_network.vectors_at_once(
+                    [x[self._place]], CHUNK_BYTES
+                )
+        self._shape = found.shape[1:]
         self.outputs = found.reshape(-1).astype("float64")
+
+    def _points(self) -> Iterator[_Pass]:
+        """Yields the passes over which a method averages gradients."""
+        place = Place(self._place, len(self._x))
+        paths = self._analyzer.paths([self._x[self._place]], place)
+        network = self._analyzer.gradient_network
+        for path in paths:
+            factor = None if path.factors is None else path.factors[0].numpy()[:, None]
+            for index, weight in enumerate(path.weights):
+                records = network.run_records(path.point(tf.constant(index)))
+                yield _Pass(network, records, float(weight) / len(paths), factor)
 
     def columns(self, indices: np.ndarray) -> np.ndarray:
         """Returns columns of E, (entries of a map, columns), float64.
@@ -124,7 +158,7 @@ class Redistribution:
         found = np.empty((self.size, len(indices)))
         for part in slices(len(indices), self._chunk):
             chosen = indices[part]
-            if self._passes or isinstance(self._analyzer, SampledGradient):
+            if self._passes or isinstance(self._analyzer, InputAverage):
                 relevance = np.zeros((len(chosen), len(self.outputs)), self._analyzer.dtype)
                 relevance[np.arange(len(chosen)), chosen] = 1
                 found[:, part] = self._sent(relevance)
@@ -150,11 +184,12 @@ class Redistribution:
         """
         found = np.empty((len(self.outputs), maps.shape[1]))
         for part in slices(maps.shape[1], self._chunk):
+            given = self._input_like(maps[:, part].T.astype(self._analyzer.dtype))
             total = 0
-            for network, records in self._passes:
-                given = self._input_like(maps[:, part].T.astype(self._analyzer.dtype))
-                total = total + _transposed(network)(records, tf.constant(given)).numpy()
-            found[:, part] = (total / len(self._passes)).reshape(-1, len(self.outputs)).T
+            for network, records, weight, factor in self._passes:
+                scaled = weight * (given if factor is None else factor * given)
+                total = total + _transposed(network)(records, tf.constant(scaled)).numpy()
+            found[:, part] = total.reshape(-1, len(self.outputs)).T
         self._check_finite(found)
         return found
 
@@ -166,9 +201,10 @@ class Redistribution:
             _, (found,) = self._analyzer._send([self._x[self._place]], given, place)
             return self._maps(found).T
         total = 0
-        for network, records in self._passes:
-            total = total + network.run_backward(records, tf.constant(given))[0].numpy()
-        return self._maps(total / len(self._passes)).T
+        for network, records, weight, factor in self._passes:
+            sent = network.run_backward(records, tf.constant(given))[0].numpy()
+            total = total + weight * (sent if factor is None else factor * sent)
+        return self._maps(total).T
 
     def _maps(self, relevance: np.ndarray) -> np.ndarray:
         """Returns maps (vectors, entries) of relevance (1, vectors, *input_shape)."""
@@ -192,17 +228,23 @@ class Redistribution:
             )
 
 
+def averages(analyzer: Analyzer) -> bool:
+    """Tells whether a method averages gradients at several inputs, which are no tokens."""
+    return isinstance(analyzer, SampledGradient) and analyzer.inputs.nodes[0].floating
+
+
 def check_linear(name: str, analyzer: Analyzer, start: str | None) -> None:
     """Refuses analyzers without products R v and R^T u.
 
     Raises:
         ValueError: With the reason.
     """
-    reason = (
-        analyzer.network(start).nonlinear()
-        if sends(analyzer)
-        else "it averages over inputs or contrasts outputs, and is no single reversed network"
-    )
+    if sends(analyzer):
+        reason = analyzer.network(start).nonlinear()
+    elif averages(analyzer):
+        reason = ""
+    else:
+        reason = "it has no backward pass, or contrasts several"
     if reason:
         raise ValueError(
             f"{name!r} ({analyzer.name}) has no products with its redistribution matrix: {reason}. "
