@@ -1,8 +1,8 @@
 """Fig. 4 and table 1, on a network for photographs.
 
 The spectrum of LRP-gamma comes from products with the redistribution matrix and its transpose.
-SmoothGrad and integrated gradients have no such products: their matrices have the columns of the
-largest fiftieth of the outputs, in both protocols. Figures show numbers only.
+Those of SmoothGrad and integrated gradients cost ten times as much: their matrices have the columns
+of the largest fiftieth of the outputs, in both protocols. Figures show numbers only.
 """
 
 from __future__ import annotations

@@ -120,8 +120,10 @@ def spectrum(
             column.
 
     Example:
-        >>> found = spectrum({"lrp.gamma": analyzer}, x[:10])
-        >>> float(found["ssm"].mean())
+        >>> from tfexplain.analyzers import create_analyzer
+        >>> found = spectrum({"lrp.gamma": create_analyzer("lrp.gamma", model)}, x)
+        >>> found.ssm.shape, bool((found.ssm >= 1).all())
+        ((1, 2), True)
     """
     named = common.named_analyzers(analyzers)
     samples = common.one_input(named, x)
