@@ -28,8 +28,8 @@ METHODS = (LRP, SMOOTHGRAD, INTEGRATED, SHAPLEY)
 FILLS = ("telea", "constant")
 # LRP-gamma in the first convolutions, as in conv1_1 to conv3_3 of the 13 of VGG-16.
 GAMMA_PART = 7 / 13
-# Products with R cost sampled methods as many passes as they have samples, so that for networks with
-# many classes R has the columns of the largest outputs alone.
+# Products with R cost sampled methods as many passes as they have samples: of networks with many
+# classes only the largest outputs have columns.
 SAMPLED_QUANTILE = 0.98
 NUMBERS = ("stability", "sensitivity", "ssm", "ssm_error", "columns", "near_zero", "smallest_sum")
 # Side of an image in pixels from which on few are computed together.
