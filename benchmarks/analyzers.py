@@ -10,12 +10,11 @@ their times on VGG-16 with the same batch and repeats.
 """
 
 import argparse
-import json
-import os
 import pathlib
 import subprocess
-import sys
 import time
+
+from benchmarks.cases import print_row, read_rows, run_cases
 
 
 def random_patterns(model) -> dict:
@@ -87,7 +86,7 @@ def measure(model_name: str, analyzer_name: str, vectors: list[int], arguments) 
     keras.utils.set_random_seed(0)
     model = getattr(keras.applications, MODELS[model_name])(weights=None)
     generator = np.random.default_rng(0)
-    shape = (arguments.batch, arguments.size, arguments.size, 3)
+    shape = (arguments.batch, 224, 224, 3)
     x = generator.uniform(-120, 150, size=shape).astype("float32")
     forward = tf.function(lambda x: model(x, training=False), autograph=False)
     tensor = tf.constant(x)
@@ -156,7 +155,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--analyzer", nargs="+", default=list(ANALYZERS), choices=list(ANALYZERS))
     parser.add_argument("--vectors", nargs="+", type=int, default=[1, 5, 20])
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=pathlib.Path, help="JSON lines to write")
     parser.add_argument("--show", nargs="+", type=pathlib.Path, help="print rows, measure nothing")
@@ -164,33 +162,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--zennit", metavar="PYTHON", help="interpreter with torch and zennit")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+
+    def shown(rows: list[dict]) -> str:
+        return table(rows, arguments.vectors)
+
     if arguments.show:
-        lines = [line for path in arguments.show for line in path.read_text().splitlines()]
-        print(table([json.loads(line) for line in lines], arguments.vectors))
+        print(shown(read_rows(arguments.show)))
         return
     if arguments.one:
-        row = measure(arguments.model[0], arguments.analyzer[0], arguments.vectors, arguments)
-        print("ROW " + json.dumps(row))
+        print_row(measure(arguments.model[0], arguments.analyzer[0], arguments.vectors, arguments))
         return
-    rows = []
-    for model in arguments.model:
-        for analyzer in arguments.analyzer:
-            command = [sys.executable, "-m", "benchmarks.analyzers", "--one", "--model", model]
-            command += ["--analyzer", analyzer, "--batch", str(arguments.batch)]
-            command += ["--size", str(arguments.size), "--repeats", str(arguments.repeats)]
-            command += ["--vectors", *map(str, arguments.vectors)]
-            environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
-            done = subprocess.run(command, capture_output=True, text=True, env=environment)
-            found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
-            if not found:
-                sys.exit(f"{model} {analyzer} failed:\n{done.stderr[-3000:]}")
-            rows.append(json.loads(found[0].removeprefix("ROW ")))
-            print(table(rows[-1:], arguments.vectors).splitlines()[-1], flush=True)
-            if arguments.output:
-                text = "".join(json.dumps(row) + "\n" for row in rows)
-                arguments.output.write_text(text)
-    print()
-    print(table(rows, arguments.vectors))
+    shared = ["--vectors", *map(str, arguments.vectors)]
+    for option in ("batch", "repeats"):
+        shared += [f"--{option}", str(getattr(arguments, option))]
+    cases = (
+        ["--model", model, "--analyzer", name, *shared]
+        for model in arguments.model
+        for name in arguments.analyzer
+    )
+    run_cases("benchmarks.analyzers", cases, shown, arguments.output)
     for peer in ("innvestigate", "zennit"):
         interpreter = getattr(arguments, peer)
         if interpreter:

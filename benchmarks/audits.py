@@ -13,12 +13,10 @@ machine slows both.
 """
 
 import argparse
-import json
-import os
 import pathlib
-import subprocess
-import sys
 import time
+
+from benchmarks.cases import print_row, read_rows, run_cases
 
 CASCADE = (
     "predictions",
@@ -121,30 +119,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.show:
-        lines = [line for path in arguments.show for line in path.read_text().splitlines()]
-        print(table([json.loads(line) for line in lines]))
+        print(table(read_rows(arguments.show)))
         return
     if arguments.one:
-        print("ROW " + json.dumps(measure(arguments.audit[0], arguments.analyzer[0], arguments)))
+        print_row(measure(arguments.audit[0], arguments.analyzer[0], arguments))
         return
-    rows = []
-    for audit in arguments.audit:
-        for name in arguments.analyzer or DEFAULTS[audit]:
-            command = [sys.executable, "-m", "benchmarks.audits", "--one", "--audit", audit]
-            command += ["--analyzer", name]
-            for option in ("images", "batch", "vectors", "repeats"):
-                command += [f"--{option}", str(getattr(arguments, option))]
-            environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
-            done = subprocess.run(command, capture_output=True, text=True, env=environment)
-            found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
-            if not found:
-                sys.exit(f"{audit} {name} failed:\n{done.stderr[-3000:]}")
-            rows.append(json.loads(found[0].removeprefix("ROW ")))
-            print(table(rows[-1:]).splitlines()[-1], flush=True)
-            if arguments.output:
-                arguments.output.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print()
-    print(table(rows))
+    shared = []
+    for option in ("images", "batch", "vectors", "repeats"):
+        shared += [f"--{option}", str(getattr(arguments, option))]
+    cases = (
+        ["--audit", audit, "--analyzer", name, *shared]
+        for audit in arguments.audit
+        for name in arguments.analyzer or DEFAULTS[audit]
+    )
+    run_cases("benchmarks.audits", cases, table, arguments.output)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ pays for building and tracing.
 """
 
 import argparse
-import json
-import os
 import pathlib
-import subprocess
-import sys
 import time
+
+from benchmarks.cases import print_row, read_rows, run_cases
 
 MODELS = {"vgg16": "VGG16", "resnet50": "ResNet50"}
 WAYS = ("exact", "matrix_free", "calls")
@@ -101,31 +99,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.show:
-        lines = [line for path in arguments.show for line in path.read_text().splitlines()]
-        print(table([json.loads(line) for line in lines]))
+        print(table(read_rows(arguments.show)))
         return
     if arguments.one:
         arguments.model, arguments.analyzer = arguments.model[0], arguments.analyzer[0]
-        print("ROW " + json.dumps(measure(arguments.way[0], arguments)))
+        print_row(measure(arguments.way[0], arguments))
         return
-    rows = []
-    for model in arguments.model:
-        for analyzer in arguments.analyzer:
-            for way in arguments.way:
-                command = [sys.executable, "-m", "benchmarks.spectrum", "--one", "--way", way]
-                command += ["--model", model, "--analyzer", analyzer]
-                command += ["--calls", str(arguments.calls)]
-                environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
-                done = subprocess.run(command, capture_output=True, text=True, env=environment)
-                found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
-                if not found:
-                    sys.exit(f"{model} {analyzer} {way} failed:\n{done.stderr[-3000:]}")
-                rows.append(json.loads(found[0].removeprefix("ROW ")))
-                print(table(rows[-1:]).splitlines()[-1], flush=True)
-                if arguments.output:
-                    arguments.output.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print()
-    print(table(rows))
+    cases = (
+        ["--way", way, "--model", model, "--analyzer", name, "--calls", str(arguments.calls)]
+        for model in arguments.model
+        for name in arguments.analyzer
+        for way in arguments.way
+    )
+    run_cases("benchmarks.spectrum", cases, table, arguments.output)
 
 
 if __name__ == "__main__":
