@@ -146,3 +146,29 @@ def test_wrong_calls(network, x):
         layer_norms(create("lrp.gamma", network), x, columns=0)
     with pytest.raises(ValueError, match="no single reversed network"):
         layer_norms(create("smoothgrad", network), x)
+
+
+def test_a_relu_behind_a_pooling_closes_negative_outputs(x):
+    model = randomize(
+        sequential(
+            (7, 7, 2),
+            layers.Conv2D(4, 3, use_bias=False, name="conv"),
+            layers.MaxPooling2D(2, name="pool"),
+            layers.ReLU(name="relu"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(4, use_bias=False, name="logits"),
+        )
+    )
+    found = layer_norms(create("lrp.gamma", model), x)
+    np.testing.assert_allclose(found.measured, found.closed_form, rtol=1e-10)
+    outputs = model.get_layer("conv")(x).numpy()
+    assert (outputs < 0).any()
+    np.testing.assert_array_equal(
+        found.active.sel(layer="conv")[0], (outputs > 0).sum(axis=(1, 2, 3))
+    )
+
+
+def test_several_baselines_have_several_chains(network, x):
+    analyzer = create("deep_lift.rescale", network, baseline=[0.0, 0.1])
+    with pytest.raises(ValueError, match="averages over 2 baselines"):
+        layer_norms(analyzer, x)

@@ -15,7 +15,7 @@ from tfexplain.reverse import network as module
 
 def names(analyzer, start=None):
     network = analyzer.network(start)
-    return {call.name for call in network._vanishing}
+    return {call.name for call in network.vanishing}
 
 
 @pytest.fixture(scope="module")

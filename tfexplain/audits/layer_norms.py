@@ -13,6 +13,7 @@ import xarray as xr
 from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import slices, tensors
 from tfexplain.analyzers.base import Place
+from tfexplain.analyzers.deep_lift import DeepLIFT
 from tfexplain.analyzers.reversed import CHUNK_BYTES, ReversedAnalyzer
 from tfexplain.audits import common
 from tfexplain.audits.blocks import Arrays, in_blocks
@@ -93,6 +94,11 @@ def layer_norms(
     for name, analyzer in named.items():
         if not sends(analyzer) or len(analyzer.inputs.nodes) != 1:
             raise ValueError(f"{name!r} ({analyzer.name}) is no single reversed network.")
+        if isinstance(analyzer, DeepLIFT) and len(analyzer.baseline.values) > 1:
+            raise ValueError(
+                f"{name!r} averages over {len(analyzer.baseline.values)} baselines, each with a "
+                "chain of its own. Give one baseline."
+            )
     order = common.merged_orders(
         [[call.name for call in _linear(a.network())] for a in named.values()]
     )
@@ -203,7 +209,7 @@ def _measure(
     chunk = network.vectors_at_once(given, CHUNK_BYTES)
     norm = 0.0
     for part in slices(outputs, chunk):
-        ones = np.eye(outputs, dtype=analyzer.dtype)[part]
+        ones = np.eye(part.stop - part.start, outputs, part.start, dtype=analyzer.dtype)
         shape = (1, len(ones), *records[network.start_index].shape[1:])
         relevance = network.run_backward(records, tf.constant(ones.reshape(shape)))[0].numpy()
         sums = np.abs(relevance.astype("float64")).reshape(len(ones), -1).sum(axis=1)
@@ -218,6 +224,8 @@ def _active(network: ReversedNetwork, call: Call, values: Mapping) -> np.ndarray
     rectified = consumers and all(
         isinstance(c.operation, Activation) and c.operation.rectifies for c in consumers
     )
+    # Also where the ReLU stands behind a pooling, at whose negative winners nothing arrives.
+    rectified = rectified or call in network.vanishing
     return np.flatnonzero(z > 0) if rectified else np.flatnonzero(z != 0)
 
 

@@ -36,7 +36,7 @@ class Spectrum(NamedTuple):
 
     Attributes:
         values: Leading singular values, falling.
-        error: Bound of the error of the first.
+        error: Of the first, by its residual.
         norm: Frobenius norm.
         norm_error: Its standard error.
         passes: Vectors that were sent forward or backward.
@@ -105,8 +105,8 @@ def spectrum(
 
         * `singular_value` (analyzer, sample, rank): falling; not a number beyond the last;
         * `stability` = 1 / sigma_1, `sensitivity` = Frobenius norm, `ssm` = their product;
-        * `stability_error` (bound), `sensitivity_error` and `ssm_error` (standard errors): 0 if
-          exact;
+        * `stability_error` (by the residual), `sensitivity_error`, `ssm_error` (standard errors): 0
+          if exact;
         * `effective_rank`: exp of the entropy of sigma / sum sigma [roy2007effective]; not a number
           if not exact;
         * `columns`, `near_zero`, `smallest_sum`: number of columns, of those with a sum below
@@ -337,7 +337,10 @@ def estimate(
         passes += 2 * new.shape[1]
         _, values, right = scipy.linalg.svd(images, full_matrices=False)
         error = _residual(values, right, basis, returned)
-        if basis.shape[1] == size or error <= tolerance * values[0]:
+        # The vectors of the start know nothing of a single column that stands out; those that have
+        # gone through R^T R once do.
+        settled = basis.shape[1] > block and error <= tolerance * values[0]
+        if basis.shape[1] == size or settled:
             break
         new = _orthonormal(returned[:, -new.shape[1] :], basis)
         if not new.shape[1]:
@@ -373,10 +376,10 @@ def _orthonormal(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
 def _residual(
     values: np.ndarray, right: np.ndarray, basis: np.ndarray, returned: np.ndarray
 ) -> float:
-    """Returns a bound of the error of the first singular value.
+    """Returns the error of the first singular value, as the residual of its Ritz pair tells.
 
-    There is an eigenvalue of R^T R within the residual of a Ritz pair, and within its square over
-    the distance to the others.
+    There is an eigenvalue of R^T R within the residual, and within its square over the distance to
+    the others: the first one, unless the vectors so far have missed it.
     """
     if values[0] == 0:
         return 0.0

@@ -72,7 +72,7 @@ class Activation(Operation):
     @property
     def rectifies(self) -> bool:
         """Whether it is 0 for every x <= 0."""
-        return self.name in ("relu", "relu6") and self.nonnegative
+        return self.name in ("relu", "relu6") and self.nonnegative and not self.declared
 
     def derivative(self, x: Tensor) -> Tensor:
         """Returns f'(x), the same for all relevance vectors."""

@@ -44,6 +44,7 @@ class ReversedNetwork:
     Attributes:
         model: keras.Model of [*inputs, output_relevance] -> relevance of the input; a dict by
             name if there are several read-outs.
+        vanishing: Calls at whose negative outputs no relevance arrives.
         derived: Compiled functions that others made of this network, to be freed with it.
     """
 
@@ -76,7 +77,7 @@ class ReversedNetwork:
             raise ValueError(f"Inputs of dtype {node.dtype} cannot be explained.")
         self.readouts = {**dict(zip(graph.input_names, graph.inputs, strict=True)), **readouts}
         names = _LayerNames()
-        self._vanishing = vanishing_below_zero(self.graph, self.rules, start)
+        self.vanishing = vanishing_below_zero(self.graph, self.rules, start)
         self._forward_layers = {
             call: ForwardCall(call, names("forward", call), dtype) for call in self.graph.calls
         }
@@ -96,7 +97,7 @@ class ReversedNetwork:
             name,
             self.dtype,
             parameters=self._parameters.get(call, ()),
-            vanishing=call in self._vanishing,
+            vanishing=call in self.vanishing,
         )
 
     def _bounds_layer(self, call: Call, names: _LayerNames) -> Bounds | None:

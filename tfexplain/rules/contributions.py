@@ -195,7 +195,8 @@ def _counting(groups: Sequence[Group], call: RecordedCall, bias: bool) -> list[G
     decided = call.vanishing and not (bias and any(not _biased(group) for group in groups))
     if not decided:
         return list(groups)
-    return [replace(group, gate=None) for group in groups if group.gate != "negative"]
+    kept = [replace(group, gate=None) for group in groups if group.gate != "negative"]
+    return kept or list(groups)
 
 
 def _biased(group: Group) -> bool:
