@@ -15,8 +15,10 @@ import numpy as np
 from tfexplain import metrics, results
 from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import flat_targets
+from tfexplain.analyzers.deep_lift import DeepLIFT
 from tfexplain.analyzers.patterns import PatternAnalyzer
 from tfexplain.analyzers.persistence import all_options, option_config
+from tfexplain.analyzers.reversed import CompiledAnalyzer, ReversedAnalyzer
 from tfexplain.audits.blocks import digest
 from tfexplain.errors import nearest
 from tfexplain.graph import channels_last, has_graph, trace
@@ -75,6 +77,28 @@ def _shapes(analyzer: Analyzer, what: str) -> list[tuple]:
     if what == "inputs":
         return [tuple(node.shape[1:]) for node in analyzer.inputs.nodes]
     return [tuple(analyzer.output_shape)]
+
+
+def has_chain(analyzer: Analyzer) -> bool:
+    """Tells whether given relevance goes back through reversed networks alone.
+
+    What is compiled as a whole averages, contrasts or reads one layer only.
+    """
+    whole = isinstance(analyzer, CompiledAnalyzer) or "contrastive" in analyzer.name
+    return isinstance(analyzer, ReversedAnalyzer) and not whole
+
+
+def check_one_baseline(name: str, analyzer: Analyzer) -> None:
+    """Refuses DeepLIFT with several baselines, where one chain is looked at.
+
+    Raises:
+        ValueError: If it averages over several.
+    """
+    if isinstance(analyzer, DeepLIFT) and len(analyzer.baseline.values) > 1:
+        raise ValueError(
+            f"{name!r} averages over {len(analyzer.baseline.values)} baselines, each with a "
+            "chain of its own. Give one baseline."
+        )
 
 
 def one_input(analyzers: Mapping[str, Analyzer], x: Any) -> np.ndarray:

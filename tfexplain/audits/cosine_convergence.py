@@ -16,7 +16,7 @@ from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import tensors
 from tfexplain.analyzers.base import Place
 from tfexplain.analyzers.deep_lift import DeepLIFT
-from tfexplain.analyzers.reversed import CHUNK_BYTES, CompiledAnalyzer, ReversedAnalyzer
+from tfexplain.analyzers.reversed import CHUNK_BYTES, ReversedAnalyzer
 from tfexplain.audits import common
 from tfexplain.audits.blocks import in_blocks
 from tfexplain.graph import Node, channels_last, has_graph
@@ -194,11 +194,7 @@ def _check(
     if quantity not in ("contribution", "multiplier"):
         raise ValueError(f"quantity must be 'contribution' or 'multiplier', received {quantity!r}.")
     for name, analyzer in analyzers.items():
-        # What is compiled as a whole averages, contrasts or reads one layer only.
-        chain = isinstance(analyzer, ReversedAnalyzer) and not isinstance(
-            analyzer, CompiledAnalyzer
-        )
-        if not chain or "contrastive" in analyzer.name:
+        if not common.has_chain(analyzer):
             raise ValueError(
                 f"{name!r} ({analyzer.name}) has no single backward chain to send vectors through: "
                 "it averages over several, or subtracts one from another. Leave it out."
@@ -208,11 +204,7 @@ def _check(
                 f"{name!r} explains {analyzer.user_model.name!r} as a whole: the model is "
                 "subclassed and has no layers to read. Build the same layers as a Functional model."
             )
-        if isinstance(analyzer, DeepLIFT) and len(analyzer.baseline.values) > 1:
-            raise ValueError(
-                f"{name!r} averages over {len(analyzer.baseline.values)} baselines, each with a "
-                "chain of its own. Give one baseline."
-            )
+        common.check_one_baseline(name, analyzer)
 
 
 class _Chain:

@@ -13,11 +13,9 @@ import xarray as xr
 from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import slices, tensors
 from tfexplain.analyzers.base import Place
-from tfexplain.analyzers.deep_lift import DeepLIFT
 from tfexplain.analyzers.reversed import CHUNK_BYTES, ReversedAnalyzer
 from tfexplain.audits import common
 from tfexplain.audits.blocks import Arrays, in_blocks
-from tfexplain.audits.redistribution import sends
 from tfexplain.graph import Call
 from tfexplain.numerics import Tensor
 from tfexplain.operations import Activation, Linear
@@ -92,13 +90,9 @@ def layer_norms(
     if columns is not None and not (whole and columns > 0):
         raise ValueError(f"columns must be a positive integer or None, received {columns!r}.")
     for name, analyzer in named.items():
-        if not sends(analyzer) or len(analyzer.inputs.nodes) != 1:
+        if not common.has_chain(analyzer) or len(analyzer.inputs.nodes) != 1:
             raise ValueError(f"{name!r} ({analyzer.name}) is no single reversed network.")
-        if isinstance(analyzer, DeepLIFT) and len(analyzer.baseline.values) > 1:
-            raise ValueError(
-                f"{name!r} averages over {len(analyzer.baseline.values)} baselines, each with a "
-                "chain of its own. Give one baseline."
-            )
+        common.check_one_baseline(name, analyzer)
     order = common.merged_orders(
         [[call.name for call in _linear(a.network())] for a in named.values()]
     )

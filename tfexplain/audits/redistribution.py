@@ -16,9 +16,9 @@ import tensorflow as tf
 from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import slices, tensors
 from tfexplain.analyzers.base import Place
-from tfexplain.analyzers.reversed import CHUNK_BYTES, CompiledAnalyzer, ReversedAnalyzer
+from tfexplain.analyzers.reversed import CHUNK_BYTES
 from tfexplain.analyzers.sampling import InputAverage, SampledGradient
-from tfexplain.audits.common import Layout, maps
+from tfexplain.audits.common import Layout, has_chain, maps
 from tfexplain.numerics import Compiled, Tensor
 from tfexplain.reverse import ReversedNetwork
 
@@ -66,12 +66,6 @@ def choose(sums: np.ndarray, outputs: np.ndarray, policy: str, quantile: float) 
     return Columns(kept, sums, int((np.abs(sums) < NEAR_ZERO * typical).sum()))
 
 
-def sends(analyzer: Analyzer) -> bool:
-    """Tells whether given relevance goes through one reversed network (or an average of some)."""
-    whole = isinstance(analyzer, CompiledAnalyzer) or "contrastive" in analyzer.name
-    return isinstance(analyzer, ReversedAnalyzer) and not whole
-
-
 class _Pass(NamedTuple):
     """One forward pass and what its backward pass counts.
 
@@ -115,7 +109,7 @@ class Redistribution:
         self._x, self._place = x, slice(position, position + 1)
         self.size = int(np.prod(layout.sizes, dtype=int))
         self._passes: list[_Pass] = []
-        if sends(analyzer):
+        if has_chain(analyzer):
             network = analyzer.network(start)
             one = [x[self._place]]
             several = analyzer._given(one, Place(self._place, len(x)))
@@ -239,7 +233,7 @@ def check_linear(name: str, analyzer: Analyzer, start: str | None) -> None:
     Raises:
         ValueError: With the reason.
     """
-    if sends(analyzer):
+    if has_chain(analyzer):
         reason = analyzer.network(start).nonlinear()
     elif averages(analyzer):
         reason = ""

@@ -20,7 +20,6 @@ from tfexplain.audits.redistribution import (
     Redistribution,
     check_linear,
     choose,
-    sends,
 )
 from tfexplain.numerics import real
 
@@ -139,7 +138,7 @@ def spectrum(
     layout = common.layout(named, samples)
     arrays = common.typed(named, samples)
     for name, analyzer in named.items():
-        if sends(analyzer):
+        if common.has_chain(analyzer):
             analyzer._checked_arrays(arrays[name][:2])
     found = common.settings(
         "spectrum",
@@ -205,7 +204,7 @@ def check_start(name: str, analyzer: Analyzer, start: str | None) -> None:
     """
     if start is None:
         return
-    if not sends(analyzer):
+    if not common.has_chain(analyzer):
         raise ValueError(
             f"{name!r} ({analyzer.name}) explains the model's output only, received "
             f"start={start!r}."
