@@ -114,10 +114,10 @@ def kernel_groups(dataset: xr.Dataset) -> dict[str, xr.Dataset]:
     Raises:
         ValueError: If it is another Dataset, or one without kernels.
     """
-    _check(dataset, [*KERNEL_CREDITS, "kernel_block", "channel"])
-    if not dataset.sizes["kernel"]:
+    _check(dataset, ["block"])
+    if "kernel_block" not in dataset or not any(name in dataset for name in KERNEL_CREDITS):
         raise ValueError(
-            "The Dataset has no kernel. Compute it with kernels=True for a model with convolutions."
+            "The Dataset has no kernels: the model has no convolution, or kernels=() was given."
         )
     owners = dataset["kernel_block"].values.astype(str)
     parts = {
@@ -127,14 +127,15 @@ def kernel_groups(dataset: xr.Dataset) -> dict[str, xr.Dataset]:
 
 
 def kernel_credits(dataset: xr.Dataset, *, ax: object | None = None) -> Figure:
-    """Draws the credits per dimension of the kernels of each convolution, by both definitions.
+    """Draws the credits per dimension of the kernels of each convolution.
 
-    Up to 64 kernels are bars in the order of their channels, more are a falling curve.
+    A column for each definition that the Dataset has (see `KERNEL_CREDITS`). Up to 64 kernels are
+    bars in the order of their channels, more are a falling curve.
 
     Args:
         dataset: What `koopman.credit` returned.
-        ax: Array of Axes, (convolutions, 2). `None`: a new Figure, of several columns of
-            convolutions if there are many.
+        ax: Array of Axes, (convolutions, definitions). `None`: a new Figure; many convolutions
+            stand in several columns.
 
     Returns:
         The Figure. Kernels without a finite credit are crosses at zero among bars, and counted
@@ -144,27 +145,19 @@ def kernel_credits(dataset: xr.Dataset, *, ax: object | None = None) -> Figure:
         ValueError: If it is another Dataset, one without kernels, or the number of Axes is wrong.
     """
     groups = kernel_groups(dataset)
+    titles = {name: title for name, title in KERNEL_CREDITS.items() if name in dataset}
     if ax is None:
-        columns = 1 + (len(groups) > 6) + (len(groups) > 18)
-        rows = -(-len(groups) // columns)
-        size = (columns * (7.2 if columns == 1 else 5.6), 0.2 + 1.5 * rows)
-        figure = Figure(figsize=size, dpi=130, layout="constrained")
-        grid = figure.subplots(rows, 2 * columns, squeeze=False)
-        # Down the first column of convolutions, then down the next.
-        cells = np.concatenate(np.split(grid, columns, axis=1))
-        for panel in cells[len(groups) :].ravel():
-            panel.remove()
-        cells = cells[: len(groups)]
+        cells = _new_panels(len(groups), len(titles))
     else:
         cells = np.array(ax, dtype=object)
-        if cells.size != 2 * len(groups):
+        if cells.size != len(titles) * len(groups):
             raise ValueError(
-                f"ax has {cells.size} Axes. Expected {2 * len(groups)}: two for each of the "
-                f"{len(groups)} convolutions."
+                f"ax has {cells.size} Axes. Expected {(len(groups), len(titles))}: a row for each "
+                "convolution, a column for each definition."
             )
-        cells = cells.reshape(-1, 2)
-    for pair, (name, part) in zip(cells, groups.items(), strict=True):
-        for panel, (variable, title) in zip(pair, KERNEL_CREDITS.items(), strict=True):
+        cells = cells.reshape(len(groups), len(titles))
+    for row, (name, part) in zip(cells, groups.items(), strict=True):
+        for panel, (variable, title) in zip(row, titles.items(), strict=True):
             _draw_kernels(panel, part["channel"].values, part[variable].values)
             panel.set_title(f"{_shortened(name)}: {title}", fontsize=_TEXT, parse_math=False)
             panel.tick_params(labelsize=_TEXT - 1, length=2)
@@ -172,7 +165,7 @@ def kernel_credits(dataset: xr.Dataset, *, ax: object | None = None) -> Figure:
             panel.margins(y=0.1)
             panel.grid(axis="y", linewidth=0.4, color="0.85")
             panel.set_axisbelow(True)
-        pair[0].set_ylabel("per dimension", fontsize=_TEXT - 1)
+        row[0].set_ylabel("per dimension", fontsize=_TEXT - 1)
     return cells[0, 0].figure
 
 
@@ -336,11 +329,44 @@ def _bars(ax: Axes, places: np.ndarray, values: np.ndarray, horizontal: bool) ->
     return finite
 
 
+def _new_panels(groups: int, definitions: int) -> np.ndarray:
+    """Axes (groups, definitions) on a new Figure, of sizes in inches so that no text overlaps."""
+    columns = 1 + (groups > 6) + (groups > 18)
+    rows = -(-groups // columns)
+    across = columns * definitions
+    width, height = (3.0 if columns == 1 else 2.2), 0.9
+    left, right, top, bottom, gap, below = 0.75, 0.1, 0.3, 0.5, 0.75, 0.72
+    total = (
+        left + across * width + (across - 1) * gap + right,
+        top + rows * height + (rows - 1) * below + bottom,
+    )
+    grid = Figure(figsize=total, dpi=130).subplots(
+        rows,
+        across,
+        squeeze=False,
+        gridspec_kw={
+            "left": left / total[0],
+            "right": 1 - right / total[0],
+            "top": 1 - top / total[1],
+            "bottom": bottom / total[1],
+            "wspace": gap / width,
+            "hspace": below / height,
+        },
+    )
+    # Down the first column of groups, then down the next.
+    cells = np.concatenate(np.split(grid, columns, axis=1))
+    for panel in cells[groups:].ravel():
+        panel.remove()
+    return cells[:groups]
+
+
 def _draw_kernels(ax: Axes, channels: np.ndarray, values: np.ndarray) -> None:
     """Draws the credits of the kernels of one convolution."""
     if len(values) <= _MOST_BARS:
         finite = _bars(ax, channels, values, horizontal=False)
-        ax.plot(channels[~finite], np.zeros((~finite).sum()), "x", color="tab:red", markersize=4)
+        ax.plot(
+            channels[~finite], np.zeros((~finite).sum()), "x", color="tab:red", ms=4, clip_on=False
+        )
         ax.set_xlim(channels.min() - 0.7, channels.max() + 0.7)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel("channel", fontsize=_TEXT - 1, labelpad=1)
