@@ -35,6 +35,7 @@ ORDER = (
     "metrics",
     "analyzers",
     "audits",
+    "koopman",
     "support",
     "plotting",
     "loading",

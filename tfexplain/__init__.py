@@ -28,6 +28,7 @@ _MODULES = (
     "audits",
     "composites",
     "errors",
+    "koopman",
     "metrics",
     "plotting",
     "references",

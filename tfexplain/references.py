@@ -96,6 +96,13 @@ REFERENCES = {
         "Nature Communications 10",
         "doi:10.1038/s41467-019-08987-4",
     ),
+    "liang2022credit": Reference(
+        "Liang et al.",
+        2022,
+        "Credit Assignment for Trained Neural Networks Based on Koopman Operator Theory",
+        "arXiv preprint",
+        "arXiv:2212.00998",
+    ),
     "maess2025uncovering": Reference(
         "Maeß et al.",
         2025,

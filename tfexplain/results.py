@@ -111,7 +111,7 @@ def attribution_dataset(
                 "num_vectors, *input_shape), inputs of (n, *input_shape), targets of (n, "
                 "num_vectors)."
             )
-        dimensions = _input_dimensions(array.ndim - 1, suffix)
+        dimensions = input_dimensions(array.ndim - 1, suffix)
         variables[f"relevance{suffix}"] = ((*_VECTORS, *dimensions), _storable(given))
         variables[f"input{suffix}"] = (("sample", *dimensions), _storable(array))
         total += given.sum(axis=tuple(range(2, given.ndim)), dtype=np.float64)
@@ -369,7 +369,7 @@ def _suffix(name: str) -> str:
     return "_" + str(name).replace("/", "_")
 
 
-def _input_dimensions(rank: int, suffix: str) -> tuple[str, ...]:
+def input_dimensions(rank: int, suffix: str = "") -> tuple[str, ...]:
     """Names of the dimensions of an input of that rank."""
     names = _DIMENSIONS.get(rank, tuple(f"axis_{i + 1}" for i in range(rank)))
     return tuple(name + suffix for name in names)

@@ -92,7 +92,7 @@ class Analyzer(abc.ABC):
         self.output_activation = output_activation
         self.compat = compat
         self.head = head or self._default_head()
-        self.dtype = dtype or _precision(model)
+        self.dtype = dtype or precision(model)
         self.jit_compile = jit_compile
 
     def _default_head(self) -> str:
@@ -378,7 +378,8 @@ def check_relevance(value: Any, count: int, shape: Sequence[int | None], dtype: 
     return finite(array, "output_relevance")
 
 
-def _precision(model: keras.Model) -> str:
+def precision(model: keras.Model) -> str:
+    """Returns the precision in which a model is explained by default: of mixed ones the wider."""
     tensors = list(model.weights)
     if has_graph(model):
         tensors += [*model.inputs, *model.outputs]

@@ -19,7 +19,7 @@ from tfexplain.composites import Composite, RuleAssignment, assign
 from tfexplain.errors import UnsupportedModelError, nearest
 from tfexplain.graph import Graph, Node, all_layers, call_unchanged, trace
 from tfexplain.numerics import Compiled
-from tfexplain.operations import WholeModel
+from tfexplain.operations import Operation, WholeModel
 from tfexplain.reverse import ReversedNetwork, check_bounds, start_relevance
 
 # Bytes that the relevance of one chunk of vectors may take at the largest tensor.
@@ -106,26 +106,7 @@ class GraphAnalyzer(Analyzer):
         self._replay_checked = True
         if any(isinstance(call.operation, WholeModel) for call in self.graph.calls):
             return
-        model, count = self.user_model, min(2, len(outputs))
-        size = model.inputs[0].shape[0] or count
-        given = [np.resize(array[:count], (size, *array.shape[1:])) for array in arrays]
-        try:
-            found = call_unchanged(model, tensors(given))
-        except tf.errors.OpError:
-            # Such as channels_first, which Keras runs on a CPU through XLA only.
-            return
-        expected = found[self._explained][:count]
-        replayed = tf.constant(outputs[:count])
-        if self._dropped is not None:
-            replayed = self._dropped.forward(replayed)
-        expected = tf.cast(expected, replayed.dtype).numpy()
-        error, scale = np.abs(replayed.numpy() - expected).max(), np.abs(expected).max()
-        if not error <= self._tolerance() * scale + 1e-6:
-            raise UnsupportedModelError(
-                f"The calls of {model.name!r}, replayed one by one, give other outputs than the "
-                f"model: they differ by {error:.3g}, the largest output is {scale:.3g}. A custom "
-                "layer may depend on the batch, on random numbers or on its own state."
-            )
+        check_replay(self.user_model, arrays, outputs, self._explained, self._dropped)
 
     def _checked_arrays(self, x: Any) -> list[np.ndarray]:
         """Returns the checked inputs, after the replay has been compared with the model."""
@@ -134,11 +115,6 @@ class GraphAnalyzer(Analyzer):
             few = [array[:2] for array in arrays]
             self._check_replay(few, self._outputs(few))
         return arrays
-
-    def _tolerance(self) -> float:
-        """Returns the rounding to expect between the model and its replay, relative."""
-        dtypes = {layer.compute_dtype for layer in all_layers(self.user_model)}
-        return 0.1 if dtypes & {"float16", "bfloat16"} else 1e-3
 
     @property
     def inputs(self) -> Inputs:
@@ -164,6 +140,53 @@ class GraphAnalyzer(Analyzer):
                 + f" Known: {', '.join(known[:40])}{' ...' if len(known) > 40 else ''}."
             )
         return self.graph.readouts[name]
+
+
+def check_replay(
+    model: keras.Model,
+    arrays: Sequence[np.ndarray],
+    outputs: np.ndarray,
+    position: int,
+    dropped: Operation | None,
+) -> None:
+    """Compares a replayed output with that of the model itself, on at most two samples.
+
+    Args:
+        model: The model.
+        arrays: One array (n, *shape) per input.
+        outputs: The replayed output, (n, *output_shape).
+        position: Which output of the model it is.
+        dropped: The activation that was left out behind it, if any.
+
+    Raises:
+        UnsupportedModelError: If they differ by more than rounding.
+    """
+    count = min(2, len(outputs))
+    size = model.inputs[0].shape[0] or count
+    given = [np.resize(array[:count], (size, *array.shape[1:])) for array in arrays]
+    try:
+        found = call_unchanged(model, tensors(given))
+    except tf.errors.OpError:
+        # Such as channels_first, which Keras runs on a CPU through XLA only.
+        return
+    expected = found[position][:count]
+    replayed = tf.constant(outputs[:count])
+    if dropped is not None:
+        replayed = dropped.forward(replayed)
+    expected = tf.cast(expected, replayed.dtype).numpy()
+    error, scale = np.abs(replayed.numpy() - expected).max(), np.abs(expected).max()
+    if not error <= _rounding_of(model) * scale + 1e-6:
+        raise UnsupportedModelError(
+            f"The calls of {model.name!r}, replayed one by one, give other outputs than the "
+            f"model: they differ by {error:.3g}, the largest output is {scale:.3g}. A custom "
+            "layer may depend on the batch, on random numbers or on its own state."
+        )
+
+
+def _rounding_of(model: keras.Model) -> float:
+    """Returns the rounding to expect between the model and its replay, relative."""
+    dtypes = {layer.compute_dtype for layer in all_layers(model)}
+    return 0.1 if dtypes & {"float16", "bfloat16"} else 1e-3
 
 
 class CompiledAnalyzer(Analyzer):

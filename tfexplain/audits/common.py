@@ -372,11 +372,11 @@ def settings(
         found["weights_sha256"] = [
             digest(np.asarray(weight) for weight in model.weights) for model in models.values()
         ]
-        found["architecture_sha256"] = [_architecture(model) for model in models.values()]
+        found["architecture_sha256"] = [architecture(model) for model in models.values()]
     return found
 
 
-def _architecture(model: keras.Model) -> str:
+def architecture(model: keras.Model) -> str:
     """Returns a checksum of a model's operations and their order, without their names."""
     if not has_graph(model):
         return f"subclassed: {type(model).__name__}"

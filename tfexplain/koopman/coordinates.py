@@ -1,0 +1,141 @@
+"""Coordinates of the tensors between blocks: flattened values, or leading principal components."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Values whose products are computed together, in float64.
+_CHUNK = 2**24
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """How a tensor is written as a vector: z = U^T (x - middle) / scale.
+
+    Attributes:
+        shape: Shape of one sample of the tensor.
+        components: U, (size of the tensor, number of components), with orthonormal columns; None:
+            all values are coordinates.
+        middle: What is subtracted, (size,); None: nothing.
+        scale: A number.
+        lost: Share of the squared norm of (x - middle) that the components leave out, over the
+            samples from which they were computed.
+    """
+
+    shape: tuple[int, ...]
+    components: np.ndarray | None = None
+    middle: np.ndarray | None = None
+    scale: float = 1.0
+    lost: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """The number of coordinates."""
+        if self.components is not None:
+            return self.components.shape[1]
+        return int(np.prod(self.shape, dtype=int))
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """Returns the coordinates (n, size), float64, of samples (n, *shape)."""
+        flat = x.reshape(len(x), -1)
+        if self.middle is not None:
+            flat = flat - self.middle
+        if self.components is not None:
+            flat = flat @ self.components
+        return flat.astype("float64") / self.scale
+
+    def decode(self, z: np.ndarray, dtype: str) -> np.ndarray:
+        """Returns the samples (n, *shape) of coordinates (n, size)."""
+        flat = (z * self.scale).astype(dtype)
+        if self.components is not None:
+            flat = flat @ self.components.T
+        if self.middle is not None:
+            flat = flat + self.middle
+        return flat.astype(dtype, copy=False).reshape(len(z), *self.shape)
+
+    def pull_rows(self, matrix: np.ndarray) -> np.ndarray:
+        """Returns functionals (n, size) of coordinates as functionals (n, *shape) of tensors."""
+        found = matrix / self.scale
+        if self.components is not None:
+            found = found.astype(self.components.dtype) @ self.components.T
+        return found.reshape(len(matrix), *self.shape)
+
+
+def coordinates_of(
+    x: np.ndarray,
+    *,
+    max_dimension: int | None,
+    centered: bool,
+    normalize: bool,
+) -> Coordinates:
+    """Chooses the coordinates of a tensor from samples of it.
+
+    Args:
+        x: Samples, (n, *shape).
+        max_dimension: Tensors with more values are written in that many principal components at
+            most, and at most in n; None: none are.
+        centered: Subtract the mean of the samples, as an operator with an offset can.
+        normalize: Divide by the root of the mean squared coordinate, so that a layer that is
+            multiplied by a number and the next one divided by it have the same operators.
+    """
+    flat = x.reshape(len(x), -1)
+    components, lost = None, 0.0
+    middle = flat.mean(axis=0) if centered else None
+    if max_dimension is not None and flat.shape[1] > max_dimension:
+        components, lost = principal_components(flat, middle, max_dimension)
+    elif centered:
+        middle = None  # the regression centres by itself
+    found = Coordinates(x.shape[1:], components, middle, lost=lost)
+    if not normalize:
+        return found
+    deviations = found.encode(x)
+    size = float(np.sqrt(np.mean((deviations - deviations.mean(axis=0)) ** 2)))
+    return Coordinates(x.shape[1:], components, middle, size or 1.0, lost)
+
+
+def principal_components(
+    flat: np.ndarray, middle: np.ndarray | None, count: int
+) -> tuple[np.ndarray, float]:
+    """Returns orthonormal leading directions of samples, and the share of the norm that they miss.
+
+    Args:
+        flat: (n, size).
+        middle: What is subtracted first, (size,), or None.
+        count: Number of directions; fewer are returned if the samples have fewer.
+
+    Returns:
+        (size, number of directions) in the precision of the samples, and a number in [0, 1].
+    """
+    n, size = flat.shape
+
+    def deviations(columns: slice, rows: slice = slice(None)) -> np.ndarray:
+        part = flat[rows, columns].astype("float64")
+        return part if middle is None else part - middle[columns]
+
+    wide = n <= size
+    step = max(1, _CHUNK // (n if wide else size))
+    if wide:
+        products = sum(_gram(deviations(slice(i, i + step)).T) for i in range(0, size, step))
+    else:
+        everything = slice(None)
+        products = sum(_gram(deviations(everything, slice(i, i + step))) for i in range(0, n, step))
+    values, vectors = np.linalg.eigh(products)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    # Squares of singular values, so that their rounding counts once more than that of the samples.
+    known = values > values[0] * np.finfo(flat.dtype).eps * max(n, size) ** 0.5
+    rank = max(1, min(count, int(known.sum())))
+    total = float(np.maximum(values, 0).sum())
+    lost = float(np.maximum(values[rank:], 0).sum()) / total if total else 0.0
+    if not wide:
+        return vectors[:, :rank].astype(flat.dtype), lost
+    directions = np.empty((size, rank), flat.dtype)
+    scaled = vectors[:, :rank] / np.sqrt(np.maximum(values[:rank], np.finfo("float64").tiny))
+    for i in range(0, size, step):
+        directions[i : i + step] = deviations(slice(i, i + step)).T @ scaled
+    return directions, lost
+
+
+def _gram(rows: np.ndarray) -> np.ndarray:
+    return rows.T @ rows
