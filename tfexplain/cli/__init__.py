@@ -8,6 +8,7 @@ import typer
 
 from tfexplain.cli.analyzers import describe, export, methods
 from tfexplain.cli.arguments import parse_options
+from tfexplain.cli.credits import koopman
 from tfexplain.cli.demonstrations import demo
 from tfexplain.cli.explanations import explain
 
@@ -19,5 +20,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (demo, explain, methods, describe, export):
+for _command in (demo, explain, methods, describe, export, koopman):
     app.command()(_command)

@@ -43,13 +43,8 @@ Options = Annotated[
         "repeated. METHOD: in front gives it to one of several methods.",
     ),
 ]
-Images = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="IMAGES",
-        help="Images, folders of images, .npy files, or .npz files (key x or the first array).",
-    ),
-]
+DATA_HELP = "Images, folders of images, .npy files, or .npz files (key x or the first array)."
+Images = Annotated[list[str], typer.Argument(metavar="IMAGES", help=DATA_HELP)]
 Preprocess = Annotated[
     str | None,
     typer.Option(

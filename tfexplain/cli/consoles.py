@@ -8,15 +8,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 FAILED = 1
 BAD_INPUT = 2
 
 _MOST_LINES = 30  # of an error or a table: one screen
+_WIDEST = 200  # characters of a table in a file
 
 out = Console()
 err = Console(stderr=True)
@@ -66,12 +68,17 @@ def print_text(text: str, *, console: Console = out, label: str = "", style: str
     console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table, of which at most one screen."""
-    table = Table(*columns)
+def print_table(
+    columns: Sequence[str | Column], rows: Sequence[Sequence[str]], *, dense: bool = False
+) -> None:
+    """Prints a table, of which at most one screen; a dense one has no lines between columns."""
+    look = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False} if dense else {}
+    table = Table(*columns, **look)
     for row in rows[:_MOST_LINES]:
         table.add_row(*map(escape, map(str, row)))
-    out.print(table)
+    # A dense table is narrowed for terminals only, as texts are.
+    width = _WIDEST if dense and not out.is_terminal else None
+    out.print(table, width=width, crop=width is None)
     if len(rows) > _MOST_LINES:
         print_text(f"... {len(rows) - _MOST_LINES} more rows")
 

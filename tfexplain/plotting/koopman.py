@@ -215,6 +215,7 @@ def feature_weights(
     *,
     row_labels: Sequence[str] | None = None,
     reduction: str = "sum",
+    percentile: float | None = None,
     ax: object | None = None,
 ) -> Figure:
     """Draws a row per sample: the input, and the feature weights of its class by each operator.
@@ -230,6 +231,8 @@ def feature_weights(
             `inputs` are then the first of the held-out inputs.
         row_labels: One per sample, at the left. `None`: the outputs.
         reduction: Of the channels of images, see `reduce_channels`.
+        percentile: Of images and strips, see `symmetric_limits`. Pixels that are hardly ever other
+            than zero can have weights beside which no other is seen.
         ax: Array of Axes, (n, 1 + operators). `None`: a new Figure.
 
     Returns:
@@ -252,7 +255,8 @@ def feature_weights(
     titles = ["input", *(_title(dataset, name) for name in weights)]
     grid = (len(inputs), len(titles))
     if ax is None:
-        cells = _new_cells(inputs.shape, titles, labels)
+        # Many rows fit on a screen if they are small.
+        cells = _new_cells(inputs.shape, titles, labels, 2.2 if len(inputs) <= 4 else 1.15)
         if len(shape) == 2 and shape[1] <= _MOST_LINES:
             cells[0, 0].figure.axes[-1].remove()  # the scale of colours, of which lines have none
     else:
@@ -262,8 +266,8 @@ def feature_weights(
         draw_input(cells[row, 0], sample)
         cells[row, 0].set_ylabel(label, rotation=0, ha="right", labelpad=3, **style)
         for cell, values in zip(cells[row, 1:], weights.values(), strict=True):
-            limit = _draw_weights(cell, values[row], reduction)
-            cell.set_xlabel(f"\N{PLUS-MINUS SIGN}{limit:.2g}", fontsize=_TEXT - 2, labelpad=1.5)
+            text = _draw_weights(cell, values[row], reduction, percentile)
+            cell.set_xlabel(text, fontsize=_TEXT - 2, labelpad=1.5)
     for cell, title in zip(cells[0], titles, strict=True):
         cell.set_title(title, pad=3, **style)
     return cells[0, 0].figure
@@ -389,14 +393,19 @@ def _title(dataset: xr.Dataset, operator: str) -> str:
     return title
 
 
-def _draw_weights(ax: Axes, weights: np.ndarray, reduction: str) -> float:
-    """Draws the weights of one input; returns the limit."""
-    if weights.ndim != 2 or weights.shape[1] > _MOST_LINES:
-        return draw_map(ax, weights, reduction=reduction)[1]
+def _draw_weights(ax: Axes, weights: np.ndarray, reduction: str, percentile: float | None) -> str:
+    """Draws the weights of one input; returns the text about their limit."""
+    drawn_as_lines = weights.ndim == 2 and weights.shape[1] <= _MOST_LINES
+    if weights.ndim > 1 and not drawn_as_lines:
+        limit = draw_map(ax, weights, reduction=reduction, percentile=percentile)[1]
+        share = "" if percentile is None else f"{percentile:g}% within "
+        return f"{share}\N{PLUS-MINUS SIGN}{limit:.2g}"
+    if weights.ndim == 1:
+        return f"\N{PLUS-MINUS SIGN}{draw_map(ax, weights)[1]:.2g}"
     low, high = symmetric_limits(weights)
     ax.axhline(0, color="0.4", linewidth=0.5)
     ax.plot(np.arange(len(weights)), weights, linewidth=0.8)
     ax.set_xlim(-0.5, len(weights) - 0.5)
     ax.set_ylim(1.05 * low, 1.05 * high)
     ax.tick_params(labelsize=_TEXT - 2, length=2, pad=1)
-    return high
+    return f"\N{PLUS-MINUS SIGN}{high:.2g}"
