@@ -80,7 +80,10 @@ def per_block(found: Sequence[Block], parts: list[Arrays]) -> xr.Dataset:
             variables[key] = ("kernel", values)
         coordinates["kernel"] = np.arange(sum(sizes))
         coordinates["kernel_block"] = "kernel", np.repeat([names[i] for i in with_kernels], sizes)
-        coordinates["channel"] = "kernel", np.concatenate([np.arange(size) for size in sizes])
+        coordinates["kernel_channel"] = (
+            "kernel",
+            np.concatenate([np.arange(size) for size in sizes]),
+        )
     return xr.Dataset(variables, coordinates)
 
 
