@@ -191,15 +191,15 @@ def test_notes_fit_on_a_screen(run, monkeypatch):
 
 def test_a_killed_run_continues(run, monkeypatch):
     module = sys.modules["tfexplain.koopman.credit"]
-    real, computed = module._of_block, []
+    real, computed = module.measure, []
 
-    def of_block(block, *rest):
+    def measure(block, *rest):
         computed.append(block.name)
         if computed == ["conv", "scores"]:
             raise RuntimeError("no memory")
         return real(block, *rest)
 
-    monkeypatch.setattr(module, "_of_block", of_block)
+    monkeypatch.setattr(module, "measure", measure)
     arguments = ("m.keras", "x.npy", *QUICK)
     done = CliRunner().invoke(cli.app, ["koopman", *map(str, arguments), "--resume", "run.nc"])
     assert done.exit_code == 1

@@ -11,7 +11,7 @@ from tfexplain import plotting
 from tfexplain.plotting import koopman
 
 OPERATORS = ["mean", "products", "least_squares"]
-DIMENSIONS = {1: ("feature",), 2: ("step", "channel"), 3: ("row", "column", "channel")}
+DIMENSIONS = {1: ("feature",), 2: ("step", "feature"), 3: ("height", "width", "channel")}
 
 
 def made(blocks=3, kernels=None, shape=(4, 5, 1), outputs=(0, 1, 2), samples=4):
@@ -39,7 +39,7 @@ def made(blocks=3, kernels=None, shape=(4, 5, 1), outputs=(0, 1, 2), samples=4):
         "input_size": ("block", np.arange(blocks) + 20),
         "output_size": ("block", np.arange(blocks) + 30),
         "kernel_block": ("kernel", np.array(owners, dtype=str)),
-        "channel": ("kernel", np.array(channels, dtype=int)),
+        "kernel_channel": ("kernel", np.array(channels, dtype=int)),
         "operator": OPERATORS,
         "output": list(outputs),
     }
@@ -246,6 +246,31 @@ def test_channels_of_images_are_reduced():
     expected = dataset["feature_weight"].sel(operator="mean", output=1).values
     shown = figure.axes[1].get_images()[0].get_array()
     np.testing.assert_array_equal(shown, plotting.reduce_channels(expected, "max_abs"))
+
+
+def test_a_percentile_limits_maps_alone():
+    dataset = made()
+    figure = plotting.feature_weights(dataset, np.zeros((1, 4, 5, 1)), [1], percentile=80)
+    values = dataset["feature_weight"].sel(operator="mean", output=1)
+    limit = np.percentile(np.abs(values), 80)
+    assert figure.axes[1].get_images()[0].get_clim() == pytest.approx((-limit, limit))
+    assert figure.axes[1].get_xlabel() == f"80% within \N{PLUS-MINUS SIGN}{limit:.2g}"
+    assert overlapping(figure) == ([], [])
+    for shape in ((5,), (9, 2)):
+        dataset = made(shape=shape)
+        one, other = (
+            plotting.feature_weights(dataset, np.zeros((1, *shape)), [1], percentile=percentile)
+            for percentile in (80, None)
+        )
+        assert one.axes[1].get_ylim() == other.axes[1].get_ylim()
+        assert one.axes[1].get_xlabel() == other.axes[1].get_xlabel()
+
+
+def test_many_rows_are_small():
+    dataset = made(samples=10)
+    few, many = (plotting.feature_weights(dataset, np.zeros((n, 4, 5, 1))) for n in (4, 10))
+    assert many.get_size_inches()[1] < 1.7 * few.get_size_inches()[1]
+    assert overlapping(many) == ([], [])
 
 
 def test_tables_have_bars():

@@ -111,8 +111,8 @@ def koopman(
     kernels: Annotated[
         Kernels | None,
         typer.Option(
-            help="Credits of kernels: by their rows of an operator, or each fitted as a block of its "
-            "own, which takes long. Default: both, or rows for more than 64 kernels."
+            help="Credits of kernels: from their rows of an operator, or each fitted as a block, "
+            "which takes long. Default: both, or rows for more than 64 kernels."
         ),
     ] = None,
     underdetermined: Annotated[

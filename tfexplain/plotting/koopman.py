@@ -123,7 +123,7 @@ def kernel_groups(dataset: xr.Dataset) -> dict[str, xr.Dataset]:
     parts = {
         name: dataset.isel(kernel=np.flatnonzero(owners == name)) for name in dict.fromkeys(owners)
     }
-    return {name: part.sortby("channel") for name, part in parts.items()}
+    return {name: part.sortby("kernel_channel") for name, part in parts.items()}
 
 
 def kernel_credits(dataset: xr.Dataset, *, ax: object | None = None) -> Figure:
@@ -158,7 +158,7 @@ def kernel_credits(dataset: xr.Dataset, *, ax: object | None = None) -> Figure:
         cells = cells.reshape(len(groups), len(titles))
     for row, (name, part) in zip(cells, groups.items(), strict=True):
         for panel, (variable, title) in zip(row, titles.items(), strict=True):
-            _draw_kernels(panel, part["channel"].values, part[variable].values)
+            _draw_kernels(panel, part["kernel_channel"].values, part[variable].values)
             panel.set_title(f"{_shortened(name)}: {title}", fontsize=_TEXT, parse_math=False)
             panel.tick_params(labelsize=_TEXT - 1, length=2)
             panel.locator_params(axis="y", nbins=4)
