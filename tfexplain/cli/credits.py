@@ -112,7 +112,7 @@ def koopman(
         Kernels | None,
         typer.Option(
             help="Credits of kernels: from their rows of an operator, or each fitted as a block, "
-            "which takes long. Default: both, or rows for more than 64 kernels."
+            "which takes long. Default: both for small models, else rows."
         ),
     ] = None,
     underdetermined: Annotated[

@@ -25,8 +25,8 @@ from tfexplain.numerics import real
 
 KERNEL_DEFINITIONS = ("rows", "block")
 FIXED_RANK = 10
-# Kernels of a model up to which each is fitted as a block of its own by default.
-FEW_KERNELS = 64
+# Kernels times squared input coordinates up to which each is fitted as a block by default.
+LITTLE_WORK = 64 * 256**2
 
 
 def credit(
@@ -103,7 +103,8 @@ def credit(
             principal components of x at most; None: none are. `energy_lost` says what that costs,
             and needs `held_out`: with no more inputs than components nothing of these is lost.
         kernels: Definitions of the credit of a convolution's kernels, "rows" and "block"; None:
-            both, or "rows" for models with more than 64 kernels; (): none.
+            both for small models (64 kernels with 256 input coordinates, or as much work), "rows"
+            for others; (): none.
         outputs: Outputs whose feature weights are returned; None: all, or those that are largest
             most often if these would take much memory.
         dtype: Precision of the model, "float32" or "float64"; None: its own. Regressions and
@@ -159,12 +160,12 @@ def credit(
         "centered": settings.intercept,
         "normalize": _flag("normalize", normalize),
     }
-    definitions = _definitions(kernels, found)
     fixed = _fixed_rank(fixed_rank, found, len(samples))
     _integer("batch_size", batch_size, 1)
     _integer("seed", seed, 0)
     shown = None if outputs is None else _checked_outputs(outputs, found[-1].output_size)
     flow = Flow(found, samples, tested, options, int(batch_size))
+    definitions = _definitions(kernels, flow)
     if settings.underdetermined == "raise":
         for block, (p, q) in zip(found, flow.expected_sizes(), strict=True):
             plan(block.name, p, q, block.narrowest, len(samples), settings).check()
@@ -248,10 +249,13 @@ def _tolerance(value: Any) -> float | None:
     return float(value)
 
 
-def _definitions(given: Any, found: Sequence[Block]) -> tuple[str, ...]:
+def _definitions(given: Any, flow: Flow) -> tuple[str, ...]:
     if given is None:
-        count = sum(map(kernel_credit.num_kernels, found))
-        return KERNEL_DEFINITIONS if count <= FEW_KERNELS else KERNEL_DEFINITIONS[:1]
+        work = sum(
+            kernel_credit.num_kernels(block) * p**2
+            for block, (p, _) in zip(flow.found, flow.expected_sizes(), strict=True)
+        )
+        return KERNEL_DEFINITIONS if work <= LITTLE_WORK else KERNEL_DEFINITIONS[:1]
     given = (given,) if isinstance(given, str) else tuple(given)
     if unknown := [name for name in given if name not in KERNEL_DEFINITIONS]:
         raise ValueError(
