@@ -39,6 +39,7 @@ ORDER = (
     "support",
     "plotting",
     "loading",
+    "report",
     "demo",
     "cli",
     "__main__",

@@ -19,9 +19,9 @@ import tfexplain
 from tests.networks import create, randomize, sequential
 from tfexplain import metrics, numerics
 from tfexplain.audits import cascade_maps, parameter_randomization
-from tfexplain.audits.parameter_randomization import median_interval
 from tfexplain.audits.random_weights import RandomizedCopy, RandomWeights
 from tfexplain.errors import UnsupportedModelError
+from tfexplain.metrics import median_interval
 
 ROOT = pathlib.Path(__file__).parent.parent
 # From the last layer with weights to the first.

@@ -18,6 +18,7 @@ _HOMES = {
     "Analyzer": "analyzers",
     "create_analyzer": "analyzers",
     "load_analyzer": "analyzers",
+    "audit": "report",
     "COMPOSITES": "composites",
     "Composite": "composites",
     "UnsupportedLayerError": "errors",
@@ -32,6 +33,7 @@ _MODULES = (
     "metrics",
     "plotting",
     "references",
+    "report",
     "results",
     "rules",
 )

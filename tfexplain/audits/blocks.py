@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import hashlib
 import json
 import os
@@ -10,7 +12,7 @@ import shutil
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,9 @@ from tfexplain.files import write_atomically
 Arrays = dict[str, np.ndarray]
 # What reading a truncated or altered block raises.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError)
+
+# The display that runs inside of another one share.
+_shown: contextvars.ContextVar[Progress | None] = contextvars.ContextVar("shown", default=None)
 
 
 def in_blocks(
@@ -78,7 +83,7 @@ def in_blocks(
         if (finished := store.result()) is not None:
             return finished
     found = []
-    with _progress() as progress:
+    with one_display() as progress:
         task = progress.add_task(title, total=len(blocks) * steps)
         for block in blocks:
             arrays = store.read(block) if store else None
@@ -88,6 +93,7 @@ def in_blocks(
                     store.write(block, arrays)
             found.append(arrays)
             progress.update(task, completed=len(found) * steps)
+        progress.remove_task(task)
     dataset = combine(found)
     if store:
         dataset = store.finish(dataset)
@@ -195,6 +201,25 @@ class _Store:
         )
         shutil.rmtree(self.folder, ignore_errors=True)
         return dataset
+
+
+@contextlib.contextmanager
+def one_display() -> Iterator[Progress]:
+    """Shows progress on stderr; inside of another such context in the display of that.
+
+    Yields:
+        The display.
+    """
+    outer = _shown.get()
+    if outer is not None:
+        yield outer
+        return
+    with _progress() as progress:
+        token = _shown.set(progress)
+        try:
+            yield progress
+        finally:
+            _shown.reset(token)
 
 
 def _progress() -> Progress:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
 import xarray as xr
 
 from tfexplain import metrics
@@ -23,9 +21,6 @@ from tfexplain.graph import Call, has_graph, trace
 MODES = ("cascading", "independent")
 SIMILARITIES = ("ssim", "spearman", "cosine")
 TRAINED = "trained"
-# Of the interval of the median, as published.
-RESAMPLES, CONFIDENCE = 10_000, 0.99
-BOOTSTRAP_NUMBERS = 2**23
 
 
 def parameter_randomization(
@@ -130,8 +125,8 @@ def parameter_randomization(
         normalization=normalizations,
         data_range=float(data_range),
         flip=bool(flip),
-        resamples=RESAMPLES,
-        confidence=CONFIDENCE,
+        resamples=metrics.RESAMPLES,
+        confidence=metrics.CONFIDENCE,
     )
     names = list(run.analyzers)
 
@@ -164,7 +159,7 @@ def parameter_randomization(
             name: np.concatenate([block[name] for block in blocks], axis=2) for name in SIMILARITIES
         }
         stacked = np.stack(list(scores.values()), axis=2)  # (analyzer, step, similarity, sample)
-        middle = np.apply_along_axis(median_interval, -1, stacked, seed=seed)
+        middle = np.apply_along_axis(metrics.median_interval, -1, stacked, seed=seed)
         dims = ("analyzer", "step", "similarity")
         return xr.Dataset(
             {
@@ -425,35 +420,3 @@ def _check_names(names: Sequence[Any], known: Mapping[str, Any]) -> None:
         )
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"layers names {', '.join(repeated)} more than once.")
-
-
-def median_interval(values: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Returns the median of values and its 99 % interval, by resampling them 10,000 times.
-
-    Args:
-        values: Shape (n,); what is not a number is left out.
-        seed: Of the resamples.
-
-    Returns:
-        Median, low and high: not a number without values; low and high need two of them.
-    """
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return np.full(3, np.nan)
-    middle = np.median(values)
-    if len(values) < 2:
-        return np.array([middle, np.nan, np.nan])
-    # Named random_state before SciPy 1.15.
-    known = inspect.signature(scipy.stats.bootstrap).parameters
-    generator = {"rng" if "rng" in known else "random_state": np.random.default_rng(seed)}
-    interval = scipy.stats.bootstrap(
-        (values,),
-        np.median,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        # Bounds the memory: all resamples of a batch are made at once.
-        batch=max(1, BOOTSTRAP_NUMBERS // len(values)),
-        **generator,
-    ).confidence_interval
-    return np.array([middle, interval.low, interval.high])

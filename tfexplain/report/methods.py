@@ -1,0 +1,177 @@
+"""Which methods an audit looks at: analyzers that fit the model, and why others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from tfexplain.analyzers import ANALYZERS, Analyzer, create_analyzer
+from tfexplain.analyzers.patterns import PatternAnalyzer
+from tfexplain.analyzers.shapley import ShapleySampling
+from tfexplain.audits import common
+from tfexplain.errors import UnsupportedLayerError, UnsupportedModelError
+
+# Draws of methods that average, in the quick preset.
+QUICK: Mapping[str, Mapping[str, Any]] = {
+    "integrated_gradients": {"steps": 16},
+    "smoothgrad": {"samples": 16},
+    "shapley_sampling": {"cycles": 5},
+}
+# Forward passes of one map, above which a method is audited only if it is asked for.
+MOST_PASSES = {"quick": 500, "default": 3000, "thorough": 30_000}
+# A backward pass takes about twice the time of a forward pass.
+BACKWARD = 2
+
+
+class Methods(NamedTuple):
+    """The methods of an audit.
+
+    Attributes:
+        analyzers: By name, fitted.
+        left_out: Method -> why it is not audited.
+        notes: What a reader may not expect of them.
+    """
+
+    analyzers: dict[str, Analyzer]
+    left_out: dict[str, str]
+    notes: list[str]
+
+
+def choose(
+    model: keras.Model,
+    methods: Any,
+    x: np.ndarray,
+    *,
+    fit_data: Any = None,
+    output: str | int | None = None,
+    preset: str = "default",
+) -> Methods:
+    """Creates and fits the analyzers of an audit.
+
+    Args:
+        model: The model.
+        methods: None (all that fit), a name, names, or a dict of name -> options or analyzer.
+        x: The samples, which give bounds to box rules.
+        fit_data: Inputs to which pattern methods are fitted; None: x.
+        output: Name or index of the explained output, for a model with several.
+        preset: Its name; a quick audit draws less.
+
+    Raises:
+        TypeError: For something else than names.
+        ValueError: For an unknown name or wrong options.
+    """
+    given = _by_name(methods)
+    found, left_out, fitted = {}, {}, []
+    for name, options in given.items():
+        if isinstance(options, Analyzer):
+            if options.user_model is not model:
+                raise ValueError(
+                    f"The analyzer {name!r} explains {options.user_model.name!r}, another model "
+                    "than the audited one."
+                )
+            found[name] = options
+            continue
+        options = {**_own_options(name, x, preset), **options}
+        if output is not None:
+            options["output"] = output
+        try:
+            analyzer = create_analyzer(name, model, **options)
+            if methods is None:
+                _check_cost(analyzer, x, preset)
+            if isinstance(analyzer, PatternAnalyzer) and analyzer.patterns is None:
+                analyzer.fit(x if fit_data is None else fit_data)
+                fitted.append(name)
+        except (UnsupportedLayerError, UnsupportedModelError, _TooCostly) as error:
+            left_out[name] = str(error)
+            continue
+        found[name] = analyzer
+    notes = []
+    if fitted and fit_data is None:
+        notes.append(
+            f"{', '.join(fitted)}: fitted to the audited samples. Give training data as fit_data."
+        )
+    return Methods(found, left_out, notes)
+
+
+def passes_per_map(analyzer: Analyzer, x: np.ndarray) -> float:
+    """Returns about how many forward passes of the model one map takes."""
+    if isinstance(analyzer, ShapleySampling):
+        features = int(np.prod(x.shape[1:], dtype=int))
+        if analyzer.features != "elements":
+            sizes = sorted(x.shape[1:])[-2:]
+            features = int(np.prod([-(-size // analyzer.features) for size in sizes]))
+        return analyzer.cycles * features
+    one = 1 + BACKWARD
+    draws = getattr(analyzer, "steps", None) or getattr(analyzer, "samples", None) or 1
+    chains = 2 if "contrastive" in analyzer.name else 1
+    return one * draws * chains
+
+
+def refusal(analyzer: Analyzer, x: np.ndarray, targets: np.ndarray) -> str:
+    """Returns why a method has no map of the first sample; empty if it has one."""
+    array = common.typed({"": analyzer}, x)[""]
+    try:
+        _, (found,) = analyzer.explain_part([array], targets[:, None], slice(0, 1), 1)
+    except ValueError as error:
+        return str(error)
+    if not np.isfinite(found).all():
+        return 'its relevance of the first sample is not finite; dtype="float64" may help'
+    return ""
+
+
+class _TooCostly(ValueError):
+    """A method takes more passes than the preset allows."""
+
+
+def _check_cost(analyzer: Analyzer, x: np.ndarray, preset: str) -> None:
+    passes = passes_per_map(analyzer, x)
+    if passes > MOST_PASSES[preset]:
+        raise _TooCostly(
+            f"one map takes about {passes:.0f} passes of the model, more than the preset "
+            f"{preset!r} has by itself ({MOST_PASSES[preset]}). Name the method to audit it."
+        )
+
+
+def _own_options(name: str, x: np.ndarray, preset: str) -> dict[str, Any]:
+    """Options that a method needs, and those of the preset."""
+    required = {
+        "deep_taylor.bounded": {"low": float(x.min()), "high": float(x.max())},
+        "lrp.alpha_beta": {"alpha": 3},
+    }
+    return {**required.get(name, {}), **(QUICK.get(name, {}) if preset == "quick" else {})}
+
+
+def _by_name(methods: Any) -> dict[str, Any]:
+    if methods is None:
+        return {name: {} for name in ANALYZERS}
+    if isinstance(methods, str):
+        methods = [methods]
+    if isinstance(methods, Analyzer):
+        methods = {methods.name: methods}
+    if isinstance(methods, Mapping):
+        found = dict(methods)
+        for name, options in found.items():
+            if not isinstance(options, Analyzer | Mapping):
+                raise TypeError(
+                    f"methods gives {name!r} a {type(options).__name__}; expected a dict of "
+                    "options, or an analyzer."
+                )
+    elif isinstance(methods, Iterable):
+        names = list(methods)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(
+                "methods must be names, or a dict of name -> options or analyzer, received "
+                f"{methods!r}."
+            )
+        found = {name: {} for name in names}
+    else:
+        raise TypeError(
+            "methods must be names, or a dict of name -> options or analyzer, received "
+            f"{type(methods).__name__}."
+        )
+    if not found:
+        raise ValueError("methods is empty. Name at least one, or leave it out for all.")
+    return found

@@ -1,0 +1,93 @@
+"""What an audit returns, and how it is read from its folder again without computing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+
+from tfexplain.report.verdict import Thresholds, Verdict, judge
+
+RECORD, RESULTS, VERDICT = "audit.json", "results", "verdict.json"
+SCHEMA, SCHEMA_VERSION = "tfexplain.audit", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """The results of an audit.
+
+    Attributes:
+        datasets: Name of a part -> its Dataset.
+        record: JSON-able: `settings`, `parts` (their settings), `samples` (how many were `given`,
+            and the `positions` of those audited), `left_out` (method -> reason), `reasons` (part ->
+            method, or "" for all -> reason), `notes`, `seconds` (part -> time), `hardware`.
+        thresholds: Of the verdict.
+    """
+
+    datasets: Mapping[str, xr.Dataset]
+    record: Mapping[str, Any]
+    thresholds: Thresholds
+
+    def verdict(self, thresholds: Thresholds | None = None) -> Verdict:
+        """Returns the verdicts of all methods, the most trustworthy first.
+
+        Args:
+            thresholds: None for those of the audit.
+        """
+        return judge(
+            self.datasets,
+            reasons=self.record["reasons"],
+            left_out=self.record["left_out"],
+            thresholds=thresholds or self.thresholds,
+        )
+
+    def __repr__(self) -> str:
+        """Names the parts."""
+        return f"<audit: {', '.join(self.datasets) or 'nothing'}>"
+
+
+def load(folder: str | os.PathLike, *, thresholds: Thresholds | None = None) -> Audit:
+    """Reads the results of an audit from its folder; also of one that was stopped.
+
+    Args:
+        folder: The folder that `tfexplain.audit` wrote.
+        thresholds: Of the verdict; None for the defaults.
+
+    Raises:
+        FileNotFoundError: If there is no audit.
+        ValueError: If it cannot be read.
+    """
+    folder = pathlib.Path(folder)
+    file = folder / RECORD
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"There is no audit in {folder}: {RECORD} is missing. Expected a folder that "
+            "tfexplain.audit wrote."
+        )
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        known = (record["schema"], record["schema_version"])
+        names = list(record["parts"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
+    if known != (SCHEMA, SCHEMA_VERSION):
+        raise ValueError(
+            f"{file} has the schema {known[0]} {known[1]}; this tfexplain reads {SCHEMA} "
+            f"{SCHEMA_VERSION}."
+        )
+    datasets = {}
+    for name in names:
+        path = folder / RESULTS / f"{name}.nc"
+        if path.exists():
+            try:
+                datasets[name] = xr.load_dataset(path, engine="h5netcdf")
+            except Exception as error:  # h5py, h5netcdf and xarray raise different classes
+                raise ValueError(
+                    f"{path} cannot be read as NetCDF ({type(error).__name__}: {error})."
+                ) from error
+    return Audit(datasets, record, thresholds or Thresholds())

@@ -1,0 +1,503 @@
+"""The whole audit: all parts in turn, shown, interruptible, and resumed to the same numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import numbers
+import os
+import pathlib
+import platform
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import xarray as xr
+
+from tfexplain import files
+from tfexplain.analyzers import Analyzer
+from tfexplain.audits import common
+from tfexplain.audits.blocks import digest, one_display
+from tfexplain.errors import nearest
+from tfexplain.graph import check_built
+from tfexplain.report import methods as chosen_methods
+from tfexplain.report.outcome import RECORD, RESULTS, SCHEMA, SCHEMA_VERSION, VERDICT, Audit
+from tfexplain.report.parts import IMAGES, PARTS, PRESETS, Case, Part
+from tfexplain.report.verdict import Thresholds
+
+# Of samples that are taken to see whether a method alone makes a part fail.
+FEW = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an audit is going to do.
+
+    Attributes:
+        methods: Names of the methods.
+        left_out: Method -> why it is not audited.
+        reasons: Part -> method, or "" for all -> why it is not measured.
+        passes: Part -> about how many forward passes of the model.
+        seconds: About how long all of it takes here, without what is done already.
+    """
+
+    methods: tuple[str, ...]
+    left_out: Mapping[str, str]
+    reasons: Mapping[str, Mapping[str, str]]
+    passes: Mapping[str, float]
+    seconds: float
+
+
+def audit(
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    *,
+    methods: Any = None,
+    audits: str | Sequence[str] | None = None,
+    images: int | None = None,
+    preset: str = "default",
+    thresholds: Thresholds | None = None,
+    output: str | int | None = None,
+    fit_data: Any = None,
+    pixels: Any = None,
+    preprocess: Callable[[np.ndarray], Any] | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    folder: str | os.PathLike | None = None,
+    announce: Callable[[Plan], object] | None = None,
+) -> Audit:
+    """Asks which explanations of a model can be trusted, by all methods and audits that fit it.
+
+    Methods and audits that do not fit the model or the data are left out, with the reason. All
+    parts see the same samples and explain the same outputs.
+
+    Args:
+        model: A built Keras model with one input; it is never changed.
+        x: Samples as the model takes them: images (n, height, width, channels), sequences (n,
+            steps, features), tokens (n, steps) or tables (n, columns).
+        y: Class of each sample, (n,), or one for all: the output that is explained; flat index for
+            outputs of rank > 2. None: the largest output of each sample.
+        methods: Name, or names, of analyzers; or a dict of name -> options or analyzer. None: all
+            that fit, without those that take very many passes.
+        audits: Name or names of parts: maps, random_logit, cosine_convergence,
+            parameter_randomization, cascade, spectrum, pixel_flipping, entropy, koopman. None: all.
+        images: How many samples are audited, at most; if there are more they are drawn at random.
+            None: 8, 32 or 128 by the preset.
+        preset: "quick", "default" or "thorough".
+        thresholds: From where on a method counts as insensitive; None for those of `Thresholds`.
+        output: Name or index of the explained output, for a model with several.
+        fit_data: Inputs to which the pattern methods are fitted, as training data. None: x.
+        pixels: The images as uint8, (n, height, width, 1 or 3); with them pixel flipping inpaints
+            what it removes. Without, it puts the mean of x there.
+        preprocess: Function that makes x of `pixels`.
+        seed: Of everything that is drawn, >= 0.
+        batch_size: Samples that are computed together.
+        folder: Where results go: `results/*.nc`, `audit.json` (what was run and what was left out)
+            and `verdict.json`. An audit that was stopped is continued by the same call. None:
+            nothing is written.
+        announce: Function that is called with the `Plan` before the work begins.
+
+    Returns:
+        `Audit`, with the Datasets and `verdict()`.
+
+    Raises:
+        TypeError: If `model` is no Keras model, or `methods` no names.
+        ValueError: For wrong samples or options, if no method fits, or if the folder holds another
+            audit.
+        UnsupportedModelError: For a model that is not built.
+        NotADirectoryError: If `folder` is a file.
+
+    Example:
+        >>> found = audit(model, x, methods=["gradient", "lrp.z"], audits="entropy")
+        >>> found.verdict().methods
+        ['gradient', 'lrp.z']
+    """
+    check_built(model)
+    parts = _parts(audits)
+    _check(preset, images, thresholds, seed, batch_size, announce)
+    place = None if folder is None else files.check_folder(folder)
+    chosen = _choose_samples(x, y, pixels, IMAGES[preset] if images is None else images, seed)
+    with _rows_of_progress() as show:
+        show("preparing methods", 0, 1)
+        found = chosen_methods.choose(
+            model, methods, chosen.x, fit_data=fit_data, output=output, preset=preset
+        )
+        case, analyzers, left_out = _case(
+            model, found, chosen, preprocess, output, int(seed), int(batch_size)
+        )
+        reasons = _reasons(parts, analyzers, case)
+        settings = common.settings(
+            "audit",
+            analyzers,
+            case.x,
+            with_data=True,
+            preset=preset,
+            seed=int(seed),
+            batch_size=int(batch_size),
+            output=output,
+            targets_sha256=digest([case.targets]),
+            pixels_sha256="none" if case.pixels is None else digest([case.pixels]),
+        )
+        record = {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "settings": settings,
+            "parts": {part.name: dict(part.presets[preset]) for part in parts},
+            "samples": {"given": chosen.given, "positions": chosen.positions.tolist()},
+            "left_out": left_out,
+            "reasons": reasons,
+            "notes": [*found.notes, *chosen.notes],
+            "seconds": {},
+            "hardware": _hardware(),
+        }
+        state = _State(place, record)
+        if announce is not None:
+            announce(_plan(parts, analyzers, case, preset, state))
+        datasets = {}
+        for number, part in enumerate(parts):
+            show(part.title, number, len(parts))
+            try:
+                dataset = _run_part(part, analyzers, case, part.presets[preset], state)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(_how_to_continue(part, place)) from None
+            if dataset is not None:
+                datasets[part.name] = dataset
+    result = Audit(datasets, state.record, thresholds or Thresholds())
+    if place is not None:
+        result.verdict().to_json(place / VERDICT)
+    return result
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def _parts(audits: str | Sequence[str] | None) -> list[Part]:
+    known = {part.name: part for part in PARTS}
+    if audits is None:
+        return list(PARTS)
+    names = [audits] if isinstance(audits, str) else list(audits)
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"There is no part {name!r} of an audit.{nearest(str(name), known)} Known: "
+                f"{', '.join(known)}."
+            )
+    if not names:
+        raise ValueError("audits is empty. Name at least one, or leave it out for all.")
+    return [part for part in PARTS if part.name in names]
+
+
+def _check(
+    preset: Any, images: Any, thresholds: Any, seed: Any, batch_size: Any, announce: Any
+) -> None:
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, received {preset!r}.")
+    if images is not None and not _is_integer(images, 1):
+        raise ValueError(f"images must be a positive integer or None, received {images!r}.")
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        raise TypeError(
+            f"thresholds must be tfexplain.report.Thresholds, received {type(thresholds).__name__}."
+        )
+    common.check_common(1.0, False, seed)
+    if not _is_integer(batch_size, 1):
+        raise ValueError(f"batch_size must be a positive integer, received {batch_size!r}.")
+    if announce is not None and not callable(announce):
+        raise TypeError(f"announce must be a function of a Plan, received {announce!r}.")
+
+
+def _is_integer(value: Any, least: int) -> bool:
+    return (
+        isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
+    )
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The samples of an audit, and which of the given ones they are."""
+
+    x: np.ndarray
+    y: Any
+    pixels: np.ndarray | None
+    given: int
+    positions: np.ndarray
+    notes: list[str]
+
+
+def _choose_samples(x: Any, y: Any, pixels: Any, count: int, seed: int) -> _Samples:
+    x = np.asarray(x)
+    if x.ndim < 2 or not len(x):
+        raise ValueError(
+            f"x must be an array (n, *input_shape) with at least one sample, received the shape "
+            f"{x.shape}."
+        )
+    for name, value in (("y", y), ("pixels", pixels)):
+        if value is not None and np.ndim(value) and len(value) != len(x):
+            raise ValueError(f"x has {len(x)} samples and {name} {len(value)}. Give one each.")
+    positions = np.arange(len(x))
+    notes = []
+    if len(x) > count:
+        positions = np.sort(np.random.default_rng(seed).permutation(len(x))[:count])
+        notes.append(
+            f"{count} of {len(x)} samples, drawn at random (seed {seed}), are audited. images= "
+            "takes more."
+        )
+    y = np.asarray(y)[positions] if y is not None and np.ndim(y) else y
+    pixels = None if pixels is None else np.asarray(pixels)[positions]
+    return _Samples(x[positions], y, pixels, len(x), positions, notes)
+
+
+def _case(
+    model: keras.Model,
+    found: chosen_methods.Methods,
+    chosen: _Samples,
+    preprocess: Callable | None,
+    output: str | int | None,
+    seed: int,
+    batch_size: int,
+) -> tuple[Case, dict[str, Analyzer], dict[str, str]]:
+    """Returns what is audited, the methods that have a map of it, and why others have none."""
+    left_out = dict(found.left_out)
+    if not found.analyzers:
+        raise ValueError(_nothing_left(left_out))
+    named = common.named_analyzers(found.analyzers)
+    samples = common.one_input(named, chosen.x)
+    targets = common.labels(named, samples, chosen.y, batch_size)
+    if (chosen.pixels is None) != (preprocess is None):
+        missing = "preprocess" if preprocess is None else "pixels"
+        raise ValueError(
+            f"pixels and preprocess belong together: x = preprocess(pixels). {missing} is missing."
+        )
+    for name, analyzer in named.items():
+        if reason := chosen_methods.refusal(analyzer, samples, targets):
+            left_out[name] = reason
+    analyzers = {name: analyzer for name, analyzer in named.items() if name not in left_out}
+    if not analyzers:
+        raise ValueError(_nothing_left(left_out))
+    case = Case(
+        model,
+        samples,
+        targets,
+        common.layout(analyzers, samples),
+        tuple(next(iter(analyzers.values())).output_shape),
+        output,
+        seed,
+        batch_size,
+        chosen.pixels,
+        preprocess,
+    )
+    return case, analyzers, left_out
+
+
+def _nothing_left(left_out: Mapping[str, str]) -> str:
+    few = [f"{name}: {reason}" for name, reason in left_out.items()][:5]
+    return f"No method fits the model, so there is nothing to audit. {' '.join(few)}"
+
+
+def _reasons(
+    parts: Sequence[Part], analyzers: Mapping[str, Analyzer], case: Case
+) -> dict[str, dict[str, str]]:
+    """Returns, by part, what is left out and why; "" stands for the whole part."""
+    found: dict[str, dict[str, str]] = {}
+    for part in parts:
+        if reason := part.suits(case):
+            found[part.name] = {"": reason}
+            continue
+        refused = {name: part.refuses(name, a, case) for name, a in analyzers.items()}
+        found[part.name] = {name: reason for name, reason in refused.items() if reason}
+        if len(found[part.name]) == len(analyzers):
+            found[part.name][""] = "no method fits it"
+    return found
+
+
+# --- one part ------------------------------------------------------------------------------------
+
+
+class _State:
+    """What is known of an audit, kept in its folder.
+
+    Args:
+        folder: The folder, or None.
+        record: What the audit is going to do.
+
+    Raises:
+        ValueError: If the folder holds another audit.
+    """
+
+    def __init__(self, folder: pathlib.Path | None, record: dict[str, Any]) -> None:
+        self.folder, self.record = folder, record
+        if folder is None:
+            return
+        file = folder / RECORD
+        if file.exists():
+            self._continue(file)
+        (folder / RESULTS).mkdir(parents=True, exist_ok=True)
+        self.write()
+
+    def _continue(self, file: pathlib.Path) -> None:
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+            theirs, mine = before["settings"], json.loads(json.dumps(self.record["settings"]))
+            keys = sorted(k for k in {*theirs, *mine} if theirs.get(k) != mine.get(k))
+            reasons, seconds = before["reasons"], before["seconds"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{file} cannot be read ({type(error).__name__}: {error}). Choose another folder, "
+                "or remove it."
+            ) from error
+        if keys:
+            raise ValueError(
+                f"{file.parent} holds another audit; they differ in {', '.join(keys)}. Choose "
+                "another folder, or remove it."
+            )
+        for part, found in self.record["reasons"].items():
+            self.record["reasons"][part] = {**reasons.get(part, {}), **found}
+        # Parts that were asked for before are still there.
+        self.record["reasons"] = {**reasons, **self.record["reasons"]}
+        self.record["parts"] = {**before.get("parts", {}), **self.record["parts"]}
+        self.record["seconds"] = seconds
+
+    def write(self) -> None:
+        """Writes the record, whole or not at all."""
+        if self.folder is not None:
+            text = json.dumps(self.record, indent=2) + "\n"
+            files.write_atomically(
+                self.folder / RECORD, lambda name: name.write_text(text, encoding="utf-8")
+            )
+
+    def path(self, part: Part) -> pathlib.Path | None:
+        """Returns the file of a part."""
+        return None if self.folder is None else self.folder / RESULTS / f"{part.name}.nc"
+
+    def leave_out(self, part: Part, reasons: Mapping[str, str]) -> None:
+        """Notes why some methods, or "" for all, are not measured, and forgets their blocks."""
+        self.record["reasons"].setdefault(part.name, {}).update(reasons)
+        self.write()
+        if (path := self.path(part)) is not None:
+            shutil.rmtree(path.with_name(path.name + ".blocks"), ignore_errors=True)
+
+
+def _run_part(
+    part: Part,
+    analyzers: Mapping[str, Analyzer],
+    case: Case,
+    settings: Mapping[str, Any],
+    state: _State,
+) -> xr.Dataset | None:
+    """Returns the Dataset of a part; None if it does not fit the case.
+
+    A method that makes the part fail is left out with the reason, and the others go on.
+    """
+    while True:
+        known = state.record["reasons"].get(part.name, {})
+        if "" in known:
+            return None
+        suited = {name: a for name, a in analyzers.items() if name not in known}
+        began = time.perf_counter()
+        try:
+            dataset = part.run(suited, case, settings, state.path(part))
+        except ValueError as error:
+            found = {} if part.of_model else _culprits(part, suited, case, settings)
+            if not found or len(found) == len(suited):
+                found[""] = str(error)
+            state.leave_out(part, found)
+            warnings.warn(
+                f"{part.title}: left out {', '.join(filter(None, found)) or 'everything'}. {error}",
+                stacklevel=3,
+            )
+            continue
+        took = time.perf_counter() - began
+        state.record["seconds"][part.name] = state.record["seconds"].get(part.name, 0.0) + took
+        state.write()
+        return dataset
+
+
+def _culprits(
+    part: Part, analyzers: Mapping[str, Analyzer], case: Case, settings: Mapping[str, Any]
+) -> dict[str, str]:
+    """Returns which methods make a part fail, and how: of few samples if that tells it."""
+    for count in (min(FEW, len(case.x)), len(case.x)):
+        found = {}
+        for name, analyzer in analyzers.items():
+            try:
+                part.run({name: analyzer}, case, {**settings, "samples": count}, None)
+            except ValueError as error:
+                found[name] = str(error)
+        if found:
+            return found
+    return {}
+
+
+def _how_to_continue(part: Part, place: pathlib.Path | None) -> str:
+    if place is None:
+        return f"stopped in the part {part.name!r}; without a folder nothing is kept"
+    return (
+        f"stopped in the part {part.name!r}. What is done is in {place / RESULTS}; the same call "
+        f"with the folder {place} continues."
+    )
+
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _rows_of_progress() -> Any:
+    """One display on stderr: a row for the audit, and below it that of the running part."""
+    with one_display() as progress:
+        task = progress.add_task("audit", total=1)
+
+        def show(title: str, done: int, total: int) -> None:
+            progress.update(task, description=f"audit: {title}", completed=done, total=total)
+
+        yield show
+
+
+def _plan(
+    parts: Sequence[Part],
+    analyzers: Mapping[str, Analyzer],
+    case: Case,
+    preset: str,
+    state: _State,
+) -> Plan:
+    reasons = state.record["reasons"]
+    passes = {}
+    for part in parts:
+        known = reasons.get(part.name, {})
+        if "" not in known:
+            suited = {name: a for name, a in analyzers.items() if name not in known}
+            passes[part.name] = float(part.passes(suited, case, part.presets[preset]))
+    left = sum(
+        cost
+        for part, cost in passes.items()
+        if state.folder is None or not (state.folder / RESULTS / f"{part}.nc").exists()
+    )
+    seconds = left * _seconds_per_pass(next(iter(analyzers.values())), case)
+    return Plan(tuple(analyzers), state.record["left_out"], reasons, passes, seconds)
+
+
+def _seconds_per_pass(analyzer: Analyzer, case: Case) -> float:
+    """Returns how long one sample takes in a forward pass, measured after a first one."""
+    few = case.x[: case.batch_size]
+    analyzer.outputs(few, batch_size=case.batch_size)
+    began = time.perf_counter()
+    analyzer.outputs(few, batch_size=case.batch_size)
+    return (time.perf_counter() - began) / len(few)
+
+
+def _hardware() -> dict[str, Any]:
+    gpus = [
+        str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name))
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count() or 0,
+        "gpus": gpus,
+    }
