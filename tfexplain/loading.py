@@ -148,7 +148,7 @@ def preprocessing(text: str) -> Callable[[np.ndarray], np.ndarray]:
     if "=" in text:
         return _formula(text)
     if ":" in text:
-        return _import_function(text, "preprocessing")[0]
+        return import_function(text, "preprocessing")[0]
     from keras import applications
 
     modules = [
@@ -208,7 +208,7 @@ def _application(name: str, weights: str | None) -> "keras.Model":
 
 def _model_from_function(spec: str, weights: str | None) -> "keras.Model":
     """The model that the function of `module:function` returns."""
-    function, parameters = _import_function(spec, "model")
+    function, parameters = import_function(spec, "model")
     takes_weights = "weights" in parameters
     if weights == "imagenet" and not takes_weights:
         raise ValueError(
@@ -251,7 +251,7 @@ def _with_weights(model: "keras.Model", weights: str | None) -> "keras.Model":
     return model
 
 
-def _import_function(spec: str, purpose: str) -> tuple[Callable, dict]:
+def import_function(spec: str, purpose: str) -> tuple[Callable, dict]:
     """The function that `module:function` names, and its parameters."""
     import inspect
 

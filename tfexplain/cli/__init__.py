@@ -1,13 +1,14 @@
 """The command line: parses with typer, calls the library, prints with rich.
 
 Nothing heavy is imported before a command runs, so that `--help` answers at once. Exit status: 0
-done, 1 the work failed, 2 bad arguments or input.
+done, 1 the work failed, 2 bad arguments or input, 3 an audited method is not trustworthy.
 """
 
 import typer
 
 from tfexplain.cli.analyzers import describe, export, methods
 from tfexplain.cli.arguments import parse_options
+from tfexplain.cli.audits import audit
 from tfexplain.cli.credits import koopman
 from tfexplain.cli.demonstrations import demo
 from tfexplain.cli.explanations import explain
@@ -20,5 +21,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (demo, explain, methods, describe, export, koopman):
+for _command in (demo, explain, audit, methods, describe, export, koopman):
     app.command()(_command)

@@ -25,7 +25,8 @@ class Audit:
         datasets: Name of a part -> its Dataset.
         record: JSON-able: `settings`, `parts` (their settings), `samples` (how many were `given`,
             and the `positions` of those audited), `left_out` (method -> reason), `reasons` (part ->
-            method, or "" for all -> reason), `notes`, `seconds` (part -> time), `hardware`.
+            method, or "" for all -> reason), `notes`, `about`, `seconds` (part -> time) and
+            `hardware`.
         thresholds: Of the verdict.
     """
 

@@ -90,6 +90,7 @@ class Part:
         passes: Function of (analyzers, case, settings) that returns about how many forward passes
             of the model it takes.
         of_model: Whether it looks at the model alone, without methods.
+        compiled: How much it compiles for each method, in units of the first map of that method.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Part:
     run: Callable[[Analyzers, Case, Settings, Path], xr.Dataset]
     passes: Callable[[Analyzers, Case, Settings], float]
     of_model: bool = False
+    compiled: float = 0.0
 
 
 def _always(*_: Any) -> str:
@@ -439,6 +441,7 @@ PARTS: Sequence[Part] = (
         _refuses_chain,
         _run_chain,
         _chain_cost,
+        compiled=3.0,
     ),
     Part(
         "parameter_randomization",
@@ -448,6 +451,7 @@ PARTS: Sequence[Part] = (
         _always,
         _run_randomization,
         _randomization_cost,
+        compiled=1.0,
     ),
     Part(
         "cascade",
@@ -461,6 +465,7 @@ PARTS: Sequence[Part] = (
         _always,
         _run_cascade,
         _randomization_cost,
+        compiled=1.0,
     ),
     Part(
         "spectrum",
@@ -474,6 +479,7 @@ PARTS: Sequence[Part] = (
         _always,
         _run_spectrum,
         _spectrum_cost,
+        compiled=1.0,
     ),
     Part(
         "pixel_flipping",

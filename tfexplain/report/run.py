@@ -71,6 +71,7 @@ def audit(
     seed: int = 0,
     batch_size: int = 32,
     folder: str | os.PathLike | None = None,
+    about: Mapping[str, Any] | None = None,
     announce: Callable[[Plan], object] | None = None,
 ) -> Audit:
     """Asks which explanations of a model can be trusted, by all methods and audits that fit it.
@@ -102,6 +103,7 @@ def audit(
         folder: Where results go: `results/*.nc`, `audit.json` (what was run and what was left out)
             and `verdict.json`. An audit that was stopped is continued by the same call. None:
             nothing is written.
+        about: JSON-able data for the record, such as where x comes from.
         announce: Function that is called with the `Plan` before the work begins.
 
     Returns:
@@ -121,6 +123,7 @@ def audit(
     """
     check_built(model)
     parts = _parts(audits)
+    _check_json(about)
     _check(preset, images, thresholds, seed, batch_size, announce)
     place = None if folder is None else files.check_folder(folder)
     chosen = _choose_samples(x, y, pixels, IMAGES[preset] if images is None else images, seed)
@@ -129,7 +132,7 @@ def audit(
         found = chosen_methods.choose(
             model, methods, chosen.x, fit_data=fit_data, output=output, preset=preset
         )
-        case, analyzers, left_out = _case(
+        case, analyzers, left_out, first_maps = _case(
             model, found, chosen, preprocess, output, int(seed), int(batch_size)
         )
         reasons = _reasons(parts, analyzers, case)
@@ -154,12 +157,13 @@ def audit(
             "left_out": left_out,
             "reasons": reasons,
             "notes": [*found.notes, *chosen.notes],
+            "about": dict(about or {}),
             "seconds": {},
             "hardware": _hardware(),
         }
         state = _State(place, record)
         if announce is not None:
-            announce(_plan(parts, analyzers, case, preset, state))
+            announce(_plan(parts, analyzers, case, preset, state, first_maps))
         datasets = {}
         for number, part in enumerate(parts):
             show(part.title, number, len(parts))
@@ -212,6 +216,13 @@ def _check(
         raise TypeError(f"announce must be a function of a Plan, received {announce!r}.")
 
 
+def _check_json(about: Any) -> None:
+    try:
+        json.dumps(dict(about or {}))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"about must be a dict of JSON-able data, received {about!r}.") from error
+
+
 def _is_integer(value: Any, least: int) -> bool:
     return (
         isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
@@ -261,8 +272,11 @@ def _case(
     output: str | int | None,
     seed: int,
     batch_size: int,
-) -> tuple[Case, dict[str, Analyzer], dict[str, str]]:
-    """Returns what is audited, the methods that have a map of it, and why others have none."""
+) -> tuple[Case, dict[str, Analyzer], dict[str, str], dict[str, float]]:
+    """Returns what is audited, the methods that have a map of it, and why others have none.
+
+    Last come the seconds that the first map of each method took.
+    """
     left_out = dict(found.left_out)
     if not found.analyzers:
         raise ValueError(_nothing_left(left_out))
@@ -274,9 +288,12 @@ def _case(
         raise ValueError(
             f"pixels and preprocess belong together: x = preprocess(pixels). {missing} is missing."
         )
+    seconds = {}
     for name, analyzer in named.items():
+        began = time.perf_counter()
         if reason := chosen_methods.refusal(analyzer, samples, targets):
             left_out[name] = reason
+        seconds[name] = time.perf_counter() - began
     analyzers = {name: analyzer for name, analyzer in named.items() if name not in left_out}
     if not analyzers:
         raise ValueError(_nothing_left(left_out))
@@ -292,7 +309,7 @@ def _case(
         chosen.pixels,
         preprocess,
     )
-    return case, analyzers, left_out
+    return case, analyzers, left_out, seconds
 
 
 def _nothing_left(left_out: Mapping[str, str]) -> str:
@@ -464,20 +481,21 @@ def _plan(
     case: Case,
     preset: str,
     state: _State,
+    first_maps: Mapping[str, float],
 ) -> Plan:
     reasons = state.record["reasons"]
-    passes = {}
+    one_pass = _seconds_per_pass(next(iter(analyzers.values())), case)
+    passes, seconds = {}, 0.0
     for part in parts:
         known = reasons.get(part.name, {})
         if "" not in known:
             suited = {name: a for name, a in analyzers.items() if name not in known}
             passes[part.name] = float(part.passes(suited, case, part.presets[preset]))
-    left = sum(
-        cost
-        for part, cost in passes.items()
-        if state.folder is None or not (state.folder / RESULTS / f"{part}.nc").exists()
-    )
-    seconds = left * _seconds_per_pass(next(iter(analyzers.values())), case)
+            path = state.path(part)
+            if path is None or not path.exists():
+                # Each part compiles networks of its own, as the first map of a method did.
+                seconds += part.compiled * sum(first_maps[name] for name in suited)
+                seconds += passes[part.name] * one_pass
     return Plan(tuple(analyzers), state.record["left_out"], reasons, passes, seconds)
 
 

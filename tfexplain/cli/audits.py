@@ -1,0 +1,224 @@
+"""The command `audit`."""
+
+import pathlib
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tfexplain.cli.arguments import BatchSize, Debug, Model, OutFolder, Preprocess, Weights
+from tfexplain.cli.consoles import err, print_table, print_text, reported, show_warning
+from tfexplain.cli.models import input_shape, start_tensorflow, warn_of_random_weights
+
+if TYPE_CHECKING:
+    import keras
+
+    from tfexplain.report import Plan, Verdict
+
+NOT_TRUSTED = 3
+STOPPED = 130  # as shells say of Ctrl-C
+_MOST_REASONS = 8  # that are printed; audit.json has all
+
+
+def audit(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder of images (class subfolders are labels), an image, .npz (keys x and y), "
+            ".npy, .csv (a table; one column more than the model takes is the label), or "
+            "module:function, which returns a tf.data.Dataset.",
+        ),
+    ],
+    out_folder: OutFolder = pathlib.Path("tfexplain-audit"),
+    weights: Weights = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME,...", help="Methods; default: all that fit the model."),
+    ] = None,
+    audits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            help="Parts: maps, random_logit, cosine_convergence, parameter_randomization, cascade, "
+            "spectrum, pixel_flipping, entropy, koopman. Default: all that make sense.",
+        ),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Samples at most; default: 8, 32 or 128.")
+    ] = None,
+    preprocess: Preprocess = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|FILE",
+            help="none: explain the predictions. FILE: .txt or .json with the names of the classes "
+            "in the order of the outputs, or .npy with one index per sample.",
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer samples and steps.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="More samples and steps.")] = False,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-on",
+            metavar="METHOD",
+            help="Exit with status 3 unless this method is trustworthy. Can be repeated.",
+        ),
+    ] = None,
+    last_layers: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Similarity above which the last layer does not matter; 0.95."
+        ),
+    ] = None,
+    other_class: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Similarity above which the class does not matter; 0.95."),
+    ] = None,
+    directions: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="|cos| above which directions are lost; 0.99."),
+    ] = None,
+    batch_size: BatchSize = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Say which explanations of a model can be trusted: all methods, all audits, one verdict.
+
+    What is done is kept in DIR, and the same command continues after it was stopped.
+    """
+    with reported(debug) as stage:
+        if quick and thorough:
+            raise ValueError("--quick and --thorough are given. Give one of them.")
+        chosen = _names(methods)
+        if chosen and (strange := [name for name in fail_on or [] if name not in chosen]):
+            raise ValueError(
+                f"--fail-on {', '.join(strange)} is not among --methods {', '.join(chosen)}."
+            )
+        from tfexplain import files
+
+        files.check_folder(out_folder)
+        start_tensorflow()
+        from tfexplain import loading, report
+        from tfexplain.analyzers import resolve_name
+
+        for name in fail_on or []:
+            resolve_name(name)
+        given = {"last_layers": last_layers, "other_class": other_class, "directions": directions}
+        thresholds = report.Thresholds(**{k: v for k, v in given.items() if v is not None})
+        preset = "quick" if quick else "thorough" if thorough else "default"
+        network = loading.load_model(model, weights)
+        warn_of_random_weights(model, weights)
+        samples = report.load_data(
+            data,
+            input_shape(network),
+            _num_outputs(network),
+            preprocess=preprocess,
+            labels=labels,
+            count=images or report.IMAGES[preset],
+            seed=seed,
+        )
+
+        def announce(plan: "Plan") -> None:
+            _print_plan(plan, samples.notes)
+            stage.begin_work()
+
+        try:
+            result = report.audit(
+                network,
+                samples.x,
+                samples.y,
+                methods=chosen,
+                audits=_names(audits),
+                images=images,
+                preset=preset,
+                thresholds=thresholds,
+                pixels=samples.pixels,
+                preprocess=samples.preprocess,
+                seed=seed,
+                batch_size=batch_size,
+                folder=out_folder,
+                about={"command": _command(), "data": data, "notes": samples.notes},
+                announce=announce,
+            )
+        except KeyboardInterrupt as stop:
+            print_text(str(stop) or "stopped", console=err)
+            raise typer.Exit(STOPPED) from None
+        verdict = result.verdict()
+        _print_verdict(verdict)
+        print_text(f"{out_folder}: results/*.nc, audit.json, verdict.json.")
+        if distrusted := _distrusted(verdict, fail_on or []):
+            print_text("; ".join(distrusted), console=err, label="not trusted", style="bold red")
+            raise typer.Exit(NOT_TRUSTED)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _num_outputs(network: "keras.Model") -> int | None:
+    """The number of outputs; None if it is unknown."""
+    shape = network.output_shape
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        return None
+    return shape[1]
+
+
+def _command() -> str:
+    return shlex.join(["tfexplain", *sys.argv[1:]])
+
+
+def _print_plan(plan: "Plan", notes: list[str]) -> None:
+    """Says what is going to be done and how long it may take, before it starts."""
+    for note in notes:
+        show_warning(note)
+    for name, reason in list(plan.left_out.items())[:_MOST_REASONS]:
+        print_text(f"left out: {name}: {reason}")
+    if len(plan.left_out) > _MOST_REASONS:
+        print_text(f"left out: {len(plan.left_out) - _MOST_REASONS} more methods, see audit.json")
+    for part, reasons in plan.reasons.items():
+        if "" in reasons:
+            print_text(f"left out: the part {part}: {reasons['']}")
+    print_text(
+        f"{len(plan.methods)} methods, {len(plan.passes)} parts, about "
+        f"{sum(plan.passes.values()):.0f} passes of the model: about {_time(plan.seconds)} here."
+    )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} seconds"
+    minutes = seconds / 60
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+
+
+def _print_verdict(verdict: "Verdict") -> None:
+    """Prints a row per method: the tests that decide, and flipping, which sorts."""
+    shown = ("last_layers", "class", "directions", "flipping")
+    heads = ("method", "verdict", "passed", "last layer", "class", "directions", "flipping")
+    rows: list[tuple[Any, ...]] = []
+    for row in verdict.rows:
+        cells = [row.cells[name] for name in shown]
+        texts = [cell.text or "not measured" for cell in cells]
+        rows.append((row.method, row.trust, f"{row.passed} of {row.measured}", *texts))
+    print_table(heads, rows, dense=True)
+
+
+def _distrusted(verdict: "Verdict", names: list[str]) -> list[str]:
+    """Says of each method that is not known to be trustworthy why."""
+    found = []
+    for name in names:
+        if name not in verdict.methods:
+            reason = verdict.left_out.get(name, "it was not audited")
+            found.append(f"{name} was not audited: {reason}")
+            continue
+        row = verdict[name]
+        failed = [
+            f"{test} ({cell.text})" for test, cell in row.cells.items() if cell.passed is False
+        ]
+        if row.trust != "trustworthy":
+            found.append(f"{name} is {row.trust}: {', '.join(failed) or 'no test was measured'}")
+    return found

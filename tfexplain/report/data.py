@@ -1,0 +1,336 @@
+"""Samples and labels of an audit from what a person can type.
+
+A source is a folder of images (class subfolders are labels), `.npz` (keys x and y), `.npy`, `.csv`
+(a table), an image, or `module:function`, which returns a `tf.data.Dataset` or arrays.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tfexplain import loading
+from tfexplain.errors import nearest
+
+FORMS = (
+    "a folder of images, an image, .npz (keys x and y), .npy, .csv, or module:function (a function "
+    "that returns a tf.data.Dataset)"
+)
+# Names of the column of a table that holds labels.
+LABELS = ("label", "labels", "target", "class", "y")
+NAMES = (".txt", ".json")
+
+
+@dataclass
+class Data:
+    """What is audited.
+
+    Attributes:
+        x: Inputs of the model, float32 (n, *input_shape).
+        y: Label of each, or None.
+        pixels: uint8 images of which `preprocess` makes x, or None.
+        preprocess: Function of pixels, or None.
+        notes: What was left out or guessed.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None = None
+    pixels: np.ndarray | None = None
+    preprocess: Callable[[np.ndarray], Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def load_data(
+    source: str,
+    shape: Sequence[int | None],
+    outputs: int | None,
+    *,
+    preprocess: str | None = None,
+    labels: str | None = None,
+    count: int,
+    seed: int = 0,
+) -> Data:
+    """Loads samples and, where they are known, labels.
+
+    Args:
+        source: See the module's text. Subfolders are classes by number if their names are
+            integers, in the order of their names if there are as many as outputs.
+        shape: Shape of one input of the model, without the batch.
+        outputs: Number of outputs; None if it is unknown.
+        preprocess: As in `loading.load_images`.
+        labels: None; "none" to leave labels out; a `.txt` or `.json` file with the names of all
+            classes in the order of the outputs; or a `.npy` file with one label per sample.
+        count: Of a folder or Dataset that holds more, this many samples are read.
+        seed: By which files of a folder are drawn.
+
+    Returns:
+        The samples. Of arrays and tables all.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If something cannot be read or does not fit the model.
+        TypeError: If a function returns something else.
+    """
+    shape = tuple(shape)
+    names, given = _labels(labels)
+    path = pathlib.Path(source)
+    if path.is_dir():
+        data = _from_folder(path, shape, outputs, names, preprocess, count, seed)
+    elif path.suffix.lower() == ".csv":
+        data = _from_table(path, shape, outputs, names, preprocess)
+    elif path.suffix.lower() in (*loading.ARRAY_SUFFIXES, *loading.IMAGE_SUFFIXES):
+        data = _from_files([path], shape, preprocess)
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                data.y = archive["y"] if "y" in archive.files else None
+    elif ":" in source:
+        data = _from_function(source, shape, preprocess, count)
+    else:
+        exists = "" if path.exists() else " There is no such file."
+        raise ValueError(f"The data are {source!r}.{exists} Expected {FORMS}.")
+    if labels == "none":
+        data.y = None
+    if given is not None:
+        if path.is_dir():
+            raise ValueError(
+                f"{labels} has one label per sample, and the samples of the folder {source} have "
+                f"no order. Give a file with the names of the classes ({', '.join(NAMES)})."
+            )
+        data.y = given
+    data.y = _checked(data.y, len(data.x), outputs, source)
+    return data
+
+
+def _labels(text: str | None) -> tuple[list[str] | None, np.ndarray | None]:
+    """Returns the names of the classes, or the label of each sample."""
+    if text is None or text == "none":
+        return None, None
+    path = pathlib.Path(text)
+    if path.suffix not in (*NAMES, ".npy"):
+        raise ValueError(
+            f"The labels are {text!r}. Expected 'none', a .txt or .json file with the names of the "
+            "classes in the order of the outputs, or a .npy file with one label per sample."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"The file with labels {text} does not exist.")
+    try:
+        if path.suffix == ".npy":
+            return None, np.load(path, allow_pickle=False)
+        content = path.read_text(encoding="utf-8")
+        names = json.loads(content) if path.suffix == ".json" else content.splitlines()
+    except ValueError as error:
+        raise ValueError(f"The labels {text} cannot be read ({error}).") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"The labels {text} are no list of names.")
+    names = [name.strip() for name in names if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"The labels {text} must be different names, at least one.")
+    return names, None
+
+
+def _from_files(paths: Sequence[pathlib.Path], shape: tuple, preprocess: str | None) -> Data:
+    x, _, raw = loading.load_images(paths, shape, preprocess)
+    if raw is None or len(shape) != 3 or shape[2] not in (1, 3):
+        return Data(x)
+    function = loading.preprocessing(preprocess) if preprocess else None
+
+    def made(pixels: np.ndarray) -> np.ndarray:
+        values = pixels.astype("float32")
+        return values if function is None else np.asarray(function(values), "float32")
+
+    return Data(x, pixels=raw, preprocess=made)
+
+
+def _from_folder(
+    folder: pathlib.Path,
+    shape: tuple,
+    outputs: int | None,
+    names: list[str] | None,
+    preprocess: str | None,
+    count: int,
+    seed: int,
+) -> Data:
+    files = sorted(
+        file
+        for file in [*folder.glob("*"), *folder.glob("*/*")]
+        if file.suffix.lower() in loading.IMAGE_SUFFIXES and file.is_file()
+    )
+    if not files:
+        raise ValueError(
+            f"The folder {folder} holds no image, also not one level below. Expected files ending "
+            f"in {', '.join(loading.IMAGE_SUFFIXES)}."
+        )
+    owners = [file.parent.name if file.parent != folder else None for file in files]
+    indices, notes = None, []
+    if None not in owners:
+        classes = sorted(set(owners))
+        indices, note = _indices(classes, outputs, names, f"the class folders of {folder}")
+        notes += [note] if note else []
+    chosen = np.arange(len(files))
+    if len(files) > count:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(files))[:count])
+        notes.append(f"{count} of {len(files)} images, drawn at random (seed {seed}), are audited.")
+    data = _from_files([files[place] for place in chosen], shape, preprocess)
+    data.notes = notes
+    if indices is not None:
+        data.y = np.array([indices[owners[place]] for place in chosen])
+    return data
+
+
+def _indices(
+    classes: Sequence[str], outputs: int | None, names: list[str] | None, what: str
+) -> tuple[dict[str, int] | None, str]:
+    """Returns the output that each class is, or None and the reason."""
+    if names is not None:
+        if unknown := [name for name in classes if name not in names]:
+            raise ValueError(
+                f"Of {what}, {', '.join(unknown[:5])} are not among the names of the labels."
+                f"{nearest(unknown[0], names)}"
+            )
+        return {name: names.index(name) for name in classes}, ""
+    if all(name.isdecimal() for name in classes):
+        return {name: int(name) for name in classes}, ""
+    if outputs == len(classes):
+        return {name: place for place, name in enumerate(sorted(classes))}, ""
+    return None, (
+        f"{what} are {len(classes)}, and the model has {outputs} outputs: its predictions are "
+        "explained. --labels FILE names the classes in the order of the outputs."
+    )
+
+
+def _from_table(
+    path: pathlib.Path,
+    shape: tuple,
+    outputs: int | None,
+    names: list[str] | None,
+    preprocess: str | None,
+) -> Data:
+    if len(shape) != 1:
+        raise ValueError(f"{path} is a table, and the model takes inputs of shape {shape}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"The table {path} does not exist.")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if row]
+    head = None
+    if rows and not all(_is_number(cell) for cell in rows[0][: shape[0]]):
+        head, *rows = rows
+    widths = {len(row) for row in [*rows, *([head] if head else [])]}
+    if not rows or len(widths) > 1 or not widths <= {shape[0], (shape[0] or 0) + 1}:
+        raise ValueError(
+            f"{path} has {len(rows)} rows of {', '.join(map(str, sorted(widths))) or 'no'} columns."
+            f" The model takes {shape[0]} columns; one more is the label."
+        )
+    notes: list[str] = []
+    labels = None
+    if widths != {shape[0]}:
+        named = [place for place, name in enumerate(head or []) if name.strip().lower() in LABELS]
+        place = named[0] if named else len(rows[0]) - 1
+        texts = [row[place].strip() for row in rows]
+        rows = [[*row[:place], *row[place + 1 :]] for row in rows]
+        labels, notes = _column(texts, outputs, names, path)
+    for number, row in enumerate(rows):
+        if wrong := [cell for cell in row if not _is_number(cell)]:
+            raise ValueError(f"{path}: row {number + 1} of the data has {wrong[0]!r}, no number.")
+    x = np.array(rows, "float32")
+    if preprocess:
+        x = np.asarray(loading.preprocessing(preprocess)(x), "float32")
+    return Data(x, labels, notes=notes)
+
+
+def _column(
+    texts: list[str], outputs: int | None, names: list[str] | None, path: pathlib.Path
+) -> tuple[np.ndarray | None, list[str]]:
+    """Returns the labels that a column of a table holds."""
+    if names is None and all(_is_number(text) for text in texts):
+        values = np.array(texts, "float64")
+        if (values % 1 == 0).all():
+            return values.astype("int64"), []
+        return None, [f"the last column of {path} holds no classes: predictions are explained."]
+    indices, note = _indices(sorted(set(texts)), outputs, names, f"the labels of {path}")
+    if indices is None:
+        return None, [note]
+    return np.array([indices[text] for text in texts]), []
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _from_function(source: str, shape: tuple, preprocess: str | None, count: int) -> Data:
+    function, _ = loading.import_function(source, "data")
+    try:
+        made = function()
+    except Exception as error:  # whatever the user's function raises
+        raise ValueError(f"{source} failed: {type(error).__name__}: {error}") from error
+    notes = []
+    if hasattr(made, "element_spec"):
+        x, y = _first(made, shape, count, source)
+        notes.append(f"the first {len(x)} samples of {source} are audited.")
+    else:
+        x, y = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+        x = np.asarray(x)
+    if x.dtype.kind not in "biuf":
+        raise TypeError(f"{source} returned {type(made).__name__}. Expected {FORMS}.")
+    data = Data(x.astype("float32"), None if y is None else np.asarray(y), notes=notes)
+    if preprocess:
+        data.x = np.asarray(loading.preprocessing(preprocess)(data.x), "float32")
+    return data
+
+
+def _first(dataset: Any, shape: tuple, count: int, source: str) -> tuple[np.ndarray, Any]:
+    """Returns the first samples of a Dataset of samples or batches, with labels if it has them."""
+    spec = dataset.element_spec
+    pair = isinstance(spec, tuple)
+    if pair and len(spec) != 2:
+        raise TypeError(f"{source} has elements of {len(spec)} parts. Expected x, or (x, y).")
+    inputs = spec[0] if pair else spec
+    if not hasattr(inputs, "shape"):
+        raise TypeError(f"{source} has elements of {type(inputs).__name__}. Expected x, or (x, y).")
+    if inputs.shape.rank == len(shape):
+        dataset = dataset.batch(min(count, 32))
+    xs, ys = [], []
+    for element in dataset.as_numpy_iterator():
+        x, y = element if pair else (element, None)
+        xs.append(x)
+        ys.append(y)
+        if sum(map(len, xs)) >= count:
+            break
+    if not xs:
+        raise ValueError(f"{source} returned an empty Dataset.")
+    y = np.concatenate(ys)[:count] if pair else None
+    return np.concatenate(xs)[:count], y
+
+
+def _checked(
+    y: np.ndarray | None, count: int, outputs: int | None, source: str
+) -> np.ndarray | None:
+    if y is None:
+        return None
+    if y.ndim == 2 and y.shape[1] == outputs and (outputs or 0) > 1:
+        y = y.argmax(axis=1)  # one-hot
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or len(y) != count:
+        raise ValueError(f"{source} has {count} samples and labels of shape {y.shape}.")
+    if y.dtype.kind == "f" and (y % 1 == 0).all():
+        y = y.astype("int64")
+    if y.dtype.kind not in "iu":
+        raise ValueError(
+            f"The labels of {source} are {y.dtype}. Expected class indices; --labels none explains "
+            "the predictions."
+        )
+    if outputs is not None and (y.min() < 0 or y.max() >= outputs):
+        raise ValueError(
+            f"The labels of {source} go from {y.min()} to {y.max()}. Expected indices of the "
+            f"{outputs} outputs, from 0 on; --labels none explains the predictions."
+        )
+    return y
