@@ -77,16 +77,16 @@ def chains(part: Part) -> xr.Dataset:
                 rows = separations(maps["units"].reshape(VECTORS, -1))
                 within[place, repetition, layer] = np.median(rows[same])
                 across[place, repetition, layer] = np.median(rows[~same])
-    starting, all_starts = (
+    of_starts, of_units = (
         ("grid", "start", "repetition", "layers"),
         ("grid", "repetition", "layers"),
     )
     return xr.Dataset(
         {
-            "local": (starting, local),
-            "whole": (starting, whole),
-            "within": (all_starts, within),
-            "across": (all_starts, across),
+            "local": (of_starts, local),
+            "whole": (of_starts, whole),
+            "within": (of_units, within),
+            "across": (of_units, across),
         },
         {
             "grid": list(grids),

@@ -515,7 +515,7 @@ def _draw_grids(datasets: Sequence[xr.Dataset]) -> Figure:
     # Dense layers leave the picture, so that the convolutions can be seen.
     for ax in (axes[0], axes[4]):
         ax.set_ylim(1.3, 0.05)
-    axes[3].legend(fontsize=7)
+    axes[-1].legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="upper left")
     return figure
 
 

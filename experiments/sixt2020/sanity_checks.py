@@ -92,15 +92,15 @@ def compute(part: Part) -> xr.Dataset:
     scores, relevance = [], []
     for method, analyzer in analyzers(part, protocol, model, x):
         named = {method.name: _audited(method, analyzer, protocol)}
-        cascades, kept = [], []
+        audited, cascades = [], []
         for options in _random_networks(part, protocol, method, x):
             shared = {key: options[key] for key in SHARED}
             with maps.overflowing():
-                cascades.append(audits.parameter_randomization(named, x, y, **options))
+                audited.append(audits.parameter_randomization(named, x, y, **options))
                 found = audits.cascade_maps(named, shown, targets, **shared)
-            kept.append(found["relevance"].values[0])
-        scores.append(_joined(cascades, "step"))
-        relevance.append(np.concatenate([kept[0][:1], *(part[1:] for part in kept)]))
+            cascades.append(found["relevance"].values[0])
+        scores.append(_joined(audited, "step"))
+        relevance.append(np.concatenate([cascades[0][:1], *(found[1:] for found in cascades)]))
     dataset = _joined(scores, "analyzer").sel(similarity="ssim", drop=True)
     if not protocol.count_constant_maps:
         for name in ("median", "low", "high"):
@@ -120,7 +120,7 @@ def compute(part: Part) -> xr.Dataset:
         dense_step=_dense_step(model, dataset["step"].values.tolist()),
         flattened=int(any(isinstance(layer, keras.layers.Flatten) for layer in model.layers)),
         lowest_logit=float(analyzer.outputs(x, batch_size=options["batch_size"]).min()),
-        notes=cascades[0].attrs["notes"],
+        notes=audited[0].attrs["notes"],
     )
 
 
