@@ -1,0 +1,363 @@
+"""Fig. 4b: weights of the pixels for the predicted class, and whether they speak of the network.
+
+An operator that was fitted on one trajectory is not determined outside of what the trajectory
+spans (K11). The minimum-norm solution is zero there, so that its rows are combinations of the
+snapshots, and the first of these is the image itself: a weight map that resembles the digit can be
+a copy of the input. Controls:
+
+* one digit / many digits: with many inputs the operators are determined;
+* random images: every pixel is drawn from the grey levels of all digits. They have the brightness
+  of digits, but no strokes. Weights that highlight strokes all the same have them from the network;
+  weights that resemble the random image have them from the fit;
+* permuted pixels: one fixed permutation moves the pixels of every image that is fitted on, and the
+  network gets them as they are then. Grey levels, their number in each image and their correlations
+  stay as in digits, places do not: what a map owes to the statistics of the inputs follows the
+  permuted strokes, what it owes to the network's weights stays where the strokes were;
+* least squares: each block fitted directly on many digits, x to f(x), without alignment.
+
+Maps are compared with the image itself, with its strokes, with the mean digit of its class and with
+digits of other classes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+import keras
+import numpy as np
+import scipy.stats
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import networks
+from experiments.koopman2022.blocks import Digits, digits, known, options, predicted
+from experiments.koopman2022.protocol import CORRECTED, PROTOCOLS, PUBLISHED, sizes
+from experiments.ledger import Criterion, Finding
+from experiments.runs import Experiment, Part, finding
+from tfexplain import create_analyzer, koopman, plotting
+
+# Of a pixel of 0..1, from which it belongs to a stroke.
+STROKE = 0.5
+# Share of the digits that ink a pixel which counts as inked.
+INKED = 0.05
+DIGITS, RANDOM, PERMUTED = "digits", "random images", "permuted pixels"
+# Condition -> images that operators are fitted on, one trajectory or many, operators.
+# "mean": the mean operators multiplied; "products": the mean of the products (K23).
+CONDITIONS = {
+    PUBLISHED.name: {
+        "one digit": (DIGITS, True, "mean"),
+        "one digit, mean of products": (DIGITS, True, "products"),
+        "one random image": (RANDOM, True, "mean"),
+        "one digit with permuted pixels": (PERMUTED, True, "mean"),
+    },
+    CORRECTED.name: {
+        "many digits": (DIGITS, False, "mean"),
+        "many digits, mean of products": (DIGITS, False, "products"),
+        "many random images": (RANDOM, False, "mean"),
+        "many digits with permuted pixels": (PERMUTED, False, "mean"),
+        "least squares": (DIGITS, False, "least_squares"),
+        "one digit": (DIGITS, True, "mean"),
+        "one random image": (RANDOM, True, "mean"),
+    },
+}
+# Probability that a stroke has a larger weight than another pixel; 0.5 by chance.
+HIGHLIGHTED = 0.7
+# How much larger it is for the digit's own strokes than for those of other classes.
+SPECIFIC = 0.05
+# Share of held-out digits that get the class which the network gives them.
+VALID = 0.8
+TEXT = 8
+
+
+def compute(part: Part) -> xr.Dataset:
+    """Fits operators under all conditions; keeps the weight maps and the images."""
+    model = networks.load(part)
+    found = digits(part)
+    places = list(known(model, found.x, found.y).values())
+    given = {
+        DIGITS: found.x,
+        RANDOM: random_images(part, found.x),
+        PERMUTED: permuted(part, found.x),
+    }
+    targets = predicted(model, found.x[places])
+    runs: dict[tuple[str, bool], tuple[np.ndarray, ...]] = {}
+    weights, agreements, errors, starts = [], [], [], []
+    conditions = CONDITIONS[part.protocol]
+    for kind, single, operator in conditions.values():
+        if (kind, single) not in runs:
+            runs[kind, single] = _fits(part, model, given[kind], found, places, single)
+        fits = runs[kind, single]
+        chosen = [fit.sel(operator=operator) for fit in fits]
+        weights.append(
+            [
+                _map(fit["feature_weight"].sel(output=target).values)
+                for fit, target in zip(chosen, targets, strict=True)
+            ]
+        )
+        agreements.append([float(fit["agreement"]) for fit in chosen])
+        errors.append([float(fit["output_error"]) for fit in chosen])
+        starts.append([_map(image) for image in given[kind][places]])
+    mean = np.stack([_map(found.x[found.y == found.y[place]].mean(axis=0)) for place in places])
+    image = ("shown", "row", "column")
+    return xr.Dataset(
+        {
+            "weight": (("condition", *image), np.array(weights)),
+            "fitted_image": (("condition", *image), np.array(starts)),
+            "agreement": (("condition", "shown"), np.array(agreements)),
+            "output_error": (("condition", "shown"), np.array(errors)),
+            "digit": (image, np.stack([_map(found.x[place]) for place in places])),
+            "mean_digit": (image, mean),
+            "gradient": (image, gradients(model, found.x[places], targets)),
+            "inked": (
+                ("row", "column"),
+                (np.stack([_map(x) for x in found.x]) > STROKE).mean(axis=0),
+            ),
+        },
+        {
+            "condition": list(conditions),
+            "single": ("condition", [int(single) for _, single, _ in conditions.values()]),
+            "label": ("shown", found.y[places]),
+            "target": ("shown", targets),
+        },
+        {
+            "fitted": len(found.x),
+            "held_out": len(found.held_out),
+            "repeats": sizes(part.settings.tiny).repeats,
+            "described": str(PROTOCOLS[part.protocol]),
+        },
+    )
+
+
+def _fits(
+    part: Part,
+    model: keras.Model,
+    x: np.ndarray,
+    found: Digits,
+    places: Sequence[int],
+    single: bool,
+) -> list[xr.Dataset]:
+    """Returns the Dataset of `koopman.credit` for each shown digit; with many inputs, one for all.
+
+    Agreement with the network is measured on held-out digits, whatever is fitted.
+    """
+
+    def fit(images: np.ndarray) -> xr.Dataset:
+        names = ["feature_weight", "agreement", "output_error"]
+        return koopman.credit(
+            model, images, held_out=found.held_out, kernels=(), **options(part, len(images))
+        )[names]
+
+    if single:
+        return [fit(x[place : place + 1]) for place in places]
+    return [fit(x)] * len(places)
+
+
+def _map(values: np.ndarray) -> np.ndarray:
+    """Returns (row, column): weights of channels are added, as their inputs would be alike."""
+    return values.sum(axis=-1)
+
+
+def random_images(part: Part, x: np.ndarray) -> np.ndarray:
+    """Returns as many images, every pixel drawn from the grey levels of all of them."""
+    return part.generator("random images").permuted(x.ravel()).reshape(x.shape)
+
+
+def permuted(part: Part, x: np.ndarray) -> np.ndarray:
+    """Returns the images with their pixels moved by one permutation; channels move together."""
+    n, height, width, channels = x.shape
+    order = part.generator("permuted pixels").permutation(height * width)
+    return x.reshape(n, height * width, channels)[:, order].reshape(x.shape)
+
+
+def gradients(model: keras.Model, x: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns the gradient of each target's logit at its image, (n, row, column)."""
+    found = create_analyzer("gradient", model).analyze(x, target=targets)
+    return np.stack([_map(values) for values in found])
+
+
+# --- what is measured on maps --------------------------------------------------------------------
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns Pearson's correlation of two maps; NaN if one is constant."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(np.corrcoef(np.ravel(first), np.ravel(second))[0, 1])
+
+
+def auc(weight: np.ndarray, stroke: np.ndarray, among: np.ndarray | None = None) -> float:
+    """Returns the probability that a pixel of a stroke has a larger weight than another.
+
+    Args:
+        weight: (row, column).
+        stroke: Booleans.
+        among: Booleans of the pixels that count; None: all.
+
+    Returns:
+        0..1, ties count half; NaN if there are no strokes or nothing else, or all weights are
+        equal: such a map highlights nothing.
+    """
+    weight, stroke = np.ravel(weight), np.ravel(stroke)
+    if among is not None:
+        weight, stroke = weight[np.ravel(among)], stroke[np.ravel(among)]
+    inside, outside = weight[stroke], weight[~stroke]
+    if not len(inside) or not len(outside) or np.ptp(weight) == 0:
+        return float("nan")
+    statistic = scipy.stats.mannwhitneyu(inside, outside).statistic
+    return float(statistic / (len(inside) * len(outside)))
+
+
+def compared(dataset: xr.Dataset, condition: int) -> dict[str, float]:
+    """Returns means over the shown digits of what a condition's maps have in common with images."""
+    digit, label = dataset["digit"].values, dataset["label"].values
+    strokes = digit > STROKE
+    inked = dataset["inked"].values >= INKED
+    rows = []
+    for place, weight in enumerate(dataset["weight"].values[condition]):
+        others = np.flatnonzero(label != label[place])
+        rows.append(
+            {
+                "AUC of strokes": auc(weight, strokes[place]),
+                "AUC of strokes of other classes": _mean(auc(weight, strokes[o]) for o in others),
+                "AUC of strokes among inked pixels": auc(weight, strokes[place], inked),
+                "AUC of strokes, |weights|": auc(np.abs(weight), strokes[place]),
+                "correlation with the image itself": correlation(weight, digit[place]),
+                "correlation with the image that was fitted": correlation(
+                    weight, dataset["fitted_image"].values[condition, place]
+                ),
+                "correlation with its strokes": correlation(weight, strokes[place].astype(float)),
+                "correlation with the mean digit of its class": correlation(
+                    weight, dataset["mean_digit"].values[place]
+                ),
+                "correlation with digits of other classes": _mean(
+                    correlation(weight, digit[o]) for o in others
+                ),
+                "correlation with the gradient at the digit": correlation(
+                    weight, dataset["gradient"].values[place]
+                ),
+            }
+        )
+    return {name: _mean(row[name] for row in rows) for name in rows[0]}
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Returns the mean of all values; NaN if one is missing."""
+    values = np.array(list(values))
+    return float(values.mean()) if len(values) else float("nan")
+
+
+# --- what the numbers say ------------------------------------------------------------------------
+
+
+def judge(dataset: xr.Dataset) -> list[Finding]:
+    """Returns what a Dataset says about K-C3 and K-C10, for each condition."""
+    attributes = dataset.attrs
+    note = (
+        f"{attributes['protocol']}: {attributes['described']}, if the condition does not say "
+        f"otherwise; {attributes['fitted']} digits to fit, {attributes['held_out']} held out, "
+        f"{attributes['repeats']} alignments; means over {dataset.sizes['shown']} digits."
+    )
+    found = []
+    for place, name in enumerate(dataset["condition"].values.tolist()):
+        numbers = compared(dataset, place)
+        own, others = (
+            numbers[text] for text in ("AUC of strokes", "AUC of strokes of other classes")
+        )
+        named = dataset.assign_attrs(network=f"{attributes['network']}: {name}")
+        criteria = [
+            Criterion("mean AUC of the digit's strokes", own, ">=", HIGHLIGHTED),
+            Criterion(
+                "mean AUC of the digit's strokes minus that of other classes' strokes",
+                own - others,
+                ">=",
+                SPECIFIC,
+            ),
+        ]
+        reason = "all weights are equal, or a digit has no strokes"
+        found.append(finding(named, "K-C3", criteria, numbers=numbers, note=note, reason=reason))
+        agreement = float(dataset["agreement"][place].mean())
+        criteria = [
+            Criterion(
+                "share of held-out digits with the same class as the network",
+                agreement,
+                ">=",
+                VALID,
+            )
+        ]
+        numbers = {
+            "least over the shown digits": float(dataset["agreement"][place].min()),
+            "|K x - N(x)| / |N(x)|": float(dataset["output_error"][place].mean()),
+        }
+        found.append(
+            finding(named, "K-C10", criteria, numbers=numbers, note=note, reason="no agreement")
+        )
+    return found
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
+    """Draws digits beside their weights under all conditions, as fig. 4b."""
+    several = len({dataset.attrs["model"] for dataset in datasets}) > 1
+    found = {}
+    for dataset in datasets:
+        model = f"_{dataset.attrs['model']}" if several else ""
+        found[f"feature_weights{model}_{dataset.attrs['protocol']}"] = figure_of(dataset)
+    return found
+
+
+def figure_of(dataset: xr.Dataset) -> Figure:
+    """Draws a row for the digits, one for each condition, and one for the gradient."""
+    shown_digits = dataset.sizes["shown"]
+    conditions = dataset["condition"].values.tolist()
+    titles = ["input", *conditions, "gradient"]
+    figure = Figure(figsize=(1.6 + 0.72 * shown_digits, 0.8 * len(titles)), layout="constrained")
+    cells = figure.subplots(len(titles), shown_digits, squeeze=False)
+    maps = [dataset["digit"].values, *dataset["weight"].values, dataset["gradient"].values]
+    for number, (row, title, images) in enumerate(zip(cells, titles, maps, strict=True)):
+        for ax, image in zip(row, images, strict=True):
+            if number == 0:
+                ax.imshow(image, cmap="gray_r", interpolation="nearest")
+            else:
+                low, high = plotting.symmetric_limits(image)
+                ax.imshow(
+                    image, cmap=plotting.COLORMAP, vmin=low, vmax=high, interpolation="nearest"
+                )
+                ax.set_xlabel(f"± {high:.2g}", fontsize=TEXT - 2, labelpad=1)
+            ax.set_xticks([])
+            ax.set_yticks([])
+        row[0].set_ylabel(
+            title.replace(", ", ",\n").replace(" with ", "\nwith "),
+            fontsize=TEXT - 1,
+            rotation=0,
+            ha="right",
+            va="center",
+        )
+    for ax, target in zip(cells[0], dataset["target"].values, strict=True):
+        ax.set_title(f"class {target}", fontsize=TEXT - 1)
+    figure.suptitle(
+        f"{dataset.attrs['network']}, {dataset.attrs['protocol']}: weights of the predicted class",
+        fontsize=TEXT + 1,
+    )
+    return figure
+
+
+EXPERIMENT = Experiment(
+    "koopman2022",
+    "feature_weights",
+    "Weights of the pixels for the predicted class (fig. 4b), with controls of the fit.",
+    compute,
+    judge,
+    draw,
+    models=("pooled_mlp",),
+    known_models=("lenet5",),
+    images=10000,
+    data=(networks.MNIST,),
+    tiny={"models": (networks.TINY,), "images": 40},
+)
+main = EXPERIMENT.main
+
+if __name__ == "__main__":
+    sys.exit(main())
