@@ -39,7 +39,7 @@ def compute(part: Part) -> xr.Dataset:
     places = known(model, found.x, found.y)
     x = fitted_on(protocol, found, places.get(SHOWN_CLASS, min(places.values())))
     held_out = found.held_out[:100]
-    given = options(part, len(x))
+    given = options(part, model, len(x))
     runs = []
     for run in range(chosen.runs):
         seed = int(part.generator("averaging", run).integers(2**31))
@@ -173,7 +173,7 @@ EXPERIMENT = Experiment(
     judge,
     draw,
     models=("pooled_mlp",),
-    images=1000,
+    images=500,
     data=(networks.MNIST,),
     tiny={"models": (networks.TINY,), "images": 20},
 )

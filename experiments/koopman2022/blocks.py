@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -11,15 +11,13 @@ import xarray as xr
 from keras import layers
 
 from experiments import networks
-from experiments.koopman2022.protocol import PROTOCOLS, SCALES, Protocol, sizes
+from experiments.koopman2022.protocol import AS_THEY_ARE, PROTOCOLS, SCALES, Protocol, sizes
 from experiments.runs import Part
 from tfexplain import koopman
 
 CONVOLUTION, DENSE, POOLING, OTHER = "convolution", "dense", "pooling", "other"
 # The digit that fig. 4a shows.
 SHOWN_CLASS = 5
-# Share of the drawn digits that operators are fitted on; the others are held out.
-FITTED = 0.8
 _TYPES = {
     CONVOLUTION: (layers.Conv2D,),
     DENSE: (layers.Dense,),
@@ -30,6 +28,7 @@ _TYPES = {
         layers.GlobalMaxPooling2D,
     ),
 }
+BATCH_SIZE = 500
 # What is kept of the Dataset of `koopman.credit`.
 OF_BLOCKS = (
     "log_volume",
@@ -71,19 +70,11 @@ class Digits:
 
 
 def digits(part: Part) -> Digits:
-    """Draws images and divides them.
-
-    Raises:
-        ValueError: If there are fewer than two images.
-    """
-    if part.settings.images < 2:
-        raise ValueError(
-            f"There is {part.settings.images} image, and operators are judged on others than they "
-            "are fitted on. Give --images 2 or more."
-        )
-    x, y = networks.images(part)
-    cut = min(len(x) - 1, max(1, round(FITTED * len(x))))
-    return Digits(x[:cut], y[:cut], x[cut:], y[cut:])
+    """Draws images to fit on, as many as the settings say, and others to hold out."""
+    count = part.settings.images
+    more = sizes(part.settings.tiny).held_out
+    x, y = networks.images(replace(part, settings=replace(part.settings, images=count + more)))
+    return Digits(x[:count], y[:count], x[count:], y[count:])
 
 
 def known(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[int, int]:
@@ -106,7 +97,7 @@ def known(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[int, int]:
 
 def predicted(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """Returns the classes that a network predicts, (n,)."""
-    return model.predict(x, batch_size=500, verbose=0).argmax(axis=1)
+    return model.predict(x, batch_size=BATCH_SIZE, verbose=0).argmax(axis=1)
 
 
 def type_of(model: keras.Model, block: koopman.Block) -> str:
@@ -123,7 +114,6 @@ def measured(
     x: np.ndarray,
     held_out: np.ndarray,
     *,
-    scales: Sequence[str] = tuple(SCALES),
     kernels: Sequence[str] = (),
 ) -> xr.Dataset:
     """Measures the credits of all blocks, with and without unit variance between them.
@@ -133,12 +123,13 @@ def measured(
         model: The network, or a part of it.
         x: What operators are fitted on.
         held_out: What their errors are measured on.
-        scales: Keys of `SCALES`.
-        kernels: Definitions of kernel credits, for the first scale.
+        kernels: Definitions of kernel credits, for activations as they are.
 
     Returns:
         `OF_BLOCKS` (scale, block), the type of each block, and what there is of kernels (kernel,).
     """
+    # One input has no variance.
+    scales = list(SCALES) if len(x) > 1 else [AS_THEY_ARE]
     found = [
         koopman.credit(
             model,
@@ -146,35 +137,41 @@ def measured(
             held_out=held_out,
             normalize=SCALES[scale],
             kernels=kernels if scale == scales[0] else (),
-            **options(part, len(x)),
+            **options(part, model, len(x)),
         )
         for scale in scales
     ]
     joined = xr.concat([one[list(OF_BLOCKS)] for one in found], "scale", combine_attrs="drop")
     of_kernels = [name for name in found[0] if str(name).startswith("kernel_")]
     types = [type_of(model, block) for block in koopman.blocks(model)]
-    return joined.assign(found[0][of_kernels]).assign_coords(
-        scale=list(scales), type=("block", types)
-    )
+    return joined.assign(found[0][of_kernels]).assign_coords(scale=scales, type=("block", types))
 
 
-def options(part: Part, count: int) -> dict[str, object]:
+def options(part: Part, model: keras.Model, count: int) -> dict[str, object]:
     """Returns arguments of `koopman.credit`.
 
     Args:
         part: Its protocol says how operators are fitted.
-        count: Inputs that they are fitted on. One input does not determine them (K11), and has a
-            single principal component.
+        model: What is divided into blocks.
+        count: Inputs that operators are fitted on. One input does not determine them (K11), and
+            has a single principal component.
     """
     chosen = sizes(part.settings.tiny)
-    # Operators of many digits have to be determined; smoke runs have too few of them.
-    determined = count > 1 and not part.settings.tiny
-    return {
+    given = {
         **PROTOCOLS[part.protocol].options(),
         "repeats": chosen.repeats,
-        "max_dimension": None if count == 1 else chosen.max_dimension,
-        "underdetermined": "raise" if determined else "minimum_norm",
         "seed": part.settings.seed,
+        "batch_size": BATCH_SIZE,
+    }
+    if count == 1:
+        return {**given, "max_dimension": None, "underdetermined": "minimum_norm"}
+    widest = max(max(block.input_size, block.output_size) for block in koopman.blocks(model))
+    return {
+        **given,
+        "max_dimension": chosen.max_dimension,
+        "max_snapshots": chosen.max_values // min(widest, chosen.max_dimension),
+        # Smoke runs have too few digits.
+        "underdetermined": "minimum_norm" if part.settings.tiny else "raise",
     }
 
 

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 
 from experiments import networks
 from experiments.koopman2022.blocks import (
+    BATCH_SIZE,
     CONVOLUTION,
     DENSE,
     POOLING,
@@ -34,6 +35,8 @@ from experiments.koopman2022.blocks import (
     fitted_on,
     known,
     measured,
+    options,
+    type_of,
 )
 from experiments.koopman2022.protocol import PROTOCOLS, definitions, sizes
 from experiments.ledger import Criterion, Finding
@@ -43,7 +46,8 @@ from tfexplain import koopman, metrics
 # By which a dense layer is multiplied and the next one divided.
 RESCALED = 4.0
 # Definition of kernel credits -> what `koopman.credit` calls it.
-KERNELS = {"rows of the operator": "rows", "operators of their own": "block"}
+ROWS, BLOCK = "rows", "block"
+KERNELS = {"rows of the operator": ROWS, "operators of their own": BLOCK}
 # Difference of log-credits per dimension: 1.05 times as long.
 DIFFERENT = 0.05
 # |Spearman correlation| up to which a feature map does not show the credit of its kernel.
@@ -60,7 +64,9 @@ def compute(part: Part) -> xr.Dataset:
     places = known(model, found.x, found.y)
     five = places.get(SHOWN_CLASS, min(places.values()))
     x = fitted_on(protocol, found, five)
-    dataset = measured(part, model, x, found.held_out, kernels=tuple(KERNELS.values()))
+    dataset = measured(part, model, x, found.held_out, kernels=(ROWS,))
+    own = own_operators(part, model, x)
+    dataset = dataset.assign({name: ("kernel", values) for name, values in own.items()})
     moved = [
         measured(part, tail, *inputs)
         for tail, inputs in _tails(model, (x, found.held_out), RESCALED)
@@ -110,7 +116,7 @@ def _tails(
     dense = [place for place, layer in enumerate(model.layers) if isinstance(layer, layers.Dense)]
     chain = model.layers[dense[0] :]
     front = keras.Model(model.inputs, chain[0].input)
-    given = [front.predict(x, batch_size=500, verbose=0) for x in inputs]
+    given = [front.predict(x, batch_size=BATCH_SIZE, verbose=0) for x in inputs]
     found = []
     for number in (1.0, factor):
         copies = [type(layer).from_config(layer.get_config()) for layer in chain]
@@ -125,12 +131,34 @@ def _tails(
     return found
 
 
+def own_operators(part: Part, model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the credits of all kernels by operators of their own, (kernel,).
+
+    Each block with a convolution is a network by itself here, so that fewer alignments are enough
+    for it.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    for block in koopman.blocks(model):
+        if type_of(model, block) == CONVOLUTION:
+            first, last = (model.get_layer(block.layers[place]) for place in (0, -1))
+            alone = keras.Model(first.input, last.output)
+            repeats = {"repeats": sizes(part.settings.tiny).kernel_repeats}
+            dataset = koopman.credit(
+                alone, x, kernels=(BLOCK,), **{**options(part, alone, len(x)), **repeats}
+            )
+            for name in dataset:
+                if str(name).startswith(f"kernel_{BLOCK}_"):
+                    found.setdefault(str(name), []).append(dataset[name].values)
+        x = block(x)
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
 def feature_maps(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the outputs of the blocks that are convolutions, (n, height, width, channels)."""
     found = {}
     for block in koopman.blocks(model):
         x = block(x)
-        if any(isinstance(model.get_layer(layer), layers.Conv2D) for layer in block.layers):
+        if type_of(model, block) == CONVOLUTION:
             found[block.name] = x
     return found
 
@@ -168,6 +196,8 @@ def _order(dataset: xr.Dataset) -> list[Finding]:
         numbers = {f"credit of {block}": v for block, v in zip(blocks, values, strict=True)}
         ranks = dataset[definition.rank].sel(scale=definition.scale).values
         numbers |= {f"rank of {block}": v for block, v in zip(blocks, ranks, strict=True)}
+        if name == "log-volume":
+            numbers |= _fit_numbers(dataset.sel(scale=definition.scale))
         moved = dataset[f"moved_{definition.variable}"].sel(scale=definition.scale).values
         text = f"when the first dense layer is multiplied and the second divided by {RESCALED:g}"
         numbers[f"change of the first dense layer's credit {text}"] = moved[0]
@@ -183,6 +213,23 @@ def _order(dataset: xr.Dataset) -> list[Finding]:
             )
         )
     return found
+
+
+def _fit_numbers(dataset: xr.Dataset) -> dict[str, float]:
+    """Returns how the operators were fitted and how true they are."""
+    texts = {
+        "columns": "pairs of snapshots",
+        "diverged": "trajectories that diverged, all alignments",
+        "collapsed": "trajectories that came to a standstill, all alignments",
+        "one_step_error": "relative error of one step on held-out digits",
+        "least_squares_one_step_error": "the same with least squares",
+        "energy_lost": "part of the squared norm that the reduction of its output leaves out",
+    }
+    return {
+        f"{block}: {text}": float(dataset[name].sel(block=block))
+        for block in dataset["block"].values.tolist()
+        for name, text in texts.items()
+    }
 
 
 def _least(values: np.ndarray) -> float:
@@ -354,9 +401,9 @@ EXPERIMENT = Experiment(
     draw,
     models=("lenet5",),
     known_models=("mnist_cnn",),
-    images=10000,
+    images=2500,
     data=(networks.MNIST,),
-    tiny={"models": (networks.TINY,), "images": 60},
+    tiny={"models": (networks.TINY,), "images": 40},
 )
 main = EXPERIMENT.main
 

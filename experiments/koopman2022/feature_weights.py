@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -31,7 +32,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import networks
-from experiments.koopman2022.blocks import Digits, digits, known, options, predicted
+from experiments.koopman2022.blocks import digits, known, options, predicted
 from experiments.koopman2022.protocol import CORRECTED, PROTOCOLS, PUBLISHED, sizes
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
@@ -42,23 +43,44 @@ STROKE = 0.5
 # Share of the digits that ink a pixel which counts as inked.
 INKED = 0.05
 DIGITS, RANDOM, PERMUTED = "digits", "random images", "permuted pixels"
-# Condition -> images that operators are fitted on, one trajectory or many, operators.
-# "mean": the mean operators multiplied; "products": the mean of the products (K23).
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What feature weights are fitted on.
+
+    Args:
+        images: `DIGITS`, `RANDOM` or `PERMUTED`.
+        single: One trajectory for each shown digit; else many inputs, and one fit for all.
+        operator: "mean": the mean operators multiplied; "products": the mean of the products (K23);
+            "least_squares".
+        steps: Of each trajectory; None: as many as the paper has, 2d.
+    """
+
+    images: str
+    single: bool
+    operator: str = "mean"
+    steps: int | None = None
+
+
 CONDITIONS = {
     PUBLISHED.name: {
-        "one digit": (DIGITS, True, "mean"),
-        "one digit, mean of products": (DIGITS, True, "products"),
-        "one random image": (RANDOM, True, "mean"),
-        "one digit with permuted pixels": (PERMUTED, True, "mean"),
+        "one digit": Condition(DIGITS, True),
+        "one digit, mean of products": Condition(DIGITS, True, "products"),
+        "one random image": Condition(RANDOM, True),
+        "one digit with permuted pixels": Condition(PERMUTED, True),
     },
     CORRECTED.name: {
-        "many digits": (DIGITS, False, "mean"),
-        "many digits, mean of products": (DIGITS, False, "products"),
-        "many random images": (RANDOM, False, "mean"),
-        "many digits with permuted pixels": (PERMUTED, False, "mean"),
-        "least squares": (DIGITS, False, "least_squares"),
-        "one digit": (DIGITS, True, "mean"),
-        "one random image": (RANDOM, True, "mean"),
+        "many digits": Condition(DIGITS, False),
+        "many digits, mean of products": Condition(DIGITS, False, "products"),
+        "many digits, one step": Condition(DIGITS, False, steps=1),
+        "least squares": Condition(DIGITS, False, "least_squares"),
+        "many random images": Condition(RANDOM, False),
+        "random images, least squares": Condition(RANDOM, False, "least_squares"),
+        "many digits with permuted pixels": Condition(PERMUTED, False),
+        "permuted pixels, least squares": Condition(PERMUTED, False, "least_squares"),
+        "one digit": Condition(DIGITS, True),
+        "one random image": Condition(RANDOM, True),
     },
 }
 # Probability that a stroke has a larger weight than another pixel; 0.5 by chance.
@@ -81,14 +103,15 @@ def compute(part: Part) -> xr.Dataset:
         PERMUTED: permuted(part, found.x),
     }
     targets = predicted(model, found.x[places])
-    runs: dict[tuple[str, bool], tuple[np.ndarray, ...]] = {}
+    runs: dict[tuple, list[xr.Dataset]] = {}
     weights, agreements, errors, starts = [], [], [], []
     conditions = CONDITIONS[part.protocol]
-    for kind, single, operator in conditions.values():
-        if (kind, single) not in runs:
-            runs[kind, single] = _fits(part, model, given[kind], found, places, single)
-        fits = runs[kind, single]
-        chosen = [fit.sel(operator=operator) for fit in fits]
+    for condition in conditions.values():
+        key = (condition.images, condition.single, condition.steps)
+        images = given[condition.images]
+        if key not in runs:
+            runs[key] = _fits(part, model, images, found.held_out, places, condition)
+        chosen = [fit.sel(operator=condition.operator) for fit in runs[key]]
         weights.append(
             [
                 _map(fit["feature_weight"].sel(output=target).values)
@@ -97,7 +120,7 @@ def compute(part: Part) -> xr.Dataset:
         )
         agreements.append([float(fit["agreement"]) for fit in chosen])
         errors.append([float(fit["output_error"]) for fit in chosen])
-        starts.append([_map(image) for image in given[kind][places]])
+        starts.append([_map(image) for image in images[places]])
     mean = np.stack([_map(found.x[found.y == found.y[place]].mean(axis=0)) for place in places])
     image = ("shown", "row", "column")
     return xr.Dataset(
@@ -116,7 +139,6 @@ def compute(part: Part) -> xr.Dataset:
         },
         {
             "condition": list(conditions),
-            "single": ("condition", [int(single) for _, single, _ in conditions.values()]),
             "label": ("shown", found.y[places]),
             "target": ("shown", targets),
         },
@@ -133,9 +155,9 @@ def _fits(
     part: Part,
     model: keras.Model,
     x: np.ndarray,
-    found: Digits,
+    held_out: np.ndarray,
     places: Sequence[int],
-    single: bool,
+    condition: Condition,
 ) -> list[xr.Dataset]:
     """Returns the Dataset of `koopman.credit` for each shown digit; with many inputs, one for all.
 
@@ -143,12 +165,17 @@ def _fits(
     """
 
     def fit(images: np.ndarray) -> xr.Dataset:
-        names = ["feature_weight", "agreement", "output_error"]
-        return koopman.credit(
-            model, images, held_out=found.held_out, kernels=(), **options(part, len(images))
-        )[names]
+        found = koopman.credit(
+            model,
+            images,
+            held_out=held_out,
+            kernels=(),
+            steps=condition.steps,
+            **options(part, model, len(images)),
+        )
+        return found[["feature_weight", "agreement", "output_error"]]
 
-    if single:
+    if condition.single:
         return [fit(x[place : place + 1]) for place in places]
     return [fit(x)] * len(places)
 
@@ -353,9 +380,9 @@ EXPERIMENT = Experiment(
     draw,
     models=("pooled_mlp",),
     known_models=("lenet5",),
-    images=10000,
+    images=1000,
     data=(networks.MNIST,),
-    tiny={"models": (networks.TINY,), "images": 40},
+    tiny={"models": (networks.TINY,), "images": 20},
 )
 main = EXPERIMENT.main
 

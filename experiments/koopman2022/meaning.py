@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 
 from experiments import networks
 from experiments.koopman2022.blocks import (
+    BATCH_SIZE,
     SHOWN_CLASS,
     digits,
     fitted_on,
@@ -182,7 +183,7 @@ def attributions(
 ) -> dict[str, np.ndarray]:
     """Returns mean sums of |relevance| and |gradient| at the input of each block, (block,)."""
     ends = [block.layers[-1] for block in blocks[:-1]]
-    outputs = model.predict(x, batch_size=500, verbose=0)
+    outputs = model.predict(x, batch_size=BATCH_SIZE, verbose=0)
     first = np.eye(outputs.shape[1], dtype="float32")[outputs.argmax(axis=1)]
     found = {}
     # Relevance starts with the logit, the gradient with 1.
@@ -350,9 +351,9 @@ EXPERIMENT = Experiment(
     draw,
     models=("lenet5", "pooled_mlp"),
     known_models=("mnist_cnn",),
-    images=10000,
+    images=2500,
     data=(networks.MNIST,),
-    tiny={"models": (networks.TINY,), "images": 60},
+    tiny={"models": (networks.TINY,), "images": 40},
 )
 main = EXPERIMENT.main
 

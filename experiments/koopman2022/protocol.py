@@ -111,23 +111,32 @@ class Sizes:
     """How much is computed.
 
     Args:
+        held_out: Digits that nothing is fitted on.
         repeats: Random alignments that are averaged, 10 in the paper.
+        kernel_repeats: The same for operators of single kernels.
         max_dimension: Tensors that are larger are reduced to principal components, if there are
             many inputs; one input has a single one.
+        max_values: Numbers in the snapshots of a block; trajectories are cut to as many. The
+            paper's have 2d steps.
         runs: Independent runs of `averaging`.
         seeds: Random matrices of each size in `theorems`.
+        alignments: Random alignments whose mean `theorems` compares with (p / q) W.
         draws: Random perturbations of each level in `meaning`.
     """
 
+    held_out: int
     repeats: int
+    kernel_repeats: int
     max_dimension: int
+    max_values: int
     runs: int
     seeds: int
+    alignments: int
     draws: int
 
 
-FULL = Sizes(repeats=10, max_dimension=2048, runs=30, seeds=20, draws=3)
-TINY = Sizes(repeats=2, max_dimension=40, runs=3, seeds=2, draws=1)
+FULL = Sizes(1000, 10, 2, 2048, 20_000_000, runs=30, seeds=20, alignments=500, draws=3)
+TINY = Sizes(12, 2, 1, 40, 10_000, runs=3, seeds=1, alignments=2, draws=1)
 
 
 def sizes(tiny: bool) -> Sizes:

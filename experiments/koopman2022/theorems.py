@@ -34,8 +34,6 @@ SHRINKING = ((20, 8), (81, 10), (64, 24))
 ENLARGING = ((8, 20), (81, 128), (10, 40))
 POOLED = (81, 128, 64, 24, 10)
 BLOCKS, ORDER = 4, 5
-# Number of alignments whose mean is compared with (p / q) W.
-ALIGNMENTS = 500
 # Part of a matrix by which least squares are disturbed.
 DISTURBED = 1e-3
 EXACT, FITTED = 1e-9, 1e-6
@@ -57,7 +55,7 @@ def compute(part: Part) -> xr.Dataset:
         }
         for seed in range(sizes(part.settings.tiny).seeds)
     ]
-    draws = 20 if part.settings.tiny else ALIGNMENTS
+    draws = sizes(part.settings.tiny).alignments
     losses = enlarged(part.generator("enlarged"), draws, protocol.alignment)
     return xr.Dataset(
         {
