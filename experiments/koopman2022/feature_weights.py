@@ -13,7 +13,8 @@ a copy of the input. Controls:
   network gets them as they are then. Grey levels, their number in each image and their correlations
   stay as in digits, places do not: what a map owes to the statistics of the inputs follows the
   permuted strokes, what it owes to the network's weights stays where the strokes were;
-* least squares: each block fitted directly on many digits, x to f(x), without alignment.
+* least squares: each block fitted directly on many digits, x to f(x), without alignment and
+  iteration; or the whole network, x to N(x).
 
 Maps are compared with the image itself, with its strokes, with the mean digit of its class and with
 digits of other classes.
@@ -32,7 +33,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import networks
-from experiments.koopman2022.blocks import digits, known, options, predicted
+from experiments.koopman2022.blocks import BATCH_SIZE, digits, known, options, predicted
 from experiments.koopman2022.protocol import CORRECTED, PROTOCOLS, PUBLISHED, sizes
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
@@ -42,6 +43,7 @@ from tfexplain import create_analyzer, koopman, plotting
 STROKE = 0.5
 # Share of the digits that ink a pixel which counts as inked.
 INKED = 0.05
+WHOLE = "whole"
 DIGITS, RANDOM, PERMUTED = "digits", "random images", "permuted pixels"
 
 
@@ -53,7 +55,7 @@ class Condition:
         images: `DIGITS`, `RANDOM` or `PERMUTED`.
         single: One trajectory for each shown digit; else many inputs, and one fit for all.
         operator: "mean": the mean operators multiplied; "products": the mean of the products (K23);
-            "least_squares".
+            "least_squares": each block fitted directly; "whole": the network fitted directly.
         steps: Of each trajectory; None: as many as the paper has, 2d.
     """
 
@@ -75,6 +77,7 @@ CONDITIONS = {
         "many digits, mean of products": Condition(DIGITS, False, "products"),
         "many digits, one step": Condition(DIGITS, False, steps=1),
         "least squares": Condition(DIGITS, False, "least_squares"),
+        "least squares, whole network": Condition(DIGITS, False, WHOLE),
         "many random images": Condition(RANDOM, False),
         "random images, least squares": Condition(RANDOM, False, "least_squares"),
         "many digits with permuted pixels": Condition(PERMUTED, False),
@@ -89,6 +92,8 @@ HIGHLIGHTED = 0.7
 SPECIFIC = 0.05
 # Share of held-out digits that get the class which the network gives them.
 VALID = 0.8
+# Percentile of the magnitudes at which colours end: single pixels that few digits ink explode.
+SHOWN_PERCENT = 97.5
 TEXT = 8
 
 
@@ -107,7 +112,7 @@ def compute(part: Part) -> xr.Dataset:
     weights, agreements, errors, starts = [], [], [], []
     conditions = CONDITIONS[part.protocol]
     for condition in conditions.values():
-        key = (condition.images, condition.single, condition.steps)
+        key = (condition.images, condition.single, condition.steps, condition.operator == WHOLE)
         images = given[condition.images]
         if key not in runs:
             runs[key] = _fits(part, model, images, found.held_out, places, condition)
@@ -139,6 +144,7 @@ def compute(part: Part) -> xr.Dataset:
         },
         {
             "condition": list(conditions),
+            "single": ("condition", [condition.single for condition in conditions.values()]),
             "label": ("shown", found.y[places]),
             "target": ("shown", targets),
         },
@@ -175,9 +181,33 @@ def _fits(
         )
         return found[["feature_weight", "agreement", "output_error"]]
 
+    if condition.operator == WHOLE:
+        return [whole(model, x, held_out)] * len(places)
     if condition.single:
         return [fit(x[place : place + 1]) for place in places]
     return [fit(x)] * len(places)
+
+
+def whole(model: keras.Model, x: np.ndarray, held_out: np.ndarray) -> xr.Dataset:
+    """Fits one linear map to a network, in the form of the Dataset of `koopman.credit`."""
+    before, after = x.reshape(len(x), -1), model.predict(x, batch_size=BATCH_SIZE, verbose=0)
+    matrix = koopman.fit(before, after).matrix
+    tested = model.predict(held_out, batch_size=BATCH_SIZE, verbose=0)
+    linear = held_out.reshape(len(held_out), -1) @ matrix.T
+    same = linear.argmax(axis=1) == tested.argmax(axis=1)
+    axes = ("row", "column", "channel")
+    weights = matrix.reshape(-1, *x.shape[1:])[None]
+    return xr.Dataset(
+        {
+            "feature_weight": (("operator", "output", *axes), weights),
+            "agreement": ("operator", [same.mean()]),
+            "output_error": (
+                "operator",
+                [np.linalg.norm(linear - tested) / np.linalg.norm(tested)],
+            ),
+        },
+        {"operator": [WHOLE], "output": np.arange(len(matrix))},
+    )
 
 
 def _map(values: np.ndarray) -> np.ndarray:
@@ -336,26 +366,32 @@ def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
 
 
 def figure_of(dataset: xr.Dataset) -> Figure:
-    """Draws a row for the digits, one for each condition, and one for the gradient."""
-    shown_digits = dataset.sizes["shown"]
-    conditions = dataset["condition"].values.tolist()
-    titles = ["input", *conditions, "gradient"]
-    figure = Figure(figsize=(1.6 + 0.72 * shown_digits, 0.8 * len(titles)), layout="constrained")
-    cells = figure.subplots(len(titles), shown_digits, squeeze=False)
-    maps = [dataset["digit"].values, *dataset["weight"].values, dataset["gradient"].values]
-    for number, (row, title, images) in enumerate(zip(cells, titles, maps, strict=True)):
-        for ax, image in zip(row, images, strict=True):
-            if number == 0:
-                ax.imshow(image, cmap="gray_r", interpolation="nearest")
-            else:
-                low, high = plotting.symmetric_limits(image)
-                ax.imshow(
-                    image, cmap=plotting.COLORMAP, vmin=low, vmax=high, interpolation="nearest"
-                )
+    """Draws a row for the digits, one for each condition, and one for the gradient.
+
+    Where trajectories start from other images, these have a row too.
+    """
+    rows: list[tuple[str, np.ndarray, bool]] = [("input", dataset["digit"].values, False)]
+    for name in dataset["condition"].values.tolist():
+        chosen = dataset.sel(condition=name)
+        if chosen["single"] and not chosen["fitted_image"].equals(dataset["digit"]):
+            rows.append(("fitted is", chosen["fitted_image"].values, False))
+        rows.append((name, chosen["weight"].values, True))
+    rows.append(("gradient", dataset["gradient"].values, True))
+    count = dataset.sizes["shown"]
+    figure = Figure(figsize=(1.6 + 0.72 * count, 0.8 * len(rows)), layout="constrained")
+    cells = figure.subplots(len(rows), count, squeeze=False)
+    for axes, (title, images, signed) in zip(cells, rows, strict=True):
+        for ax, image in zip(axes, images, strict=True):
+            if signed:
+                low, high = plotting.symmetric_limits(image, SHOWN_PERCENT)
+                style = {"cmap": plotting.COLORMAP, "vmin": low, "vmax": high}
                 ax.set_xlabel(f"± {high:.2g}", fontsize=TEXT - 2, labelpad=1)
+            else:
+                style = {"cmap": "gray_r"}
+            ax.imshow(image, interpolation="nearest", **style)
             ax.set_xticks([])
             ax.set_yticks([])
-        row[0].set_ylabel(
+        axes[0].set_ylabel(
             title.replace(", ", ",\n").replace(" with ", "\nwith "),
             fontsize=TEXT - 1,
             rotation=0,
@@ -365,7 +401,8 @@ def figure_of(dataset: xr.Dataset) -> Figure:
     for ax, target in zip(cells[0], dataset["target"].values, strict=True):
         ax.set_title(f"class {target}", fontsize=TEXT - 1)
     figure.suptitle(
-        f"{dataset.attrs['network']}, {dataset.attrs['protocol']}: weights of the predicted class",
+        f"{dataset.attrs['network']}, {dataset.attrs['protocol']}: weights of the predicted class "
+        f"(limits: {SHOWN_PERCENT} % of the magnitudes)",
         fontsize=TEXT + 1,
     )
     return figure
