@@ -1,7 +1,7 @@
 """Credit of the blocks of a trained model: volumes of their Koopman operators [liang2022credit]."""
 
 from tfexplain.koopman.alignment import alignment, distance_to_identity
-from tfexplain.koopman.credit import OPERATORS, credit
+from tfexplain.koopman.credit import credit
 from tfexplain.koopman.operators import (
     Operator,
     Volume,
@@ -11,6 +11,7 @@ from tfexplain.koopman.operators import (
     volume,
 )
 from tfexplain.koopman.partition import PARTITIONS, Block, blocks
+from tfexplain.koopman.tables import OPERATORS
 
 __all__ = [
     "OPERATORS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 
 # Values whose products are computed together, in float64.
 _CHUNK = 2**24
@@ -121,13 +122,15 @@ def principal_components(
     else:
         everything = slice(None)
         products = sum(_gram(deviations(everything, slice(i, i + step))) for i in range(0, n, step))
-    values, vectors = np.linalg.eigh(products)
+    most = len(products)
+    values, vectors = scipy.linalg.eigh(products, subset_by_index=(max(0, most - count), most - 1))
     values, vectors = values[::-1], vectors[:, ::-1]
-    # Squares of singular values, so that their rounding counts once more than that of the samples.
-    known = values > values[0] * np.finfo(flat.dtype).eps * max(n, size) ** 0.5
-    rank = max(1, min(count, int(known.sum())))
-    total = float(np.maximum(values, 0).sum())
-    lost = float(np.maximum(values[rank:], 0).sum()) / total if total else 0.0
+    # Eigenvalues are squares of singular values, and are themselves rounded in float64.
+    rounding = max(np.finfo(flat.dtype).eps ** 2, np.finfo("float64").eps)
+    known = values > values[0] * rounding * max(n, size)
+    rank = max(1, int(known.sum()))
+    total = float(np.trace(products))
+    lost = max(0.0, 1 - float(values[:rank].sum()) / total) if total > 0 else 0.0
     if not wide:
         return vectors[:, :rank].astype(flat.dtype), lost
     directions = np.empty((size, rank), flat.dtype)

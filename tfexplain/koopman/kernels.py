@@ -11,23 +11,39 @@ from tfexplain.koopman.coordinates import Coordinates, coordinates_of
 from tfexplain.koopman.fitting import Fitted, Settings, fit_block, plan
 from tfexplain.koopman.operators import Volume, volume
 from tfexplain.koopman.partition import Block
-from tfexplain.operations import ConvolutionLinear
+from tfexplain.operations import (
+    Activation,
+    Affine,
+    AveragePooling,
+    ConvolutionLinear,
+    MaxPooling,
+    Rearrangement,
+    Scaling,
+)
+
+# Beside its convolution a block with kernels holds only what keeps channels apart.
+_KEEPS_CHANNELS = (Affine, AveragePooling, MaxPooling, Rearrangement, Scaling)
 
 
 def num_kernels(block: Block) -> int:
-    """Returns the number of kernels of a block with one convolution that keeps its channels; or 0.
+    """Returns the number of kernels of a block: a single convolution in a row, else 0.
 
-    Rows of an operator belong to a kernel only where nothing mixes channels behind it.
+    Rows of an operator belong to a kernel only where no other layer mixes channels.
     """
     convolutions = [c for c in block.calls if isinstance(c.operation, ConvolutionLinear)]
     if len(convolutions) != 1 or len(block.output_shape) < 2:
         return 0
     (call,) = convolutions
-    source = call.operation.source
-    if getattr(source, "data_format", "channels_last") != "channels_last":
-        return 0
+    others = [c.operation for c in block.calls if c is not call]
+    apart = all(
+        isinstance(operation, _KEEPS_CHANNELS)
+        or (isinstance(operation, Activation) and not operation.joint)
+        for operation in others
+    )
+    single = all(len(c.inputs) == 1 for c in block.calls)
+    last = getattr(call.operation.source, "data_format", "channels_last") == "channels_last"
     channels = call.outputs[0].shape[-1]
-    return channels if block.output_shape[-1] == channels else 0
+    return channels if apart and single and last and block.output_shape[-1] == channels else 0
 
 
 def row_volumes(block: Block, matrix: np.ndarray, outputs: Coordinates) -> list[Volume]:

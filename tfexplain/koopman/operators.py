@@ -109,21 +109,19 @@ def fit(
         middles = before.mean(axis=0), after.mean(axis=0)
     # One triangle holds all that the regression reads of any number of snapshots.
     joint = np.concatenate([before - middles[0], after - middles[1]], axis=1)
-    if len(joint) > p + q:
+    rows = min(len(joint), p)
+    if len(joint) > p:
         joint = np.linalg.qr(joint, mode="r")
-    source, target = joint[:, :p], joint[:, p:]
-    if len(source) > p:
-        source, rest = source[:p], target[p:]
-    else:
-        rest = target[:0]
+    # Below, a triangle holds only what no operator reaches.
+    source, target, rest = joint[:rows, :p], joint[:rows, p:], joint[rows:, p:]
     left, values, right = scipy.linalg.svd(source, full_matrices=False, lapack_driver="gesdd")
     rank = int(np.sum(values > tolerance * values[0]))
     left, kept, right = left[:, :rank], values[:rank], right[:rank]
-    coordinates = left.T @ target[: len(source)]
+    coordinates = left.T @ target
     matrix = ((right.T / kept) @ coordinates).T
-    error = np.concatenate([target[: len(source)] - left @ coordinates, rest])
+    error = np.concatenate([target - left @ coordinates, rest])
     offset = middles[1] - matrix @ middles[0] if intercept else np.zeros(q)
-    return Operator(matrix, offset, rank, values, error, target)
+    return Operator(matrix, offset, rank, values, error, np.concatenate([target, rest]))
 
 
 def volume(matrix: np.ndarray, tolerance: float | None = None) -> Volume:

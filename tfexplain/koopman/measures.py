@@ -1,0 +1,163 @@
+"""Fits one block, and measures the volumes of its operators and of its kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tfexplain.audits.blocks import Arrays
+from tfexplain.koopman import kernels as kernel_credit
+from tfexplain.koopman.coordinates import principal_components
+from tfexplain.koopman.fitting import Settings, fit_block, plan
+from tfexplain.koopman.flow import Flow, State
+from tfexplain.koopman.operators import Volume, eigenvalue_volume, fit, volume
+from tfexplain.koopman.partition import Block
+
+
+def measure(
+    block: Block,
+    state: State,
+    place: int,
+    settings: Settings,
+    fixed: int,
+    definitions: Sequence[str],
+    flow: Flow,
+    seed: int,
+    advance: Callable[[], None],
+) -> Arrays:
+    """Fits the operators of one block; returns all that is known of it."""
+    start, first = state.before.encode(state.inputs), state.after.encode(state.outputs)
+    p, q = start.shape[1], first.shape[1]
+    planned = plan(block.name, p, q, block.narrowest, len(start), settings)
+    fitted = fit_block(
+        lambda z: state.after.encode(flow.run(block, z, state.before)),
+        start,
+        first,
+        planned,
+        settings,
+        lambda repeat: np.random.default_rng([seed, place, repeat]),
+        advance,
+    )
+    direct = fit(start, first, tolerance=settings.tolerance_of(start), intercept=settings.intercept)
+    tested = state.before.encode(state.tested[0]), state.after.encode(state.tested[1])
+    matrix = fitted.matrix
+    measured = volume(matrix)
+    least_squares = volume(direct.matrix)
+    repeated = [volume(one) for one in fitted.matrices]
+    logs = np.array([one.log_volume for one in repeated])
+    eigenvalues = eigenvalue_volume(matrix).log_volume if p == q else math.nan
+    numbers = {
+        "log_volume": measured.log_volume,
+        "log_volume_per_dimension": measured.per_dimension,
+        "log_volume_fixed_rank": _fixed_rank_volume(start, first, fixed),
+        "log_volume_eigenvalues": eigenvalues,
+        "log_volume_mean": logs.mean(),
+        "log_volume_std": logs.std(ddof=1) if len(logs) > 1 else 0.0,
+        "residual": fitted.residuals.mean(),
+        "one_step_error": _error(matrix, fitted.offset, *tested),
+        "scale": fitted.scales.mean(),
+        "energy_lost": state.after.lost,
+        "least_squares_log_volume": least_squares.log_volume,
+        "least_squares_log_volume_per_dimension": least_squares.per_dimension,
+        "least_squares_one_step_error": _error(direct.matrix, direct.offset, *tested),
+    }
+    counts = {
+        "rank": measured.rank,
+        "inputs": planned.inputs,
+        "steps": planned.steps,
+        "columns": fitted.columns.max(),
+        "diverged": fitted.diverged.sum(),
+        "collapsed": fitted.collapsed.sum(),
+        "least_squares_rank": least_squares.rank,
+        "input_coordinates": p,
+        "output_coordinates": q,
+    }
+    notes = [planned.note] if planned.note else []
+    found, more = _of_kernels(block, state, place, matrix, settings, definitions, flow, seed)
+    notes += more
+    return {
+        **{name: np.float64(value) for name, value in numbers.items()},
+        **{name: np.int64(value) for name, value in counts.items()},
+        "repeat_log_volume": logs,
+        "repeat_rank": fitted.ranks,
+        "matrices": fitted.matrices,
+        "offsets": fitted.offsets,
+        "least_squares_matrix": direct.matrix,
+        "least_squares_offset": direct.offset,
+        **found,
+        "notes": np.array(notes, dtype=str),
+    }
+
+
+def _fixed_rank_volume(start: np.ndarray, first: np.ndarray, rank: int) -> float:
+    """Returns the log-volume of the regression between leading principal components.
+
+    Scores of the centred outputs are regressed on those of the centred inputs, as the remark of
+    section III.D of [liang2022credit] proposes. nan where one of them has a lower rank.
+    """
+    scores = []
+    for values in (start, first):
+        middle = values.mean(axis=0)
+        directions, _ = principal_components(values, middle, rank)
+        if directions.shape[1] < rank:
+            return math.nan
+        scores.append((values - middle) @ directions)
+    found = volume(fit(*scores).matrix)
+    return found.log_volume if found.rank == rank else math.nan
+
+
+def _error(matrix: np.ndarray, offset: np.ndarray, start: np.ndarray, first: np.ndarray) -> float:
+    size = np.linalg.norm(first)
+    return float(np.linalg.norm(start @ matrix.T + offset - first) / size) if size else math.nan
+
+
+def _of_kernels(
+    block: Block,
+    state: State,
+    place: int,
+    matrix: np.ndarray,
+    settings: Settings,
+    definitions: Sequence[str],
+    flow: Flow,
+    seed: int,
+) -> tuple[Arrays, list[str]]:
+    """Returns the volumes of a block's kernels by the definitions that are asked for, and notes."""
+    count = kernel_credit.num_kernels(block)
+    if not count:
+        return {}, []
+    found, notes = {}, []
+    if "rows" in definitions:
+        volumes = kernel_credit.row_volumes(block, matrix, state.after)
+        found |= _kernel_arrays("rows", volumes)
+    if "block" in definitions:
+        start = state.before.encode(state.inputs)
+        volumes = []
+        for channel in range(count):
+            fitted, note = kernel_credit.fit_kernel(
+                lambda z, c=channel: flow.run(block, z, state.before)[..., c],
+                start,
+                state.outputs[..., channel],
+                block.narrowest,
+                f"{block.name}, kernel {channel}",
+                flow.options,
+                settings,
+                lambda repeat, c=channel: np.random.default_rng([seed, place, repeat, c]),
+            )
+            volumes.append(None if fitted is None else volume(fitted.matrix))
+            if note:
+                notes.append(note)
+        found |= _kernel_arrays("block", volumes)
+    return found, notes
+
+
+def _kernel_arrays(definition: str, volumes: Sequence[Volume | None]) -> Arrays:
+    start = f"kernel_{definition}"
+    return {
+        f"{start}_log_volume": np.array([math.nan if v is None else v.log_volume for v in volumes]),
+        f"{start}_log_volume_per_dimension": np.array(
+            [math.nan if v is None else v.per_dimension for v in volumes]
+        ),
+        f"{start}_rank": np.array([0 if v is None else v.rank for v in volumes]),
+    }
