@@ -16,7 +16,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import networks
-from experiments.koopman2022.blocks import SHOWN_CLASS, digits, fitted_on, known, options
+from experiments.koopman2022.blocks import SHOWN_CLASS, digits, fitted_on, known, load, options
 from experiments.koopman2022.protocol import PROTOCOLS, sizes
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
@@ -34,7 +34,7 @@ def compute(part: Part) -> xr.Dataset:
     """Repeats the fit of all blocks with other alignments."""
     protocol = PROTOCOLS[part.protocol]
     chosen = sizes(part.settings.tiny)
-    model = networks.load(part)
+    model = load(part)
     found = digits(part)
     places = known(model, found.x, found.y)
     x = fitted_on(protocol, found, places.get(SHOWN_CLASS, min(places.values())))

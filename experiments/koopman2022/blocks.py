@@ -29,6 +29,8 @@ _TYPES = {
     ),
 }
 BATCH_SIZE = 500
+# Of the images of smoke runs.
+TINY_SIDE = 6
 # What is kept of the Dataset of `koopman.credit`.
 OF_BLOCKS = (
     "log_volume",
@@ -69,11 +71,39 @@ class Digits:
     held_out_y: np.ndarray
 
 
+def load(part: Part) -> keras.Model:
+    """Returns the network of a part; for smoke runs one that is small enough to decompose."""
+    if part.model != networks.TINY:
+        return networks.load(part)
+    model = keras.Sequential(
+        [
+            keras.Input((TINY_SIDE, TINY_SIDE, 1), name="input"),
+            layers.Conv2D(4, 3, padding="same", name="conv1"),
+            layers.Activation("relu", name="relu1"),
+            layers.AveragePooling2D(2, name="pool1"),
+            layers.Conv2D(6, 3, padding="same", name="conv2"),
+            layers.Activation("relu", name="relu2"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(12, name="fc3"),
+            layers.Activation("relu", name="relu3"),
+            layers.Dense(5, name="fc4"),
+        ],
+        name=networks.TINY,
+    )
+    generator = np.random.default_rng(part.settings.seed)
+    for variable in model.weights:
+        size = np.sqrt(2 / max(1, np.prod(variable.shape[:-1])))
+        variable.assign(generator.normal(0, size, variable.shape))
+    return model
+
+
 def digits(part: Part) -> Digits:
     """Draws images to fit on, as many as the settings say, and others to hold out."""
     count = part.settings.images
     more = sizes(part.settings.tiny).held_out
     x, y = networks.images(replace(part, settings=replace(part.settings, images=count + more)))
+    if part.model == networks.TINY:
+        x = x[:, :TINY_SIDE, :TINY_SIDE, :1]
     return Digits(x[:count], y[:count], x[count:], y[count:])
 
 
@@ -95,9 +125,15 @@ def known(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[int, int]:
     return dict(sorted(found.items())) or {int(y[0]): 0}
 
 
+def outputs(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    """Returns what a model makes of inputs, (n, *shape); `predict` takes long for few of them."""
+    parts = [x[start : start + BATCH_SIZE] for start in range(0, len(x), BATCH_SIZE)]
+    return np.concatenate([keras.ops.convert_to_numpy(model(part)) for part in parts])
+
+
 def predicted(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """Returns the classes that a network predicts, (n,)."""
-    return model.predict(x, batch_size=BATCH_SIZE, verbose=0).argmax(axis=1)
+    return outputs(model, x).argmax(axis=1)
 
 
 def type_of(model: keras.Model, block: koopman.Block) -> str:
@@ -127,7 +163,9 @@ def measured(
 
     Returns:
         `OF_BLOCKS` (scale, block), the type of each block, and what there is of kernels (kernel,).
+        Attributes say how it was fitted.
     """
+    given = options(part, model, len(x))
     # One input has no variance.
     scales = list(SCALES) if len(x) > 1 else [AS_THEY_ARE]
     found = [
@@ -137,7 +175,7 @@ def measured(
             held_out=held_out,
             normalize=SCALES[scale],
             kernels=kernels if scale == scales[0] else (),
-            **options(part, model, len(x)),
+            **given,
         )
         for scale in scales
     ]
@@ -168,6 +206,7 @@ def options(part: Part, model: keras.Model, count: int) -> dict[str, object]:
     widest = max(max(block.input_size, block.output_size) for block in koopman.blocks(model))
     return {
         **given,
+        "repeats": chosen.repeats if widest <= chosen.max_dimension else chosen.few_repeats,
         "max_dimension": chosen.max_dimension,
         "max_snapshots": chosen.max_values // min(widest, chosen.max_dimension),
         # Smoke runs have too few digits.

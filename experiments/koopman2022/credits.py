@@ -34,8 +34,10 @@ from experiments.koopman2022.blocks import (
     digits,
     fitted_on,
     known,
+    load,
     measured,
     options,
+    outputs,
     type_of,
 )
 from experiments.koopman2022.protocol import PROTOCOLS, definitions, sizes
@@ -59,7 +61,7 @@ TEXT = 8
 def compute(part: Part) -> xr.Dataset:
     """Measures credits of blocks and kernels, and what a rescaling moves."""
     protocol = PROTOCOLS[part.protocol]
-    model = networks.load(part)
+    model = load(part)
     found = digits(part)
     places = known(model, found.x, found.y)
     five = places.get(SHOWN_CLASS, min(places.values()))
@@ -87,14 +89,7 @@ def compute(part: Part) -> xr.Dataset:
     ]
     dataset["feature_map_energy"] = "kernel", np.concatenate(energy)
     dataset["digit"] = ("row", "column"), found.x[five].mean(axis=-1)
-    chosen = sizes(part.settings.tiny)
-    return dataset.assign_attrs(
-        fitted=len(x),
-        held_out=len(found.held_out),
-        repeats=chosen.repeats,
-        max_dimension=chosen.max_dimension,
-        described=str(protocol),
-    )
+    return dataset
 
 
 def _tails(
@@ -115,8 +110,8 @@ def _tails(
     """
     dense = [place for place, layer in enumerate(model.layers) if isinstance(layer, layers.Dense)]
     chain = model.layers[dense[0] :]
-    front = keras.Model(model.inputs, chain[0].input)
-    given = [front.predict(x, batch_size=BATCH_SIZE, verbose=0) for x in inputs]
+    front = keras.Model(model.inputs[0], chain[0].input)
+    given = [outputs(front, x) for x in inputs]
     found = []
     for number in (1.0, factor):
         copies = [type(layer).from_config(layer.get_config()) for layer in chain]
@@ -149,7 +144,7 @@ def own_operators(part: Part, model: keras.Model, x: np.ndarray) -> dict[str, np
             for name in dataset:
                 if str(name).startswith(f"kernel_{BLOCK}_"):
                     found.setdefault(str(name), []).append(dataset[name].values)
-        x = block(x)
+        x = block(x, BATCH_SIZE)
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
@@ -157,7 +152,7 @@ def feature_maps(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the outputs of the blocks that are convolutions, (n, height, width, channels)."""
     found = {}
     for block in koopman.blocks(model):
-        x = block(x)
+        x = block(x, BATCH_SIZE)
         if type_of(model, block) == CONVOLUTION:
             found[block.name] = x
     return found
@@ -173,10 +168,12 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
 
 def _note(dataset: xr.Dataset) -> str:
     attributes = dataset.attrs
+    most = attributes["max_dimension"]
+    reduced = f"tensors of more than {most} dimensions reduced to principal components"
     return (
-        f"{attributes['protocol']}: {attributes['described']}; {attributes['fitted']} digits, "
-        f"{attributes['repeats']} alignments, tensors of more than {attributes['max_dimension']} "
-        "dimensions reduced to principal components. Credits are natural logarithms."
+        f"{attributes['protocol']}: {attributes['described']}; {attributes['fitted']} to fit, "
+        f"{attributes['repeats']} alignments; {reduced if most else 'no tensor reduced'}. Credits "
+        "are natural logarithms."
     )
 
 
@@ -401,7 +398,7 @@ EXPERIMENT = Experiment(
     draw,
     models=("lenet5",),
     known_models=("mnist_cnn",),
-    images=2500,
+    images=1500,
     data=(networks.MNIST,),
     tiny={"models": (networks.TINY,), "images": 40},
 )

@@ -16,8 +16,10 @@ significant: exact p-values stand beside them, and with 4 blocks no correlation 
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -28,17 +30,20 @@ from matplotlib.figure import Figure
 from experiments import networks
 from experiments.koopman2022.blocks import (
     BATCH_SIZE,
+    OF_BLOCKS,
     SHOWN_CLASS,
     digits,
     fitted_on,
     known,
+    load,
     measured,
+    outputs,
     predicted,
 )
 from experiments.koopman2022.protocol import PROTOCOLS, definitions, sizes
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
-from tfexplain import create_analyzer, koopman, metrics
+from tfexplain import create_analyzer, koopman, metrics, results
 
 # Noise, relative to the root mean square of what it is added to.
 LEVELS = (0.25, 0.5, 1.0, 2.0)
@@ -61,11 +66,11 @@ TEXT = 8
 def compute(part: Part) -> xr.Dataset:
     """Measures credits, losses of accuracy, relevance and gradients of all blocks."""
     protocol = PROTOCOLS[part.protocol]
-    model = networks.load(part)
+    model = load(part)
     found = digits(part)
     places = known(model, found.x, found.y)
     x = fitted_on(protocol, found, places.get(SHOWN_CLASS, min(places.values())))
-    dataset = measured(part, model, x, found.held_out)
+    dataset = credits_of(part, model, x, found.held_out)
     blocks = koopman.blocks(model)
     draws = sizes(part.settings.tiny).draws
     noise = output_noise(part, blocks, found.held_out, found.held_out_y, draws)
@@ -82,14 +87,31 @@ def compute(part: Part) -> xr.Dataset:
         )
         .assign_coords(level=list(LEVELS), part_of_rank=list(RANKS))
         .assign_attrs(
-            fitted=len(x),
-            held_out=len(found.held_out),
-            repeats=sizes(part.settings.tiny).repeats,
             draws=draws,
-            described=str(protocol),
             accuracy=float((predicted(model, found.held_out) == found.held_out_y).mean()),
         )
     )
+
+
+def credits_of(part: Part, model: keras.Model, x: np.ndarray, held_out: np.ndarray) -> xr.Dataset:
+    """Returns the credits of all blocks.
+
+    With `--resume` those of the experiment `credits` are taken, if the same command made them.
+    """
+    path = replace(part, experiment="credits").path
+    if part.settings.resume and path.is_file():
+        saved = xr.load_dataset(path, engine="h5netcdf")
+        same = {
+            "command": EXPERIMENT.command(part).replace(".meaning", ".credits"),
+            "files": json.dumps(part.files, sort_keys=True),
+            "versions": json.dumps(results.versions(), sort_keys=True),
+        }
+        if all(saved.attrs[name] == value for name, value in same.items()):
+            kept = saved[list(OF_BLOCKS)]
+            keys = ("fitted", "held_out", "repeats", "max_dimension", "described")
+            kept.attrs = {key: saved.attrs[key] for key in keys}
+            return kept
+    return measured(part, model, x, held_out)
 
 
 def output_noise(
@@ -100,12 +122,12 @@ def output_noise(
     draws: int,
 ) -> np.ndarray:
     """Returns the mean loss of accuracy by noise on each block's output, (level, block)."""
-    outputs = [x]
+    tensors = [x]
     for block in blocks:
-        outputs.append(block(outputs[-1]))
-    right = (outputs[-1].argmax(axis=1) == y).mean()
+        tensors.append(block(tensors[-1], BATCH_SIZE))
+    right = (tensors[-1].argmax(axis=1) == y).mean()
     losses = np.zeros((len(LEVELS), len(blocks)))
-    for place, output in enumerate(outputs[1:]):
+    for place, output in enumerate(tensors[1:]):
         size = np.sqrt(np.mean(np.square(output, dtype="float64")))
         for draw in range(draws):
             # One draw for all levels, so that levels differ in size alone.
@@ -113,7 +135,7 @@ def output_noise(
             for row, level in enumerate(LEVELS):
                 changed = (output + level * size * noise).astype(output.dtype)
                 for block in blocks[place + 1 :]:
-                    changed = block(changed)
+                    changed = block(changed, BATCH_SIZE)
                 wrong = right - (changed.argmax(axis=1) == y).mean()
                 losses[row, place] += wrong / draws
     return losses
@@ -183,12 +205,12 @@ def attributions(
 ) -> dict[str, np.ndarray]:
     """Returns mean sums of |relevance| and |gradient| at the input of each block, (block,)."""
     ends = [block.layers[-1] for block in blocks[:-1]]
-    outputs = model.predict(x, batch_size=BATCH_SIZE, verbose=0)
-    first = np.eye(outputs.shape[1], dtype="float32")[outputs.argmax(axis=1)]
+    logits = outputs(model, x)
+    first = np.eye(logits.shape[1], dtype="float32")[logits.argmax(axis=1)]
     found = {}
     # Relevance starts with the logit, the gradient with 1.
     for name, method, sent in (
-        ("relevance", "lrp.epsilon", first * outputs),
+        ("relevance", "lrp.epsilon", first * logits),
         ("gradient", "gradient", first),
     ):
         maps = create_analyzer(method, model).propagate(x, sent[:, None], layers=ends)
@@ -351,7 +373,7 @@ EXPERIMENT = Experiment(
     draw,
     models=("lenet5", "pooled_mlp"),
     known_models=("mnist_cnn",),
-    images=2500,
+    images=1500,
     data=(networks.MNIST,),
     tiny={"models": (networks.TINY,), "images": 40},
 )

@@ -113,6 +113,8 @@ class Sizes:
     Args:
         held_out: Digits that nothing is fitted on.
         repeats: Random alignments that are averaged, 10 in the paper.
+        few_repeats: The same where many inputs are fitted and a tensor is reduced: each takes
+            minutes.
         kernel_repeats: The same for operators of single kernels.
         max_dimension: Tensors that are larger are reduced to principal components, if there are
             many inputs; one input has a single one.
@@ -126,6 +128,7 @@ class Sizes:
 
     held_out: int
     repeats: int
+    few_repeats: int
     kernel_repeats: int
     max_dimension: int
     max_values: int
@@ -135,8 +138,8 @@ class Sizes:
     draws: int
 
 
-FULL = Sizes(1000, 10, 2, 2048, 20_000_000, runs=30, seeds=20, alignments=500, draws=3)
-TINY = Sizes(12, 2, 1, 40, 10_000, runs=3, seeds=1, alignments=2, draws=1)
+FULL = Sizes(1000, 10, 3, 1, 2048, 10_000_000, runs=30, seeds=20, alignments=500, draws=3)
+TINY = Sizes(12, 2, 2, 1, 30, 5_000, runs=2, seeds=1, alignments=2, draws=1)
 
 
 def sizes(tiny: bool) -> Sizes:
