@@ -173,7 +173,7 @@ EXPERIMENT = Experiment(
     judge,
     draw,
     models=("pooled_mlp",),
-    images=500,
+    images=200,
     data=(networks.MNIST,),
     tiny={"models": (networks.TINY,), "images": 20},
 )

@@ -397,7 +397,6 @@ EXPERIMENT = Experiment(
     judge,
     draw,
     models=("lenet5",),
-    known_models=("mnist_cnn",),
     images=1500,
     data=(networks.MNIST,),
     tiny={"models": (networks.TINY,), "images": 40},
