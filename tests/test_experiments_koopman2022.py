@@ -218,13 +218,14 @@ def layers(values=AS_PUBLISHED, protocol="corrected", types=TYPES, ranks=(5,) * 
     given = {
         "rows": np.linspace(0, 1, 12),
         "block": np.linspace(0, 1, 12),
-        "energy": np.tile([3.0, 6.0, 1.0, 2.0, 5.0, 4.0], 2),
+        "energy": np.tile([3.0, 6.0, 1.0, 4.0, 5.0, 2.0], 2),
+        "kernel_ranks": 7,
         **kernels,
     }
     for name in ("rows", "block"):
         variables[f"kernel_{name}_log_volume_per_dimension"] = "kernel", given[name]
         variables[f"kernel_{name}_log_volume"] = "kernel", np.asarray(given[name]) * 7
-        variables[f"kernel_{name}_rank"] = "kernel", np.full(12, 7)
+        variables[f"kernel_{name}_rank"] = "kernel", np.full(12, given["kernel_ranks"])
     variables["feature_map_energy"] = "kernel", given["energy"]
     variables["digit"] = ("row", "column"), np.eye(4)
     for name in ("conv1", "conv2"):
@@ -272,6 +273,9 @@ def test_verdicts_on_layers(changes, expected):
         ({"energy": np.linspace(1, 2, 12)}, REFUTED),
         ({"energy": np.ones(12)}, NOT_TESTED),
         ({"rows": np.full(12, np.nan)}, NOT_TESTED),
+        # Of 12 kernels the first two have no operator: the others are compared.
+        ({"kernel_ranks": [0, 0, *[7] * 10]}, CONFIRMED),
+        ({"kernel_ranks": [0, 0, 0, *[7] * 9]}, NOT_TESTED),
     ],
 )
 def test_verdicts_on_kernels(changes, expected):

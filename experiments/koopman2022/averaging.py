@@ -149,8 +149,9 @@ def _spread(parts: Sequence[xr.Dataset]) -> Figure:
     for row, part in zip(cells, parts, strict=True):
         singles, means = part["single_log_volume"].values, part["mean_log_volume"].values
         for place, (ax, block) in enumerate(zip(row, blocks, strict=True)):
+            single = singles[:, place].ravel()
             ax.boxplot(
-                [singles[:, place].ravel(), means[:, place]],
+                [single[np.isfinite(single)], means[:, place]],
                 widths=0.6,
                 whis=(0, 100),
                 medianprops={"color": "#d55e00"},

@@ -52,9 +52,13 @@ ROWS, BLOCK = "rows", "block"
 KERNELS = {"rows of the operator": ROWS, "operators of their own": BLOCK}
 # Difference of log-credits per dimension: 1.05 times as long.
 DIFFERENT = 0.05
+# Kernels of a layer from which they are compared.
+FEWEST = 4
 # |Spearman correlation| up to which a feature map does not show the credit of its kernel.
 UNREADABLE = 0.5
 COLOURS = {CONVOLUTION: "#0173b2", DENSE: "#de8f05", POOLING: "#029e73"}
+# Bars from which their numbers stand upright.
+CROWDED = 8
 TEXT = 8
 
 
@@ -240,13 +244,16 @@ def _kernels(dataset: xr.Dataset) -> list[Finding]:
     energy = dataset["feature_map_energy"].values
     of_block = dataset["kernel_block"].values
     for name, definition in KERNELS.items():
-        credits = dataset[f"kernel_{definition}_log_volume_per_dimension"].values
-        raw = dataset[f"kernel_{definition}_log_volume"].values
+        credits = _of_kernels(dataset, definition, "log_volume_per_dimension")
+        raw = _of_kernels(dataset, definition, "log_volume")
         criteria, numbers = [], {}
         for block in dict.fromkeys(of_block.tolist()):
             own = of_block == block
-            spread = float(np.ptp(credits[own]))
-            correlation = metrics.spearman(credits[own], energy[own])
+            numbers[f"{block}: kernels whose operator is zero"] = int(np.isnan(credits[own]).sum())
+            own &= np.isfinite(credits)
+            enough = own.sum() >= FEWEST
+            spread = float(np.ptp(credits[own])) if enough else float("nan")
+            correlation = metrics.spearman(credits[own], energy[own]) if enough else float("nan")
             criteria += [
                 Criterion(
                     f"{block}: largest minus least credit per dimension of a kernel",
@@ -264,6 +271,8 @@ def _kernels(dataset: xr.Dataset) -> list[Finding]:
             numbers[f"{block}: Spearman correlation of credit per dimension and mean square"] = (
                 correlation
             )
+            if not enough:
+                continue
             numbers[f"{block}: its p-value"] = _p_value(credits[own], energy[own])
             numbers[f"{block}: Spearman correlation of log-volume and mean square"] = (
                 metrics.spearman(raw[own], energy[own])
@@ -272,12 +281,12 @@ def _kernels(dataset: xr.Dataset) -> list[Finding]:
             numbers[f"{block}: mean rank of a kernel"] = float(
                 dataset[f"kernel_{definition}_rank"].values[own].mean()
             )
-        numbers["Spearman correlation of both definitions"] = metrics.spearman(
-            *(
-                dataset[f"kernel_{name}_log_volume_per_dimension"].values
-                for name in KERNELS.values()
+        both = [_of_kernels(dataset, d, "log_volume_per_dimension") for d in KERNELS.values()]
+        known_both = np.isfinite(both).all(axis=0)
+        if known_both.sum() >= FEWEST:
+            numbers["Spearman correlation of both definitions"] = metrics.spearman(
+                *(values[known_both] for values in both)
             )
-        )
         found.append(
             finding(
                 dataset.assign_attrs(network=f"{dataset.attrs['network']}: {name}"),
@@ -285,10 +294,17 @@ def _kernels(dataset: xr.Dataset) -> list[Finding]:
                 criteria,
                 numbers=numbers,
                 note=_note(dataset),
-                reason="a kernel has no volume, or all maps or kernels are alike",
+                reason=f"fewer than {FEWEST} kernels have an operator that is not zero, or all "
+                "are alike",
             )
         )
     return found
+
+
+def _of_kernels(dataset: xr.Dataset, definition: str, name: str) -> np.ndarray:
+    """Returns a credit of all kernels, NaN for an operator that is zero."""
+    ranks = dataset[f"kernel_{definition}_rank"].values
+    return np.where(ranks > 0, dataset[f"kernel_{definition}_{name}"].values, np.nan)
 
 
 def _p_value(first: np.ndarray, second: np.ndarray) -> float:
@@ -355,10 +371,13 @@ def _bars(ax: Axes, names: Sequence[str], values: np.ndarray, types: Sequence[st
             ha="center",
             va="top" if value < 0 else "bottom",
             fontsize=TEXT - 2,
+            rotation=90 if len(names) > CROWDED else 0,
         )
     ax.set_xticks(places, names)
+    # Room for the numbers, also on the side of zero.
+    ax.use_sticky_edges = False
     ax.tick_params(labelsize=TEXT - 1)
-    ax.margins(y=0.2)
+    ax.margins(y=0.35 if len(names) > CROWDED else 0.2)
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -381,7 +400,7 @@ def kernel_figure(dataset: xr.Dataset) -> Figure:
             ax.set_title(str(number), fontsize=TEXT - 1)
         upper.suptitle(f"{block}: feature maps, credits of kernels", fontsize=TEXT)
         for ax, (name, definition) in zip(lower.subplots(1, 2), KERNELS.items(), strict=True):
-            values = dataset[f"kernel_{definition}_log_volume_per_dimension"].values
+            values = _of_kernels(dataset, definition, "log_volume_per_dimension")
             own = values[of_block == block]
             _bars(ax, [str(n) for n in range(counts[block])], own, [CONVOLUTION] * counts[block])
             ax.set_title(f"{name}, per dimension", fontsize=TEXT - 1)
