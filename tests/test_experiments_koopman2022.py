@@ -347,7 +347,7 @@ def test_one_trajectory_copies_its_image():
     model = models.pooled_mlp("mnist")
     image = np.random.default_rng(0).integers(0, 2, size=(1, 9, 9, 1)).astype("float32")
     part = Part(Settings(("pooled_mlp",)), "pooled_mlp", "published")
-    options = {**blocks.options(part, model, 1), "repeats": 2}
+    options = blocks.options(part, model, 1)
     fitted = koopman.credit(model, image, kernels=(), **options)
     weights = fitted["feature_weight"].sel(operator="mean").values
     found = [abs(feature_weights.correlation(weight, image[0])) for weight in weights]

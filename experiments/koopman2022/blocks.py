@@ -182,7 +182,14 @@ def measured(
     joined = xr.concat([one[list(OF_BLOCKS)] for one in found], "scale", combine_attrs="drop")
     of_kernels = [name for name in found[0] if str(name).startswith("kernel_")]
     types = [type_of(model, block) for block in koopman.blocks(model)]
-    return joined.assign(found[0][of_kernels]).assign_coords(scale=scales, type=("block", types))
+    joined = joined.assign(found[0][of_kernels])
+    return joined.assign_coords(scale=scales, type=("block", types)).assign_attrs(
+        described=str(PROTOCOLS[part.protocol]),
+        fitted=len(x),
+        held_out=len(held_out),
+        repeats=int(given["repeats"]),
+        max_dimension=given["max_dimension"] or 0,
+    )
 
 
 def options(part: Part, model: keras.Model, count: int) -> dict[str, object]:

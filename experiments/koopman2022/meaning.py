@@ -276,8 +276,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
     for values, texts in ((losses, LOSSES), (others, OTHERS)):
         for key, text in texts.items():
             numbers |= {f"{b}: {text}": v for b, v in zip(blocks, values[key], strict=True)}
-    first = found[0]
-    found[0] = Finding(**{**vars(first), "numbers": {**first.numbers, **numbers}})
+    found[0] = replace(found[0], numbers={**found[0].numbers, **numbers})
     return found
 
 
