@@ -136,6 +136,13 @@ def predicted(model: keras.Model, x: np.ndarray) -> np.ndarray:
     return outputs(model, x).argmax(axis=1)
 
 
+def short(value: float) -> str:
+    """Returns a number for a figure, three digits or whole; "none" for NaN."""
+    if np.isnan(value):
+        return "none"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
 def type_of(model: keras.Model, block: koopman.Block) -> str:
     """Returns what a block is: a convolution, a dense layer, a pooling, or none of these."""
     for name, classes in _TYPES.items():

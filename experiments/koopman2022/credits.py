@@ -38,6 +38,7 @@ from experiments.koopman2022.blocks import (
     measured,
     options,
     outputs,
+    short,
     type_of,
 )
 from experiments.koopman2022.protocol import PROTOCOLS, definitions, sizes
@@ -362,9 +363,8 @@ def _bars(ax: Axes, names: Sequence[str], values: np.ndarray, types: Sequence[st
     ax.bar(places, np.nan_to_num(values), color=[COLOURS.get(kind, "0.6") for kind in types])
     ax.axhline(0, color="0.3", linewidth=0.6)
     for place, value in zip(places, values, strict=True):
-        text = "none" if np.isnan(value) else f"{value:.3g}"
         ax.annotate(
-            text,
+            short(value),
             (place, 0 if np.isnan(value) else value),
             (0, 2 if not value < 0 else -2),
             textcoords="offset points",
@@ -377,7 +377,7 @@ def _bars(ax: Axes, names: Sequence[str], values: np.ndarray, types: Sequence[st
     # Room for the numbers, also on the side of zero.
     ax.use_sticky_edges = False
     ax.tick_params(labelsize=TEXT - 1)
-    ax.margins(y=0.35 if len(names) > CROWDED else 0.2)
+    ax.margins(y=0.45 if len(names) > CROWDED else 0.2)
     ax.spines[["top", "right"]].set_visible(False)
 
 

@@ -39,6 +39,7 @@ from experiments.koopman2022.blocks import (
     measured,
     outputs,
     predicted,
+    short,
 )
 from experiments.koopman2022.protocol import PROTOCOLS, definitions, sizes
 from experiments.ledger import Criterion, Finding
@@ -338,8 +339,7 @@ def table(dataset: xr.Dataset) -> Figure:
     ax.imshow(shades, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
     for row, values in enumerate(rows.values()):
         for column, value in enumerate(values):
-            text = "–" if np.isnan(value) else f"{value:.3g}"
-            ax.text(column, row, text, ha="center", va="center", fontsize=TEXT - 1)
+            ax.text(column, row, short(value), ha="center", va="center", fontsize=TEXT - 1)
     ax.set_xticks(range(len(blocks)), blocks)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.tick_params(labelsize=TEXT - 1, length=0, top=True, labeltop=True, bottom=False)
