@@ -315,7 +315,9 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
     note = (
         f"{attributes['protocol']}: {attributes['described']}, if the condition does not say "
         f"otherwise; {attributes['fitted']} digits to fit, {attributes['held_out']} held out, "
-        f"{attributes['repeats']} alignments; means over {dataset.sizes['shown']} digits."
+        f"{attributes['repeats']} alignments; means over {dataset.sizes['shown']} digits. Weights "
+        "that show a digit's strokes only if it is what was fitted, and a random image if that was "
+        "fitted instead, speak of the fit and not of the network."
     )
     found = []
     for place, name in enumerate(dataset["condition"].values.tolist()):
