@@ -22,7 +22,7 @@ from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
 from tfexplain import koopman
 
-# Ratio of variances up to which the mean over 10 has about a tenth: an F test with 30 runs leaves
+# Ratio of variances up to which the mean over 10 has about a tenth: an F test with 20 runs leaves
 # room for twice that.
 TENTH = 0.2
 # Variance relative to the square of the mean, from which a block's operator is random at all.
@@ -174,7 +174,7 @@ EXPERIMENT = Experiment(
     judge,
     draw,
     models=("pooled_mlp",),
-    images=200,
+    images=100,
     data=(networks.MNIST,),
     tiny={"models": (networks.TINY,), "images": 20},
 )

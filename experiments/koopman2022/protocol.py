@@ -138,7 +138,7 @@ class Sizes:
     draws: int
 
 
-FULL = Sizes(1000, 10, 3, 1, 2048, 10_000_000, runs=30, seeds=20, alignments=500, draws=3)
+FULL = Sizes(1000, 10, 3, 1, 2048, 10_000_000, runs=20, seeds=20, alignments=500, draws=3)
 TINY = Sizes(12, 2, 2, 1, 30, 5_000, runs=2, seeds=1, alignments=2, draws=1)
 
 
