@@ -579,6 +579,7 @@ def meant(credit=(1, 2, 3, 4, 5.0), noise=(1, 2, 3, 4, 5.0), kernel=(1, np.nan, 
                 "gradient": ("block", [5, 4, 3, 2, 1.0]),
             }
         )
+        .assign_coords(input_size=("block", [5, 1, 1, 1, 1]))
         .assign_attrs(attributes("meaning", accuracy=0.9, draws=1))
     )
 
@@ -603,11 +604,12 @@ def test_verdicts_on_meaning(changes, expected):
 def test_other_methods_stand_beside_credit():
     (found, second, *_) = meaning.judge(meant())
     assert found.numbers["Spearman correlation with the sum of |gradient|"] == pytest.approx(-1)
+    assert found.numbers["conv1: mean |gradient|"] == 1
     assert found.numbers["accuracy"] == 0.9 and "accuracy" not in second.numbers
 
 
 def test_meaning_is_drawn():
     (figure,) = meaning.draw([meant()]).values()
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels[0] == "credit: log-volume" and labels[-1] == "sum of |gradient|"
-    assert len(labels) == len(DEFINITIONS) + 5
+    assert labels[0] == "credit: log-volume" and labels[-1] == "mean |gradient|"
+    assert len(labels) == len(DEFINITIONS) + 7

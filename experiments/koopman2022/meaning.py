@@ -7,7 +7,7 @@ does not measure it. Here credits of all definitions are ranked against
 * the loss of accuracy when noise is added to its kernel, in units of its root mean square;
 * the loss of accuracy when its kernel is replaced by the nearest one of a lower rank;
 * what other methods say of the block: mean |relevance| of LRP-epsilon and mean |gradient| of the
-  predicted class at the block's input, as sums over the tensor.
+  predicted class at the block's input, as sums and as means over the tensor.
 
 Biases stay. Poolings have no kernel. There are few blocks, so that few rank correlations are
 significant: exact p-values stand beside them, and with 4 blocks no correlation but 1 is below 0.05.
@@ -56,7 +56,7 @@ LOSSES = {
     "kernel_noise": "loss of accuracy by noise on the kernel",
     "rank_reduced": "loss of accuracy by a kernel of lower rank",
 }
-OTHERS = {"relevance": "sum of |LRP relevance|", "gradient": "sum of |gradient|"}
+OTHERS = {"relevance": "|LRP relevance|", "gradient": "|gradient|"}
 # Spearman correlation from which credit orders blocks as a loss does.
 AGREES = 0.7
 # Blocks from which a correlation is tested: of 3 there are 6 orders only.
@@ -76,14 +76,14 @@ def compute(part: Part) -> xr.Dataset:
     draws = sizes(part.settings.tiny).draws
     noise = output_noise(part, blocks, found.held_out, found.held_out_y, draws)
     kernel, reduced = changed_kernels(part, model, blocks, found.held_out, found.held_out_y, draws)
-    attributed = attributions(model, blocks, found.held_out)
+    maps = attributions(model, blocks, found.held_out)
     return (
         dataset.assign(
             {
                 "output_noise": (("level", "block"), noise),
                 "kernel_noise": (("level", "block"), kernel),
                 "rank_reduced": (("part_of_rank", "block"), reduced),
-                **{name: ("block", values) for name, values in attributed.items()},
+                **{name: ("block", values) for name, values in maps.items()},
             }
         )
         .assign_coords(level=list(LEVELS), part_of_rank=list(RANKS))
@@ -231,7 +231,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
     """Returns what a Dataset says about K-C11, for each definition of credit."""
     attributes = dataset.attrs
     losses = {name: mean_loss(dataset, name) for name in LOSSES}
-    others = {name: dataset[name].values for name in OTHERS}
+    others = attributed(dataset)
     blocks = dataset["block"].values.tolist()
     note = (
         f"{attributes['protocol']}: {attributes['described']}; {attributes['fitted']} digits to "
@@ -251,8 +251,8 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
                 )
             )
             numbers[f"p-value, {text}"] = p
-        for other, text in OTHERS.items():
-            value, p, _ = ranked(credit, others[other])
+        for text, values in others.items():
+            value, p, _ = ranked(credit, values)
             numbers[f"Spearman correlation with the {text}"] = value
             numbers[f"p-value, {text}"] = p
         named = dataset.assign_attrs(network=f"{attributes['network']}: {name}")
@@ -269,16 +269,25 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
         )
     # The same for what other methods say, and the losses themselves, once.
     numbers = {"accuracy": attributes["accuracy"]}
-    for other, text in OTHERS.items():
+    for text, values in others.items():
         for loss, words in LOSSES.items():
-            numbers[f"Spearman correlation of {text} and {words}"] = ranked(
-                others[other], losses[loss]
-            )[0]
-    for values, texts in ((losses, LOSSES), (others, OTHERS)):
-        for key, text in texts.items():
-            numbers |= {f"{b}: {text}": v for b, v in zip(blocks, values[key], strict=True)}
+            name = f"Spearman correlation of {text} and {words}"
+            numbers[name] = ranked(values, losses[loss])[0]
+    for text, values in [
+        *((words, losses[loss]) for loss, words in LOSSES.items()),
+        *others.items(),
+    ]:
+        numbers |= {f"{block}: {text}": v for block, v in zip(blocks, values, strict=True)}
     found[0] = replace(found[0], numbers={**found[0].numbers, **numbers})
     return found
+
+
+def attributed(dataset: xr.Dataset) -> dict[str, np.ndarray]:
+    """Returns what other methods say of the blocks, in words -> (block,)."""
+    sums = {f"sum of {text}": dataset[name].values for name, text in OTHERS.items()}
+    sizes_of_inputs = dataset["input_size"].values
+    means = {f"mean {t}": dataset[name].values / sizes_of_inputs for name, t in OTHERS.items()}
+    return sums | means
 
 
 def mean_loss(dataset: xr.Dataset, name: str) -> np.ndarray:
@@ -329,7 +338,8 @@ def table(dataset: xr.Dataset) -> Figure:
         for name, definition in definitions(dataset.attrs["protocol"]).items()
     }
     rows |= {text: mean_loss(dataset, name) for name, text in LOSSES.items()}
-    rows |= {text: dataset[name].values for name, text in OTHERS.items()}
+    others = attributed(dataset)
+    rows |= others
     blocks = dataset["block"].values.tolist()
     shades = np.array([_shades(values) for values in rows.values()])
     figure = Figure(
@@ -344,7 +354,7 @@ def table(dataset: xr.Dataset) -> Figure:
     ax.set_yticks(range(len(rows)), list(rows))
     ax.tick_params(labelsize=TEXT - 1, length=0, top=True, labeltop=True, bottom=False)
     ax.tick_params(labelbottom=False)
-    for place in (len(rows) - len(OTHERS), len(rows) - len(OTHERS) - len(LOSSES)):
+    for place in (len(rows) - len(others), len(rows) - len(others) - len(LOSSES)):
         ax.axhline(place - 0.5, color="0.2", linewidth=1)
     ax.set_title(
         f"{dataset.attrs['network']}, {dataset.attrs['protocol']}", fontsize=TEXT, loc="left"
