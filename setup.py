@@ -5,7 +5,14 @@ import pathlib
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "pydmd>=2024.12", "ruff>=0.6", "setuptools>=70.1"]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    "pydmd>=2024.12",
+    "ruff>=0.6",
+    "setuptools>=70.1",
+]
 
 setup(
     name="tfexplain",

@@ -17,7 +17,7 @@ from tfexplain import cli, demo, results
 # NumPy warns about Keras' variables when Keras saves them
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-COMMANDS = ("demo", "explain", "methods", "describe", "export")
+COMMANDS = ("demo", "explain", "methods", "describe", "export", "koopman")
 HEAVY = ("tensorflow", "keras", "xarray", "matplotlib", "sklearn", "scipy")
 
 

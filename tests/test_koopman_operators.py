@@ -441,18 +441,20 @@ def test_rescaling_keeps_the_mean_norm():
 def test_principal_components_are_those_of_the_svd(n, size, centered):
     x = matrix(n, size) * np.linspace(1, 5, size)
     middle = x.mean(axis=0) if centered else None
-    found, lost = principal_components(x, middle, 3)
+    found = principal_components(x, middle, 3)
     deviations = x - x.mean(axis=0) if centered else x
     _, values, right = np.linalg.svd(deviations)
     np.testing.assert_allclose(np.abs(found.T @ right[:3].T), np.eye(3), atol=1e-8)
-    assert lost == pytest.approx(np.sum(values[3:] ** 2) / np.sum(values**2))
+    reduced = coordinates_of(x, max_dimension=3, centered=centered, normalize=False)
+    assert reduced.lost(x) == pytest.approx(np.sum(values[3:] ** 2) / np.sum(values**2))
 
 
 def test_components_that_the_samples_do_not_have_are_left_out():
     x = matrix(20, 2) @ matrix(2, 9, seed=1)
-    found, lost = principal_components(x, None, 5)
-    assert found.shape == (9, 2)
-    assert lost < 1e-12
+    assert principal_components(x, None, 5).shape == (9, 2)
+    reduced = coordinates_of(x, max_dimension=5, centered=False, normalize=False)
+    assert reduced.lost(x) < 1e-12
+    assert reduced.lost(matrix(20, 9, seed=2)) > 0.3
 
 
 @pytest.mark.parametrize("centered", [False, True])
@@ -470,7 +472,7 @@ def test_coordinates_are_decoded_again(centered, normalize):
     decoded = reduced.decode(reduced.encode(x), "float64")
     middle = x.mean(axis=0) if centered else 0
     missed = np.sum((decoded - x) ** 2) / np.sum((x - middle) ** 2)
-    assert missed == pytest.approx(reduced.lost, rel=1e-6)
+    assert missed == pytest.approx(reduced.lost(x), rel=1e-6)
 
 
 def test_functionals_of_coordinates_are_functionals_of_the_tensor():

@@ -21,15 +21,12 @@ class Coordinates:
             all values are coordinates.
         middle: What is subtracted, (size,); None: nothing.
         scale: A number.
-        lost: Share of the squared norm of (x - middle) that the components leave out, over the
-            samples from which they were computed.
     """
 
     shape: tuple[int, ...]
     components: np.ndarray | None = None
     middle: np.ndarray | None = None
     scale: float = 1.0
-    lost: float = 0.0
 
     @property
     def size(self) -> int:
@@ -46,6 +43,17 @@ class Coordinates:
         if self.components is not None:
             flat = flat @ self.components
         return flat.astype("float64") / self.scale
+
+    def lost(self, x: np.ndarray) -> float:
+        """Returns the share of the squared norm of (x - middle) that the components leave out."""
+        if self.components is None:
+            return 0.0
+        flat = x.reshape(len(x), -1)
+        if self.middle is not None:
+            flat = flat - self.middle
+        total = _squares(flat)
+        kept = _squares(flat @ self.components)
+        return max(0.0, 1 - kept / total) if total else 0.0
 
     def decode(self, z: np.ndarray, dtype: str) -> np.ndarray:
         """Returns the samples (n, *shape) of coordinates (n, size)."""
@@ -82,24 +90,22 @@ def coordinates_of(
             multiplied by a number and the next one divided by it have the same operators.
     """
     flat = x.reshape(len(x), -1)
-    components, lost = None, 0.0
+    components = None
     middle = flat.mean(axis=0) if centered else None
     if max_dimension is not None and flat.shape[1] > max_dimension:
-        components, lost = principal_components(flat, middle, max_dimension)
+        components = principal_components(flat, middle, max_dimension)
     elif centered:
         middle = None  # the regression centres by itself
-    found = Coordinates(x.shape[1:], components, middle, lost=lost)
+    found = Coordinates(x.shape[1:], components, middle)
     if not normalize:
         return found
     deviations = found.encode(x)
     size = float(np.sqrt(np.mean((deviations - deviations.mean(axis=0)) ** 2)))
-    return Coordinates(x.shape[1:], components, middle, size or 1.0, lost)
+    return Coordinates(x.shape[1:], components, middle, size or 1.0)
 
 
-def principal_components(
-    flat: np.ndarray, middle: np.ndarray | None, count: int
-) -> tuple[np.ndarray, float]:
-    """Returns orthonormal leading directions of samples, and the share of the norm that they miss.
+def principal_components(flat: np.ndarray, middle: np.ndarray | None, count: int) -> np.ndarray:
+    """Returns orthonormal leading directions of samples.
 
     Args:
         flat: (n, size).
@@ -107,7 +113,7 @@ def principal_components(
         count: Number of directions; fewer are returned if the samples have fewer.
 
     Returns:
-        (size, number of directions) in the precision of the samples, and a number in [0, 1].
+        (size, number of directions) in the precision of the samples.
     """
     n, size = flat.shape
 
@@ -129,16 +135,32 @@ def principal_components(
     rounding = max(np.finfo(flat.dtype).eps ** 2, np.finfo("float64").eps)
     known = values > values[0] * rounding * max(n, size)
     rank = max(1, int(known.sum()))
-    total = float(np.trace(products))
-    lost = max(0.0, 1 - float(values[:rank].sum()) / total) if total > 0 else 0.0
-    if not wide:
-        return vectors[:, :rank].astype(flat.dtype), lost
-    directions = np.empty((size, rank), flat.dtype)
-    scaled = vectors[:, :rank] / np.sqrt(np.maximum(values[:rank], np.finfo("float64").tiny))
-    for i in range(0, size, step):
-        directions[i : i + step] = deviations(slice(i, i + step)).T @ scaled
-    return directions, lost
+    if wide:
+        directions = np.empty((size, rank), flat.dtype)
+        scaled = vectors[:, :rank] / np.sqrt(np.maximum(values[:rank], np.finfo("float64").tiny))
+        for i in range(0, size, step):
+            directions[i : i + step] = deviations(slice(i, i + step)).T @ scaled
+    else:
+        directions = vectors[:, :rank].astype(flat.dtype)
+    return directions * _signs(flat, directions, middle)
+
+
+def _signs(flat: np.ndarray, directions: np.ndarray, middle: np.ndarray | None) -> np.ndarray:
+    """Returns the sign of each direction, which an eigenvalue leaves open.
+
+    A block is iterated from the coordinates of its output to those of its input. With the mean
+    positive in both, iterates of rectified tensors stay on the side of the data.
+    """
+    if middle is None:
+        marks = flat.mean(axis=0) @ directions
+    else:
+        marks = directions[np.abs(directions).argmax(axis=0), np.arange(directions.shape[1])]
+    return np.where(marks < 0, -1, 1).astype(flat.dtype)
 
 
 def _gram(rows: np.ndarray) -> np.ndarray:
     return rows.T @ rows
+
+
+def _squares(values: np.ndarray) -> float:
+    return float(np.sum(np.square(values, dtype="float64")))

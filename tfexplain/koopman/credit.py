@@ -25,8 +25,8 @@ from tfexplain.numerics import real
 
 KERNEL_DEFINITIONS = ("rows", "block")
 FIXED_RANK = 10
-# Kernels of a model up to which each is fitted as a block of its own by default.
-FEW_KERNELS = 64
+# Kernels times squared input coordinates up to which each is fitted as a block by default.
+LITTLE_WORK = 64 * 256**2
 
 
 def credit(
@@ -63,7 +63,7 @@ def credit(
     values of K_i, here as a logarithm. The product K = K_m ... K_1 stands for the model: row j
     weighs the input features for output j.
 
-    Three cautions, for which there are numbers beside each other:
+    Four cautions, for which there are numbers beside each other:
 
     * A volume depends on the number of dimensions. Compare `log_volume` with
       `log_volume_per_dimension` and `log_volume_fixed_rank`, and trust what holds in all.
@@ -72,6 +72,9 @@ def credit(
     * A single input does not determine the operator of a block that has less outputs than inputs;
       what is left open is 0 in the solution of least norm, and the weights then follow the input
       itself. `least_squares` tells what regression without alignment and iteration gives.
+    * The operator of a block that widens from p to q dimensions is projected to p random ones under
+      each alignment, so that the mean over many shrinks by p / q. `log_volume_mean`, the mean of
+      the logarithms, does not.
 
     Args:
         model: A built Functional or Sequential model with one floating input; not changed.
@@ -79,7 +82,8 @@ def credit(
         partition: Blocks, see `tfexplain.koopman.blocks`.
         output: Name or index of the output, for a model with several.
         output_activation: "drop" leaves a final softmax or sigmoid out.
-        held_out: Inputs for `one_step_error`, `agreement` and `output_error`; None: those of x.
+        held_out: Inputs for `one_step_error`, `agreement`, `output_error` and `energy_lost`; None:
+            those of x.
         steps: Pairs of snapshots of each input; None: 2 d with the narrowest width d inside the
             block, but no more than fit in `max_snapshots`.
         max_snapshots: Pairs of snapshots of a block; None: 4 p. The first inputs are used if they
@@ -96,9 +100,11 @@ def credit(
         fixed_rank: Principal components of `log_volume_fixed_rank`; None: 10, or fewer if a tensor
             or the number of inputs is smaller.
         max_dimension: Tensors with more values, except the output, are written in that many
-            principal components of x at most; None: none are. `energy_lost` says what that costs.
+            principal components of x at most; None: none are. `energy_lost` says what that costs,
+            and needs `held_out`: with no more inputs than components nothing of these is lost.
         kernels: Definitions of the credit of a convolution's kernels, "rows" and "block"; None:
-            both, or "rows" for models with more than 64 kernels; (): none.
+            both for small models (64 kernels with 256 input coordinates, or as much work), "rows"
+            for others; (): none.
         outputs: Outputs whose feature weights are returned; None: all, or those that are largest
             most often if these would take much memory.
         dtype: Precision of the model, "float32" or "float64"; None: its own. Regressions and
@@ -116,13 +122,15 @@ def credit(
         `log_volume_std` (over the repeats), `log_sensitivity`, `rank`, `residual` (of the fit to
         the snapshots, mean), `one_step_error` (relative, of the mean operator on held-out inputs),
         `inputs`, `steps`, `columns`, `diverged`, `collapsed` (trajectories), `scale`, `energy_lost`
-        (of its output); `least_squares_...` of the direct regression of f(x) on x. Of each repeat:
-        `repeat_log_volume`, `repeat_rank` (of the snapshots). Of each kernel: `kernel_rows_...`
-        (volume of the rows of the operator of its channel), `kernel_block_...` (of the way from the
-        block's input to its channel, fitted as a block). Of each operator ("mean": product of the
-        mean operators; "products": mean of the products; "least_squares"): `feature_weight`,
-        `agreement` (share of held-out inputs with the same largest output as the model),
-        `output_error` (relative), `linear_output`. And `network_output`. Logarithms are natural.
+        and `input_energy_lost` (share of the squared norm of held-out outputs and inputs that their
+        components leave out); `least_squares_...` of the direct regression of f(x) on x. Of each
+        repeat: `repeat_log_volume`, `repeat_rank` (of the snapshots). Of each kernel:
+        `kernel_rows_...` (volume of the rows of the operator of its channel), `kernel_block_...`
+        (of the way from the block's input to its channel, fitted as a block). Of each operator
+        ("mean": product of the mean operators; "products": mean of the products; "least_squares"):
+        `feature_weight`, `agreement` (share of held-out inputs with the same largest output as the
+        model), `output_error` (relative), `linear_output`. And `network_output`. Logarithms are
+        natural.
 
     Raises:
         TypeError: If `model` is no Keras model.
@@ -152,12 +160,12 @@ def credit(
         "centered": settings.intercept,
         "normalize": _flag("normalize", normalize),
     }
-    definitions = _definitions(kernels, found)
     fixed = _fixed_rank(fixed_rank, found, len(samples))
     _integer("batch_size", batch_size, 1)
     _integer("seed", seed, 0)
     shown = None if outputs is None else _checked_outputs(outputs, found[-1].output_size)
     flow = Flow(found, samples, tested, options, int(batch_size))
+    definitions = _definitions(kernels, flow)
     if settings.underdetermined == "raise":
         for block, (p, q) in zip(found, flow.expected_sizes(), strict=True):
             plan(block.name, p, q, block.narrowest, len(samples), settings).check()
@@ -241,10 +249,13 @@ def _tolerance(value: Any) -> float | None:
     return float(value)
 
 
-def _definitions(given: Any, found: Sequence[Block]) -> tuple[str, ...]:
+def _definitions(given: Any, flow: Flow) -> tuple[str, ...]:
     if given is None:
-        count = sum(map(kernel_credit.num_kernels, found))
-        return KERNEL_DEFINITIONS if count <= FEW_KERNELS else KERNEL_DEFINITIONS[:1]
+        work = sum(
+            kernel_credit.num_kernels(block) * p**2
+            for block, (p, _) in zip(flow.found, flow.expected_sizes(), strict=True)
+        )
+        return KERNEL_DEFINITIONS if work <= LITTLE_WORK else KERNEL_DEFINITIONS[:1]
     given = (given,) if isinstance(given, str) else tuple(given)
     if unknown := [name for name in given if name not in KERNEL_DEFINITIONS]:
         raise ValueError(

@@ -58,7 +58,8 @@ def measure(
         "residual": fitted.residuals.mean(),
         "one_step_error": _error(matrix, fitted.offset, *tested),
         "scale": fitted.scales.mean(),
-        "energy_lost": state.after.lost,
+        "energy_lost": state.after.lost(state.tested[1]),
+        "input_energy_lost": state.before.lost(state.tested[0]),
         "least_squares_log_volume": least_squares.log_volume,
         "least_squares_log_volume_per_dimension": least_squares.per_dimension,
         "least_squares_one_step_error": _error(direct.matrix, direct.offset, *tested),
@@ -100,7 +101,7 @@ def _fixed_rank_volume(start: np.ndarray, first: np.ndarray, rank: int) -> float
     scores = []
     for values in (start, first):
         middle = values.mean(axis=0)
-        directions, _ = principal_components(values, middle, rank)
+        directions = principal_components(values, middle, rank)
         if directions.shape[1] < rank:
             return math.nan
         scores.append((values - middle) @ directions)

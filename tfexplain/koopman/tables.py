@@ -34,6 +34,7 @@ _OF_BLOCK = (
     "one_step_error",
     "scale",
     "energy_lost",
+    "input_energy_lost",
     "inputs",
     "steps",
     "columns",

@@ -14,6 +14,7 @@ from tfexplain.plotting.convergence import (
     convergence_lines,
     convergence_shares,
 )
+from tfexplain.plotting.koopman import block_credits, feature_weights, kernel_credits
 from tfexplain.plotting.pictures import (
     COLORMAP,
     REDUCTIONS,
@@ -31,6 +32,7 @@ from tfexplain.plotting.spectra import singular_values, term_maps
 __all__ = [
     "COLORMAP",
     "REDUCTIONS",
+    "block_credits",
     "cascade",
     "convergence_curves",
     "convergence_histogram",
@@ -40,6 +42,8 @@ __all__ = [
     "draw_input",
     "draw_map",
     "entropy_boxes",
+    "feature_weights",
+    "kernel_credits",
     "maps",
     "overlay",
     "picture",

@@ -348,10 +348,12 @@ def _given(ax: object, shape: tuple[int, int]) -> np.ndarray:
     return cells.reshape(shape)
 
 
-def _new_cells(shape: tuple[int, ...], titles: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+def _new_cells(
+    shape: tuple[int, ...], titles: Sequence[str], labels: Sequence[str], widest: float = 2.2
+) -> np.ndarray:
     """Axes on a new Figure, of sizes in inches so that no text overlaps, and a colour scale."""
     rows, columns, rank = shape[0], len(titles), len(shape) - 1
-    width = min(2.2, max(0.86, 12 / columns)) * (1 if rank == 3 else 1.5)
+    width = min(widest, max(0.86, 12 / columns)) * (1 if rank == 3 else 1.5)
     height = width * (min(3.0, max(0.3, shape[1] / shape[2])) if rank == 3 else 0.6)
     gap = 0.06 if rank == 3 else 0.4  # tick labels of bars and lines
     left = 0.15 + 0.075 * max(len(str(label)) for label in labels) + (0 if rank == 3 else 0.3)
