@@ -35,6 +35,8 @@ from tfexplain import results
 from tfexplain.files import write_atomically
 
 OUTPUT = pathlib.Path("experiments") / "output"
+# What findings call networks whose weights were never trained.
+RANDOM = "random weights"
 # Checksum of a weight file -> what every result with these weights has to say.
 REMARKS = {
     "c6f151f730613dbc247944779577d6b8965eff6f29eb8056faf88e5e5a56d8b1": (
@@ -127,7 +129,7 @@ class Part:
     def network(self) -> str:
         """What findings call the network: its name, and what is to know about its weights."""
         random = self.settings.weights.get(self.model) == "random"
-        remarks = [*(["random weights"] if random else []), *self.remarks]
+        remarks = [*([RANDOM] if random else []), *self.remarks]
         return f"{self.model} ({', '.join(remarks)})" if remarks else self.model
 
     def uses(self, path: str | pathlib.Path) -> pathlib.Path:
@@ -437,6 +439,19 @@ def print_findings(findings: Iterable[Finding]) -> None:
             print(f"    {mark} {criterion}")
 
 
+def has_random_weights(dataset: xr.Dataset) -> bool:
+    """Tells whether the network of a part was never trained."""
+    return dataset.attrs["network"].startswith(f"{dataset.attrs['model']} ({RANDOM}")
+
+
+SMOKE_NOTE = "**A smoke run: its numbers mean nothing.**"
+RANDOM_NOTE = (
+    "**All networks here have random weights. Verdicts on this page say nothing about the paper's "
+    "claims, which concern trained networks.** These runs show that the experiments run on the "
+    "paper's networks, and what the methods do before anything is learned."
+)
+
+
 @dataclass(frozen=True)
 class Paper:
     """All experiments of a paper.
@@ -446,12 +461,14 @@ class Paper:
         title: Title of the paper.
         claims: Its claims.
         introduction: What the ledger says before its table.
+        differences: What it says about networks, data and settings of trained networks.
     """
 
     name: str
     title: str
     claims: tuple[Claim, ...]
     introduction: str = ""
+    differences: str = ""
 
     def experiments(self) -> dict[str, Experiment]:
         """Returns the experiments by name: every module of the package that has one."""
@@ -468,12 +485,27 @@ class Paper:
         """Returns the ledger of all claims."""
         return Ledger(self.claims, findings)
 
-    def write(self, ledger: Ledger, out: pathlib.Path, tiny: bool = False) -> None:
-        """Writes `ledger.md` and `ledger.json` into a folder."""
-        warning = "**A smoke run: its numbers mean nothing.**\n\n" if tiny else ""
-        text = ledger.markdown(f"Claims of {self.title}", warning + self.introduction)
+    def write(
+        self, ledger: Ledger, out: pathlib.Path, *, tiny: bool = False, random: bool = False
+    ) -> None:
+        """Writes `ledger.md` and `ledger.json` into a folder.
+
+        Args:
+            ledger: The ledger.
+            out: The folder.
+            tiny: Whether it is that of a smoke run.
+            random: Whether all networks have random weights.
+        """
+        parts = [SMOKE_NOTE] if tiny else []
+        parts += (
+            [RANDOM_NOTE, self.introduction] if random else [self.introduction, self.differences]
+        )
+        where = ", on networks with random weights" if random else ""
+        introduction = "\n\n".join(filter(None, parts))
+        text = ledger.markdown(f"Claims of {self.title}{where}", introduction)
         write_atomically(out / "ledger.md", lambda name: name.write_text(text, encoding="utf-8"))
-        save_json({"tiny": tiny, **ledger.to_config()}, out / "ledger.json")
+        flags = {"tiny": tiny, "random_weights": random}
+        save_json({**flags, **ledger.to_config()}, out / "ledger.json")
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs all experiments and writes the ledger of claims."""
@@ -498,28 +530,34 @@ class Paper:
         folders = [out, *([arguments.results] if arguments.results else [])]
         if arguments.results and arguments.tiny:
             parser.error("--results is not for smoke runs: leave out --tiny or --results")
-        findings, tiny = [], arguments.tiny
+        found: dict[str, list[xr.Dataset]] = {}
         for name, experiment in chosen.items():
             print(f"{name}: {experiment.summary}")
             if arguments.collect:
-                datasets = experiment.saved(out)
+                found[name] = experiment.saved(out)
             else:
                 own = _applicable(arguments, experiment)
                 if own is None:
                     print("    left out: none of the named networks concerns it")
                     continue
-                datasets, _ = experiment.run(experiment.settings(own))
-            tiny |= any(dataset.attrs["tiny"] for dataset in datasets)
-            if arguments.results and tiny:
-                parser.error(f"--results is not for smoke runs, and {out} holds one of {name}")
-            for folder in folders:
-                folder.mkdir(parents=True, exist_ok=True)
-                found = experiment.publish(datasets, folder) if datasets else []
-            print_findings(found)
-            findings += found
-        ledger = self.ledger(findings)
+                found[name], _ = experiment.run(experiment.settings(own))
+            print_findings(f for dataset in found[name] for f in experiment.judge(dataset))
+        every = [dataset for datasets in found.values() for dataset in datasets]
+        tiny = arguments.tiny or any(dataset.attrs["tiny"] for dataset in every)
+        random = {has_random_weights(dataset) for dataset in every}
+        if arguments.results and tiny:
+            parser.error(f"--results is not for smoke runs, and {out} holds one")
+        if arguments.results and len(random) == 2:
+            parser.error(f"--results is for trained networks or for random ones; {out} holds both")
         for folder in folders:
-            self.write(ledger, folder, tiny)
+            folder.mkdir(parents=True, exist_ok=True)
+            findings = [
+                finding
+                for name, datasets in found.items()
+                if datasets
+                for finding in chosen[name].publish(datasets, folder)
+            ]
+            self.write(self.ledger(findings), folder, tiny=tiny, random=random == {True})
         print(f"The ledger is in {folders[-1] / 'ledger.md'}.")
         return 0
 

@@ -63,7 +63,7 @@ class Toys(Paper):
         return {"toy": TOY}
 
 
-PAPER = Toys("toys", "Toys", (CLAIM,), "Read this.")
+PAPER = Toys("toys", "Toys", (CLAIM,), "Read this.", "Trained on toys.")
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +222,7 @@ def test_all_experiments_and_the_ledger(tmp_path, calls):
     assert len(calls) == 2
     assert list(contents(kept)) == ["ledger.json", "ledger.md", "toy.json", "toy.png"]
     text = (kept / "ledger.md").read_text(encoding="utf-8")
-    assert text.startswith("# Claims of Toys\n\nRead this.\n")
+    assert text.startswith("# Claims of Toys\n\nRead this.\n\nTrained on toys.\n\n| claim |")
     assert "| C1 | It is small. | small | confirmed | yes | net |  |" in text
     before = contents(kept)
     # From what is saved, without computing.
@@ -239,6 +239,31 @@ def test_smoke_runs_say_so_and_are_not_kept(tmp_path, capsys):
             PAPER.main([*options, "--results", str(tmp_path / "kept")])
         assert "not for smoke runs" in capsys.readouterr().err
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_ledger_of_random_weights_says_so(tmp_path, calls):
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    TOY.main(["--out", str(out), "--weights", "net=random", "--protocol", "corrected"])
+    assert PAPER.main(["--out", str(out), "--results", str(kept), "--collect"]) == 0
+    for folder in (out, kept):
+        text = (folder / "ledger.md").read_text(encoding="utf-8")
+        title = "# Claims of Toys, on networks with random weights\n\n"
+        assert text.startswith(f"{title}{runs.RANDOM_NOTE}\n\nRead this.\n\n| claim |")
+        assert "Trained on toys." not in text and "| net (random weights) |" in text
+        assert json.loads((folder / "ledger.json").read_text())["random_weights"] is True
+
+
+def test_trained_and_random_networks_are_not_kept_together(tmp_path, capsys):
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    options = ["--models", "net", "other", "--weights", "other=random", "--out", str(out)]
+    with pytest.raises(SystemExit):
+        PAPER.main([*options, "--results", str(kept)])
+    assert f"for trained networks or for random ones; {out} holds both" in capsys.readouterr().err
+    assert not kept.exists()
+    # Beside each other they are no ledger of random weights.
+    assert PAPER.main(["--out", str(out), "--collect"]) == 0
+    assert (out / "ledger.md").read_text().startswith("# Claims of Toys\n\nRead this.")
+    assert json.loads((out / "ledger.json").read_text())["random_weights"] is False
 
 
 def test_nothing_collected_is_not_tested(tmp_path, calls):

@@ -112,29 +112,30 @@ def test_a_method_with_infinite_relevance_is_counted(monkeypatch, tmp_path):
 @pytest.mark.parametrize("protocol", [PUBLISHED, CORRECTED])
 def test_switches_reach_the_audit(protocol, monkeypatch, tmp_path):
     calls, cascades = {}, {}
-    steps = ["fc4", "fc3"]
+    steps = sanity_checks.STEPS["tiny"]
 
     def scored(analyzers, x, y, **options):
         ((name, analyzer),) = analyzers.items()
-        calls[name] = analyzer, options
-        dims = ("analyzer", "step", "similarity")
-        values = np.full((1, 2, 3), 0.5)
+        calls.setdefault(name, []).append((analyzer, options))
+        dims, own = ("analyzer", "step", "similarity"), options["layers"]
+        # One map of the first step has no structural similarity.
+        missing = [[[int(step == steps[0]), 0, 0] for step in own]]
         return xr.Dataset(
             {
                 **{
-                    n: (("analyzer", "step", "sample"), np.full((1, 2, len(x)), 0.5))
+                    n: (("analyzer", "step", "sample"), np.full((1, len(own), len(x)), 0.5))
                     for n in sanity_checks.SIMILARITIES
                 },
-                **{n: (dims, values) for n in ("median", "low", "high")},
-                "missing": (dims, np.array([[[1, 0, 0], [0, 0, 0]]])),
+                **{n: (dims, np.full((1, len(own), 3), 0.5)) for n in ("median", "low", "high")},
+                "missing": (dims, np.array(missing)),
             },
-            {"analyzer": [name], "step": steps, "similarity": list(sanity_checks.SIMILARITIES)},
+            {"analyzer": [name], "step": own, "similarity": list(sanity_checks.SIMILARITIES)},
             {"notes": ""},
         )
 
     def cascaded(analyzers, x, y, **options):
-        cascades[next(iter(analyzers))] = options
-        shape = (1, 3, len(x), 8, 8)
+        cascades.setdefault(next(iter(analyzers)), []).append(options)
+        shape = (1, 1 + len(options["layers"]), len(x), 8, 8)
         return xr.Dataset({"relevance": (tuple("asnhw"), np.random.default_rng(0).random(shape))})
 
     permuted = dataclasses.replace(protocol, random_weights="permutation")
@@ -145,19 +146,56 @@ def test_switches_reach_the_audit(protocol, monkeypatch, tmp_path):
     dataset = sanity_checks.compute(tiny_part(tmp_path, protocol.name))
     assert tuple(calls) == tuple(cascades) == tuple(methods(protocol))
     published = protocol is PUBLISHED
-    for name, (_, options) in calls.items():
-        assert options["weights"] == cascades[name]["weights"] == "permutation"
-        assert options["layers"] == list(sanity_checks.STEPS["tiny"])
-        # The cascades show the same random networks.
-        assert options["seed"] == cascades[name]["seed"]
-        assert options["reduction"] == cascades[name]["reduction"]
-        assert options["data_range"] == (2.0 if published else 1.0)
-    assert len({options["seed"] for _, options in calls.values()}) == (17 if published else 1)
+    for name, runs in calls.items():
+        assert [options["layers"] for _, options in runs] == (
+            [[step] for step in steps] if published and "DeepLIFT" in name else [list(steps)]
+        )
+        for (_, options), shown in zip(runs, cascades[name], strict=True):
+            assert options["weights"] == "permutation"
+            assert options["data_range"] == (2.0 if published else 1.0)
+            # The cascades show the same random networks.
+            assert shown == {key: options[key] for key in sanity_checks.SHARED}
+    # T14: a random network for each of 14 methods, and for each of 4 steps of 3 methods.
+    options = [options for runs in calls.values() for _, options in runs]
+    assert len({one["seed"] for one in options}) == (14 + 4 * 3 if published else 1)
+    assert len({one["path"] for one in options}) == len(options)
     attribution = PatternNet if published else PatternAttribution
-    assert type(calls["PatternAttr."][0]) is attribution
+    assert type(calls["PatternAttr."][0][0]) is attribution
     # T19: one missing map is counted, or takes the median with it.
     missing = np.isnan(dataset["median"].values)
     assert missing[:, 0].all() == published and not missing[:, 1].any()
+
+
+def test_each_step_of_deep_lift_has_a_random_network(monkeypatch, tmp_path):
+    """T14, as published: a step is that of a cascade of all steps with the seed of this one."""
+    name, steps = "DeepLIFT Resc", sanity_checks.STEPS["tiny"]
+    monkeypatch.setattr(table, "TINY_METHODS", (name,))
+    part = tiny_part(tmp_path, "published")
+    dataset = sanity_checks.compute(part).sel(analyzer=name)
+    assert dataset["step"].values.tolist() == list(steps)
+    method, model = methods(PUBLISHED)[name], networks.load(part)
+    x, y = table.images(part, PUBLISHED)
+    _, photograph = maps.photograph(part, PUBLISHED, x.shape[1])
+    classes = model(photograph).numpy().argmax(axis=1)
+    similar = maps.options(part, PUBLISHED, method, x) | {"path": None}
+    before = None
+    for step in steps:
+        options = {"layers": list(steps), "seed": maps.draw_seed(part, PUBLISHED, method, step)}
+        analyzer = method.create(model)
+        whole = audits.parameter_randomization(analyzer, x, y, **{**similar, **options})
+        found = whole.isel(analyzer=0).sel(step=step)
+        np.testing.assert_allclose(dataset["cosine"].sel(step=step), found["cosine"], rtol=1e-5)
+        cascade = audits.cascade_maps(analyzer, photograph, classes, reduction="sum", **options)
+        shown = cascade["relevance"].isel(analyzer=0, sample=0)
+        np.testing.assert_allclose(
+            dataset["relevance"].sel(shown=step), shown.sel(step=step), rtol=1e-4, atol=1e-7
+        )
+        if before is not None:
+            assert not np.allclose(dataset["relevance"].sel(shown=step), before.sel(step=step))
+        before = shown
+    np.testing.assert_allclose(
+        dataset["relevance"].sel(shown="trained"), shown.sel(step="trained"), rtol=1e-4, atol=1e-7
+    )
 
 
 def test_frozen_patterns():

@@ -12,23 +12,23 @@ import tfexplain
 from experiments import networks
 from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED, Finding
 from experiments.runs import Part, Settings
-from experiments.sixt2020 import two_classes
+from experiments.sixt2020 import class_contrasts, two_classes
 from experiments.sixt2020.__main__ import PAPER
-from experiments.sixt2020.class_maps import magnitudes
-from experiments.sixt2020.protocol import CORRECTED, PROTOCOLS, PUBLISHED, methods
-from experiments.sixt2020.two_classes import (
+from experiments.sixt2020.class_contrasts import (
     CHAINS,
     CLASSES,
     CONTRASTIVE,
     CONTRASTIVE_LRP,
     EXCITATION,
-    EXPERIMENT,
     LRP,
     PAIRS,
     SCENES,
     SHOWN,
     TARGETS,
 )
+from experiments.sixt2020.class_maps import magnitudes
+from experiments.sixt2020.protocol import CORRECTED, PROTOCOLS, PUBLISHED, methods
+from experiments.sixt2020.two_classes import EXPERIMENT
 from models.googlenet import LocalResponseNormalization
 from tests.networks import randomize
 from tfexplain import metrics
@@ -129,7 +129,7 @@ def test_chains(tiny):
 def test_what_the_last_layer_hands_down(tiny):
     """Shares of positive contributions, less those of negative ones if it contrasts."""
     model = networks.tiny_network(0)
-    _, x = two_classes._images(part())
+    _, x = class_contrasts._images(part())
     h = keras.Model(model.inputs, model.get_layer("relu3").output).predict(x, verbose=0)
     kernel = model.get_layer("fc4").kernel.numpy()
     for place, image in enumerate(SCENES):
@@ -152,7 +152,7 @@ def test_single_objects_have_the_published_method_alone(tiny):
 
 def test_classes_and_predictions(tiny):
     model = networks.tiny_network(0)
-    _, x = two_classes._images(part())
+    _, x = class_contrasts._images(part())
     logits = model.predict(x, verbose=0)
     for image, row in zip(CLASSES, logits, strict=True):
         found = tiny.sel(image=image)
@@ -168,14 +168,14 @@ def test_classes_and_predictions(tiny):
 
 
 def test_targets_are_drawn_once_for_all_images_of_a_pair():
-    found = two_classes._targets(part("googlenet"), 1000)
+    found = class_contrasts._targets(part("googlenet"), 1000)
     assert found.shape == (6, 3)
     for row, classes in zip(found, CLASSES.values(), strict=True):
         assert tuple(row[:2]) == classes and row[2] not in classes
     assert len({*found[[0, 2, 3], 2]}) == len({*found[[1, 4, 5], 2]}) == 1
-    again = two_classes._targets(part("googlenet", "published"), 1000)
+    again = class_contrasts._targets(part("googlenet", "published"), 1000)
     np.testing.assert_array_equal(found, again)
-    other = two_classes._targets(part("googlenet", seed=1), 1000)
+    other = class_contrasts._targets(part("googlenet", seed=1), 1000)
     assert (found[:, 2] != other[:, 2]).any()
 
 
@@ -186,7 +186,7 @@ def test_targets_are_drawn_once_for_all_images_of_a_pair():
 def test_contrastive_methods_follow_the_protocol(protocol):
     model = networks.tiny_network(0)
     lrp = methods(protocol)[LRP]
-    contrastive = two_classes._added(CONTRASTIVE_LRP, model, lrp, protocol)
+    contrastive = class_contrasts._added(CONTRASTIVE_LRP, model, lrp, protocol)
     assert contrastive.rectify is False
 
     def rules(analyzer):
@@ -194,8 +194,8 @@ def test_contrastive_methods_follow_the_protocol(protocol):
 
     assert rules(contrastive.inner) == rules(lrp.create(model))
     assert rules(contrastive.inner)["conv1"].bias == protocol.bias
-    plain = two_classes._added(EXCITATION, model, lrp, protocol)
-    last = two_classes._added(CONTRASTIVE, model, lrp, protocol)
+    plain = class_contrasts._added(EXCITATION, model, lrp, protocol)
+    last = class_contrasts._added(CONTRASTIVE, model, lrp, protocol)
     assert {name for name, rule in rules(last).items() if rule != rules(plain)[name]} == {"fc4"}
 
 
@@ -208,14 +208,14 @@ def test_the_switches_of_both_protocols():
 def test_other_classes_start_with_magnitudes():
     """Against the maps of all classes one by one, turned to the sign of relevance 1."""
     model = networks.tiny_network(0)
-    _, x = two_classes._images(part())
-    targets = two_classes._targets(part(), 5)
+    _, x = class_contrasts._images(part())
+    targets = class_contrasts._targets(part(), 5)
     lrp = methods(CORRECTED)[LRP]
     analyzer = lrp.create(model)
     signs = np.sign(analyzer.outputs(x))
     assert (signs < 0).any() and (signs > 0).any()
     each = analyzer.analyze(x, target="all") * signs[..., None, None, None]
-    found = two_classes._explain_added(CONTRASTIVE_LRP, model, lrp, x, targets, CORRECTED)
+    found = class_contrasts._explain_added(CONTRASTIVE_LRP, model, lrp, x, targets, CORRECTED)
     for row, maps, contrasts in zip(targets, each, found, strict=True):
         for target, contrast in zip(row, contrasts, strict=True):
             others = np.delete(maps, target, axis=0).sum(axis=0)
@@ -223,8 +223,10 @@ def test_other_classes_start_with_magnitudes():
             np.testing.assert_allclose(contrast, expected, atol=1e-6)
             # Two maps without negative values differ by 2 at most.
             assert np.abs(contrast).sum() <= 2 + 1e-5
-    signed = two_classes._explain_added(CONTRASTIVE_LRP, model, lrp, x, targets, PUBLISHED)
-    direct = two_classes._added(CONTRASTIVE_LRP, model, lrp, PUBLISHED).analyze(x, targets[:, 0])
+    signed = class_contrasts._explain_added(CONTRASTIVE_LRP, model, lrp, x, targets, PUBLISHED)
+    direct = class_contrasts._added(CONTRASTIVE_LRP, model, lrp, PUBLISHED).analyze(
+        x, targets[:, 0]
+    )
     np.testing.assert_allclose(signed[:, 0], direct, atol=1e-6)
     assert np.abs(signed - found).max() > 0.01
 
@@ -237,7 +239,7 @@ def test_layers_without_a_rule_are_left_out(monkeypatch):
     h = layers.GlobalAveragePooling2D(name="mean")(h)
     model = randomize(keras.Model(inputs, layers.Dense(5, name="logits")(h)))
     monkeypatch.setattr(networks, "load", lambda part: model)
-    dataset = two_classes.compute(part())
+    dataset = class_contrasts.compute(part())
     assert dataset.attrs["left_out"] == "DeepLIFT Resc (it has no rule for a layer)"
     assert "DeepLIFT Resc" not in dataset["analyzer"].values
     assert list(dataset["layer"].values) == ["last layer's input", "input"]
@@ -245,7 +247,7 @@ def test_layers_without_a_rule_are_left_out(monkeypatch):
 
 def test_maps_that_are_zero_have_no_cosine():
     lrp = np.zeros((2, 3, 4, 4, 3))
-    found = two_classes._contrast(lrp, np.ones(lrp.shape))
+    found = class_contrasts._contrast(lrp, np.ones(lrp.shape))
     assert found["contrast_figure"].isnull().all() and found["contrast_sums"].isnull().all()
     assert (found["contrast_size"] == 48).all()
 
@@ -270,13 +272,13 @@ def branched(merged):
 
 def test_tensors_that_all_relevance_passes():
     analyzer = tfexplain.create_analyzer("excitation_bp", branched(True))
-    assert two_classes._bottlenecks(analyzer) == ["mean", "both", "stem"]
+    assert class_contrasts._bottlenecks(analyzer) == ["mean", "both", "stem"]
 
 
 def test_a_last_layer_beside_another():
     analyzer = tfexplain.create_analyzer("excitation_bp", branched(False))
     with pytest.raises(ValueError, match="does not read a tensor that all relevance passes"):
-        two_classes._bottlenecks(analyzer)
+        class_contrasts._bottlenecks(analyzer)
 
 
 # --- images --------------------------------------------------------------------------------------
@@ -284,15 +286,15 @@ def test_a_last_layer_beside_another():
 
 def test_images_have_to_be_given(tmp_path):
     with pytest.raises(ValueError, match="--data two_classes=FOLDER, with cat_dog_224.jpg"):
-        two_classes._images(part("googlenet"))
+        class_contrasts._images(part("googlenet"))
     with pytest.raises(FileNotFoundError, match="There is no file .*cat_dog_224.jpg"):
-        two_classes._images(part("googlenet", data={"two_classes": tmp_path}))
+        class_contrasts._images(part("googlenet", data={"two_classes": tmp_path}))
 
 
 @pytest.mark.data
 def test_the_authors_images(data_dir):
     asked = part("squeezenet", data={"two_classes": data_dir / "two_classes"})
-    pictures, x = two_classes._images(asked)
+    pictures, x = class_contrasts._images(asked)
     assert pictures.shape == x.shape == (6, 227, 227, 3) and pictures.dtype == "uint8"
     assert set(asked.files) == {f"{name}_224.jpg" for name in CLASSES}
     np.testing.assert_array_equal(x[0, ..., 0] + 104, pictures[0, ..., 2])
@@ -320,7 +322,7 @@ def measured(**values):
         "error": 1e-6,
         **values,
     }
-    names = [*methods(CORRECTED), *two_classes.ADDED]
+    names = [*methods(CORRECTED), *class_contrasts.ADDED]
     images, pairs = list(CLASSES), list(PAIRS)
     distance = np.full((len(names), 6, 3), 0.1)
     distance[names.index(LRP)] = found["distance"]

@@ -324,7 +324,7 @@ def test_innvestigate_epsilon_roundtrip(number, tmp_path, two_outputs):
 
 
 def test_innvestigate_epsilon_roundtrip_of_every_option():
-    """`SAVED` holds every option, and no default; tests/test_patterns.py saves fitted analyzers."""
+    """`SAVED` holds every option, no default; tests/test_pattern_analyzers.py saves fitted ones."""
     entries = [entry for entry in ANALYZERS.values() if not entry.fits]
     offered = {option for entry in entries for option in entry.options}
     assert {option for _, options in SAVED for option in options} == offered

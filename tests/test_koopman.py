@@ -382,6 +382,125 @@ def test_blocks_that_mix_channels_have_no_kernels(residual):
     assert set(found["kernel_block"].values) == {"stem"}
 
 
+def test_kernels_of_a_convolution_that_widens_are_kept_apart():
+    # The projection of the mean operator mixes channels; a kernel that is 0 would get a credit.
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1), dtype="float64"),
+            layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv", dtype="float64"),
+        ]
+    )
+    kernels = samples(3, 3, 1, 4, seed=9) * np.array([0, 100, 1, 3])
+    model.set_weights([kernels])
+    unit = np.eye(36).reshape(36, 6, 6, 1)
+    by_channel = model.predict(unit, verbose=0).reshape(36, 36, 4).transpose(2, 1, 0)
+    expected = [koopman.volume(part) for part in by_channel]
+    found = koopman.credit(model, samples(50, 6, 6, 1), repeats=2)
+    for definition in ("rows", "block"):
+        assert found[f"kernel_{definition}_rank"].values.tolist() == [0, 36, 36, 36]
+        np.testing.assert_allclose(
+            found[f"kernel_{definition}_log_volume"],
+            [volume.log_volume for volume in expected],
+            rtol=1e-6,
+        )
+    whole = koopman.volume(by_channel.reshape(-1, 36)).log_volume
+    assert found["unprojected_log_volume"].item() == pytest.approx(whole)
+    assert found["log_volume"].item() < whole - 10
+
+
+def test_moved_channels_have_no_kernels():
+    model = randomize(sequential((6, 6, 1), layers.Conv2D(4, 3), layers.Permute((3, 1, 2))))
+    found = koopman.credit(model, samples(80, 6, 6, 1).astype("float32"), repeats=1)
+    assert "kernel" not in found.dims
+
+
+# --- what may go wrong without a word ------------------------------------------------------------
+
+
+def test_rounding_of_float32_is_no_volume():
+    model = sequential((10,), layers.Dense(10, use_bias=False, name="low"))
+    # Integers, so that the weights themselves are not rounded.
+    left, right = (np.round(3 * samples(*shape)) for shape in ((10, 3), (3, 10)))
+    model.set_weights([left @ right])
+    x = samples(60, 10, seed=2).astype("float32")
+    single, double = (koopman.credit(model, x, dtype=dtype) for dtype in ("float32", "float64"))
+    for found in (single, double):
+        assert found["rank"].item() == found["least_squares_rank"].item() == 3
+    for name in ("log_volume", "least_squares_log_volume", "log_volume_eigenvalues"):
+        assert single[name].item() == pytest.approx(double[name].item(), abs=1e-4)
+
+
+def test_dead_blocks_have_no_volume():
+    model = randomize(
+        sequential((5,), layers.Dense(5, name="a"), layers.ReLU(), layers.Dense(3, name="b"))
+    )
+    values = model.get_weights()
+    values[1] = np.full_like(values[1], -1e3)
+    values[3] = np.ones_like(values[3])
+    model.set_weights(values)
+    found = koopman.credit(model, samples(30, 5).astype("float32"))
+    assert found["rank"].values.tolist() == [0, 0]
+    assert np.isnan(found["log_volume"]).all()
+    assert "operator of block 'a' is 0" in found.attrs["notes"]
+
+
+def test_snapshots_of_a_lower_rank_are_noted():
+    found = koopman.credit(linear(20, 8), np.repeat(samples(1, 20), 40, axis=0))
+    assert "snapshots of block 'd0' have rank" in found.attrs["notes"]
+    assert koopman.credit(linear(20, 8), samples(40, 20)).attrs["notes"] == ""
+
+
+def test_products_beyond_the_range_of_float32():
+    model = linear(*[8] * 11, scale=1e5)
+    found = koopman.credit(model, samples(30, 8))
+    product = np.linalg.multi_dot(weights(model)[::-1])
+    assert np.abs(product).max() > np.finfo("float32").max
+    np.testing.assert_allclose(found["feature_weight"].sel(operator="mean"), product, rtol=1e-6)
+
+
+def test_the_fixed_rank_is_at_most_the_number_of_components():
+    x = samples(60, 20)
+    found = koopman.credit(linear(20, 15, 12), x, max_dimension=5)
+    assert found.attrs["fixed_rank"] == 5
+    assert np.isfinite(found["log_volume_fixed_rank"]).all()
+
+
+def test_one_of_several_outputs():
+    inputs = keras.Input((6,), dtype="float64")
+    hidden = layers.Dense(5, name="hidden", dtype="float64")(inputs)
+    ends = [layers.Dense(n, name=f"out{n}", dtype="float64")(hidden) for n in (2, 3)]
+    model = randomize(keras.Model(inputs, ends))
+    x = samples(40, 6)
+    by_name = koopman.credit(model, x, output="out3")
+    assert by_name["block"].values.tolist() == ["hidden", "out3"]
+    by_index = koopman.credit(model, x, output=np.int64(1))
+    np.testing.assert_array_equal(by_name["log_volume"], by_index["log_volume"])
+
+
+def test_a_layer_that_is_called_twice():
+    inputs = keras.Input((6,), dtype="float64")
+    twice = layers.Dense(6, use_bias=False, name="twice", dtype="float64")
+    model = randomize(keras.Model(inputs, twice(twice(inputs))))
+    found = koopman.credit(model, samples(40, 6))
+    assert found["block"].values.tolist() == ["twice", "twice@1"]
+    assert found["log_volume"][0] == pytest.approx(found["log_volume"][1].item())
+
+
+def test_normalising_needs_several_inputs():
+    with pytest.raises(ValueError, match="normalize=True divides by standard deviations"):
+        koopman.credit(linear(4, 3), samples(1, 4), normalize=True, underdetermined="minimum_norm")
+
+
+def test_iterated_snapshots_do_not_depend_on_the_batch_size(small):
+    model, x = small
+    found = [
+        koopman.credit(model, x[:12], batch_size=size, repeats=2, kernels=()) for size in (5, 12)
+    ]
+    assert found[0]["steps"].max() > 2
+    # In float32, up to rounding.
+    np.testing.assert_allclose(*(each["log_volume"] for each in found), rtol=1e-3)
+
+
 # --- long runs and options -----------------------------------------------------------------------
 
 
@@ -485,7 +604,9 @@ def test_activations_that_are_not_finite_are_named(small):
         ({"underdetermined": "ignore"}, "underdetermined must be one of raise, minimum_norm"),
         ({"fixed_rank": 4}, r"fixed_rank must be at most 3.*received 4"),
         ({"max_dimension": 0}, "max_dimension must be an integer >= 1 or None"),
-        ({"kernels": ["columns"]}, "among rows, block, received 'columns'"),
+        ({"kernels": ["columns"]}, r"among rows, block, received \['columns'\]"),
+        ({"kernels": 3}, "among rows, block, received 3"),
+        ({"outputs": [False]}, "indices from 0 to 2, received False"),
         ({"outputs": [3]}, "indices from 0 to 2, received 3"),
         ({"outputs": [1, 1]}, "different indices"),
         ({"dtype": "float16"}, "dtype must be None, 'float32' or 'float64'"),

@@ -77,11 +77,14 @@ def options(part: Part, protocol: Protocol, method: Method, x: np.ndarray) -> di
     }
 
 
-def draw_seed(part: Part, protocol: Protocol, method: Method) -> int:
-    """Returns the seed of classes and random networks: one for all, or one for each method."""
+def draw_seed(part: Part, protocol: Protocol, method: Method, *step: str) -> int:
+    """Returns the seed of classes and random networks.
+
+    One for all, or one for each method, or for each of its steps if they are named.
+    """
     if protocol.shared_draws:
         return part.settings.seed
-    return int(part.generator("draws", method.name).integers(2**31))
+    return int(part.generator("draws", method.name, *step).integers(2**31))
 
 
 def batches(x: np.ndarray) -> dict[str, int]:
@@ -90,10 +93,10 @@ def batches(x: np.ndarray) -> dict[str, int]:
     return dict(zip(("batch_size", "block_size"), sizes, strict=True))
 
 
-def scratch(part: Part, method: str) -> pathlib.Path:
-    """Returns the file of a method's audit; runs with other images or seeds have others."""
+def scratch(part: Part, audit: str) -> pathlib.Path:
+    """Returns the file of an audit, by its method; runs with other images or seeds have others."""
     settings = part.settings
-    word = re.sub(r"\W+", "_", method).strip("_")
+    word = re.sub(r"\W+", "_", audit).strip("_")
     return part.scratch(f"{word}-{settings.images}-{settings.seed}")
 
 

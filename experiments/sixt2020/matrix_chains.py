@@ -3,7 +3,8 @@
 Networks of this experiment:
 
 * `random`: chains of random matrices of VGG-16's backward shapes (fig. 8a and 8b);
-* `grids`: non-negative 1x1 and 3x3 convolutions on maps, against dense layers (section 2.2);
+* `grids`: non-negative 1x1 and 3x3 convolutions on maps, against dense layers (section 2.2), see
+  `experiments.sixt2020.grids`;
 * `exact`: theorem 1 in rational arithmetic, see `experiments.sixt2020.theorem`;
 * networks without branches: chains of their weights ("relu_learned") and of patterns times weights
   ("pattern"), one tap of each convolution (fig. 8a).
@@ -26,20 +27,17 @@ from matplotlib.figure import Figure
 from experiments import networks
 from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, Settings, finding
-from experiments.sixt2020 import theorem
+from experiments.sixt2020 import grids, theorem
 from experiments.sixt2020.chains import (
     ALPHA_BETA,
     RANDOM_KINDS,
     SHAPES,
     TINY_SHAPES,
-    VECTORS,
     chain_separations,
-    convolve,
     predicted_factor,
     propagated,
     random_matrix,
     separation,
-    separations,
     start_vectors,
 )
 from experiments.sixt2020.patterns import fitted_patterns, taps
@@ -54,14 +52,6 @@ FLOAT64, FLOAT32 = 2.0**-52, 2.0**-23
 SHOWN = 1e-12
 # Below this, distances are rounding.
 FLOOR = 1e-28
-# Maps of the grids: name -> (side in pixels, kernel size).
-GRIDS = {
-    "1x1 on 7x7": (7, 1),
-    "3x3 on 7x7": (7, 3),
-    "3x3 on 14x14": (14, 3),
-    "3x3 on 28x28": (28, 3),
-}
-GRID_CHANNELS, GRID_LAYERS, GRID_REPETITIONS = 64, 12, 5
 # Stride-free 3x3 convolutions in the last stage of ResNet-50, on maps of 7x7.
 LAST_STAGE = 3
 
@@ -150,58 +140,7 @@ def once(function: Callable[[Part], xr.Dataset]) -> Callable[[Part], xr.Dataset]
     return lambda part: computed(part.settings.seed, part.settings.tiny).copy()
 
 
-@once
-def grid_chains(part: Part) -> xr.Dataset:
-    """Non-negative convolutions on maps: convergence at each location, and of whole maps.
-
-    The vectors start with normal numbers at all locations, or ("pooled") with the same normal
-    vector at each location, which is what a global average pooling hands down.
-    """
-    tiny = part.settings.tiny
-    channels, layers = (8, 4) if tiny else (GRID_CHANNELS, GRID_LAYERS)
-    repetitions = 2 if tiny else GRID_REPETITIONS
-    grids = {"dense": (1, 1), **GRIDS} if not tiny else {"dense": (1, 1), "3x3 on 7x7": (7, 3)}
-    starts = ("random", "pooled")
-    shape = (len(grids), len(starts), repetitions, layers + 1)
-    local, whole = np.full(shape, np.nan), np.full(shape, np.nan)
-    for place, (name, (side, size)) in enumerate(grids.items()):
-        # A dense layer between maps of 7x7 is a matrix of all locations and channels.
-        width = channels * 49 if name == "dense" else channels
-        for repetition in range(repetitions):
-            generator = part.generator("grid", name, repetition)
-            maps = {
-                "random": generator.normal(size=(VECTORS, side, side, width)),
-                "pooled": np.broadcast_to(
-                    generator.normal(size=(VECTORS, 1, 1, width)), (VECTORS, side, side, width)
-                ),
-            }
-            for layer in range(layers + 1):
-                if layer:
-                    kernel = np.maximum(generator.normal(size=(size, size, width, width)), 0)
-                    maps = {key: _rescaled(convolve(x, kernel)) for key, x in maps.items()}
-                for column, key in enumerate(starts):
-                    x = maps[key]
-                    whole[place, column, repetition, layer] = np.median(
-                        separations(x.reshape(VECTORS, -1))
-                    )
-                    # All locations would cost much and say the same: the middle row.
-                    local[place, column, repetition, layer] = np.median(
-                        [separations(x[:, side // 2, j]) for j in range(side)]
-                    )
-    dimensions = ("grid", "start", "repetition", "layers")
-    return xr.Dataset(
-        {"local": (dimensions, local), "whole": (dimensions, whole)},
-        {
-            "grid": list(grids),
-            "start": list(starts),
-            "repetition": np.arange(repetitions),
-            "layers": np.arange(layers + 1),
-        },
-    )
-
-
-def _rescaled(x: np.ndarray) -> np.ndarray:
-    return x / np.abs(x).max(axis=(1, 2, 3), keepdims=True)
+grid_chains = once(grids.chains)
 
 
 @once
@@ -365,37 +304,49 @@ def _at(values: np.ndarray, step: int) -> float:
 def _judge_grids(dataset: xr.Dataset) -> list[Finding]:
     medians = dataset.median("repetition")
 
-    def line(variable: str, grid: str, start: str = "random") -> np.ndarray:
+    def line(variable: str, grid: str, **start: str) -> np.ndarray:
         if grid not in medians.grid:
             return np.full(medians.sizes["layers"], np.nan)
-        return medians[variable].sel(grid=grid, start=start).values
+        return medians[variable].sel(grid=grid, **start).values
 
     last = dataset.sizes["layers"] - 1
     # The first layers turn normal numbers into positive ones.
     slopes = {
-        grid: slope(line("whole", grid)[LAST_STAGE:])[0]
-        for grid in ("dense", *GRIDS)
+        grid: slope(line("whole", grid, start="random")[LAST_STAGE:])[0]
+        for grid in ("dense", *grids.GRIDS)
         if grid in medians.grid
     }
     overlapping, dense = slopes.get("3x3 on 7x7", np.nan), slopes["dense"]
     criteria = [
         Criterion(
             "1x1: final 1 - |cos| at a location",
-            _at(line("local", "1x1 on 7x7"), last),
+            _at(line("local", "1x1 on 7x7", start="random"), last),
             "<=",
             CONVERGED,
         ),
         Criterion(
             "1x1: final 1 - |cos| of whole maps",
-            _at(line("whole", "1x1 on 7x7"), last),
+            _at(line("whole", "1x1 on 7x7", start="random"), last),
             ">",
             0.5,
+        ),
+        Criterion(
+            "1x1: final 1 - |cos| of what channels of one location send down",
+            _at(line("within", "1x1 on 7x7"), last),
+            "<=",
+            CONVERGED,
+        ),
+        Criterion(
+            "1x1: final 1 - |cos| of what channels of two locations send down",
+            _at(line("across", "1x1 on 7x7"), last),
+            ">=",
+            1 - CONVERGED,
         ),
         Criterion("3x3 on 7x7: decades per layer of whole maps", overlapping, "<=", -0.02),
         Criterion("3x3 on 7x7: decades per layer over those of dense", overlapping / dense, "<", 1),
         Criterion(
             f"3x3 on 7x7: 1 - |cos| of whole maps after {LAST_STAGE} layers",
-            _at(line("whole", "3x3 on 7x7"), LAST_STAGE),
+            _at(line("whole", "3x3 on 7x7", start="random"), LAST_STAGE),
             "<=",
             0.5,
         ),
@@ -403,8 +354,15 @@ def _judge_grids(dataset: xr.Dataset) -> list[Finding]:
     numbers = {f"decades per layer of whole maps, {grid}": n for grid, n in slopes.items()}
     numbers |= {
         f"1 - |cos| after {LAST_STAGE} layers behind a global average, {grid}": _at(
-            line("whole", grid, "pooled"), LAST_STAGE
+            line("whole", grid, start="pooled"), LAST_STAGE
         )
+        for grid in dataset.grid.values
+    }
+    numbers |= {
+        f"final 1 - |cos| of what channels of {words} send down, {grid}": _at(
+            line(variable, grid), last
+        )
+        for variable, words in (("within", "one location"), ("across", "two locations"))
         for grid in dataset.grid.values
     }
     return [
@@ -419,7 +377,9 @@ def _judge_grids(dataset: xr.Dataset) -> list[Finding]:
             "convolutions of ResNet-50's last stage; unrelated maps of 7x7 have about 0.1. Behind "
             "a global average pooling, which hands the same vector to all locations, whole maps "
             "converge as single locations do, also with 1x1 kernels: what converges there comes "
-            "from the pooling, not from overlapping kernels.",
+            "from the pooling, not from overlapping kernels. What the channels of a location send "
+            "down are rows of the product of all matrices: those of one location turn into one "
+            "direction, those of two stay orthogonal as long as kernels do not overlap.",
         )
     ]
 
@@ -534,20 +494,28 @@ def _draw_chains(datasets: Sequence[xr.Dataset]) -> Figure:
 def _draw_grids(datasets: Sequence[xr.Dataset]) -> Figure:
     dataset = datasets[-1]
     medians = dataset.median("repetition")
-    figure = Figure(figsize=(10, 3.9), layout="constrained")
-    panels = (("whole", "random"), ("whole", "pooled"), ("local", "random"))
-    titles = ("whole maps", "whole maps behind a global average", "single locations")
-    axes = figure.subplots(1, 3)
-    for ax, panel, title in zip(axes, panels, titles, strict=True):
+    random, pooled = (medians.sel(start=start) for start in ("random", "pooled"))
+    panels = {
+        "whole maps": random["whole"],
+        "whole maps behind a global average": pooled["whole"],
+        "single locations": random["local"],
+        "channels of one location": medians["within"],
+        "channels of two locations": medians["across"],
+    }
+    figure = Figure(figsize=(10, 7.2), layout="constrained")
+    axes = figure.subplots(2, 3).ravel()
+    axes[-1].set_axis_off()
+    for ax, (title, lines) in zip(axes, panels.items(), strict=False):
         for grid, colour in zip(dataset.grid.values, _cycled(COLOURS), strict=False):
-            line = medians[panel[0]].sel(grid=grid, start=panel[1]).values
+            line = lines.sel(grid=grid).values
             ax.plot(np.maximum(line, 1e-32), label=grid, color=colour, marker=".", linewidth=1)
         _one_minus(ax)
         ax.set_title(title, fontsize=9)
         ax.set_xlabel("layers")
     # Dense layers leave the picture, so that the convolutions can be seen.
-    axes[0].set_ylim(1.3, 0.05)
-    ax.legend(fontsize=7)
+    for ax in (axes[0], axes[4]):
+        ax.set_ylim(1.3, 0.05)
+    axes[-1].legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="upper left")
     return figure
 
 

@@ -51,7 +51,7 @@ class Protocol:
         bounds: T11: range of the input from one "example" image or from the "preprocessing".
         exact_cosines: T12: cosines in float64 without cancellation, never beyond 1.
         shared_draws: T14: all methods see the same images (without repetition), classes and random
-            networks.
+            networks; else each draws its own, DeepLIFT random networks for each step.
         read_point: T15: relevance is given and read at "output" tensors of layers, wherever their
             activation is, or behind the "activation".
         count_constant_maps: T19: constant maps are counted as missing; else SSIM is NaN.

@@ -5,13 +5,14 @@ similarities of the audit there are two numbers of maps: whether a map is that o
 network up to local factors (S21), and how much of it is noise (S23).
 
 As published, PatternAttribution keeps the products of patterns and trained weights (T4), and each
-method has a random network of its own (T14; DeepLIFT had one for each step, here it has one).
+method has a random network of its own, DeepLIFT one for each step (T14).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -70,6 +71,8 @@ STEPS = {
 # Images whose maps are kept in memory, for local factors and noise.
 MAPS = 10
 SIMILARITIES = ("ssim", "spearman", "cosine")
+# Options that the maps to look at share with the similarities.
+SHARED = ("layers", "weights", "reduction", "seed", "batch_size")
 UNCHANGED = 0.99
 # Patches in which a map counts as rescaled, as a part of its side, and from which cosine on.
 PATCHES, RESCALED = 8, 0.9
@@ -86,26 +89,19 @@ def compute(part: Part) -> xr.Dataset:
     pixels, photograph = maps.photograph(part, protocol, x.shape[1])
     shown = np.concatenate([photograph, x[:MAPS]])
     targets = np.concatenate([model(photograph).numpy().argmax(axis=1), y[:MAPS]])
-    steps = {"layers": list(STEPS[part.model]), "weights": protocol.random_weights}
     scores, relevance = [], []
     for method, analyzer in analyzers(part, protocol, model, x):
         named = {method.name: _audited(method, analyzer, protocol)}
-        options = maps.options(part, protocol, method, x)
-        shared = {key: options[key] for key in ("reduction", "seed", "batch_size")}
-        with maps.overflowing():
-            scores.append(audits.parameter_randomization(named, x, y, **steps, **options))
-            found = audits.cascade_maps(named, shown, targets, **steps, **shared)
-        relevance.append(found["relevance"].values[0])
-    joined = xr.concat(
-        [found[[*SIMILARITIES, "median", "low", "high", "missing"]] for found in scores],
-        "analyzer",
-        data_vars="minimal",
-        coords="minimal",
-        compat="override",
-        join="override",
-        combine_attrs="drop",
-    )
-    dataset = joined.sel(similarity="ssim", drop=True)
+        audited, cascades = [], []
+        for options in _random_networks(part, protocol, method, x):
+            shared = {key: options[key] for key in SHARED}
+            with maps.overflowing():
+                audited.append(audits.parameter_randomization(named, x, y, **options))
+                found = audits.cascade_maps(named, shown, targets, **shared)
+            cascades.append(found["relevance"].values[0])
+        scores.append(_joined(audited, "step"))
+        relevance.append(np.concatenate([cascades[0][:1], *(found[1:] for found in cascades)]))
+    dataset = _joined(scores, "analyzer").sel(similarity="ssim", drop=True)
     if not protocol.count_constant_maps:
         for name in ("median", "low", "high"):
             dataset[name] = dataset[name].where(dataset["missing"] == 0)
@@ -124,7 +120,42 @@ def compute(part: Part) -> xr.Dataset:
         dense_step=_dense_step(model, dataset["step"].values.tolist()),
         flattened=int(any(isinstance(layer, keras.layers.Flatten) for layer in model.layers)),
         lowest_logit=float(analyzer.outputs(x, batch_size=options["batch_size"]).min()),
-        notes=scores[0].attrs["notes"],
+        notes=audited[0].attrs["notes"],
+    )
+
+
+def _random_networks(
+    part: Part, protocol: Protocol, method: Method, x: np.ndarray
+) -> list[dict[str, Any]]:
+    """Returns the options of the audit for each random network that a method sees.
+
+    It is one for all steps; in the published code DeepLIFT has a new one for each step (T14).
+    """
+    steps, options = list(STEPS[part.model]), maps.options(part, protocol, method, x)
+    options["weights"] = protocol.random_weights
+    if protocol.shared_draws or not method.analyzer.startswith("deep_lift."):
+        return [{**options, "layers": steps}]
+    return [
+        {
+            **options,
+            "layers": [step],
+            "seed": maps.draw_seed(part, protocol, method, step),
+            "path": maps.scratch(part, f"{method.name} {step}"),
+        }
+        for step in steps
+    ]
+
+
+def _joined(scores: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
+    """Joins what audits found for one step or analyzer each."""
+    return xr.concat(
+        [found[[*SIMILARITIES, "median", "low", "high", "missing"]] for found in scores],
+        dim,
+        data_vars="minimal",
+        coords="minimal",
+        compat="override",
+        join="override",
+        combine_attrs="drop",
     )
 
 

@@ -16,7 +16,7 @@ PAPER = Paper(
     "the redistribution matrix by its sum, as the text has it; `corrected` has columns for the "
     "half of the outputs with the largest magnitudes, because a sum near zero makes a column "
     "explode that then decides all spectral numbers. All else is the same in both. The experiment "
-    "`representation` has the units in front of the last layer instead of the classes.\n\n"
+    "`representation` has the units in front of the last layer instead of the classes.",
     "What differs from the paper, or is not said there: the values of gamma and of the noise, of "
     "table 1 and the sizes of the MNIST network are missing from the text at hand; grids and "
     "network are ours, after the first author's published notebooks. VGG-16 needs weights that "

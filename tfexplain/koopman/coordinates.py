@@ -68,7 +68,10 @@ class Coordinates:
         """Returns functionals (n, size) of coordinates as functionals (n, *shape) of tensors."""
         found = matrix / self.scale
         if self.components is not None:
-            found = found.astype(self.components.dtype) @ self.components.T
+            # Scaled, because components may be of float32, which has a smaller range.
+            size = np.abs(found).max(axis=1, keepdims=True)
+            scaled = found / np.where(size > 0, size, 1)
+            found = (scaled.astype(self.components.dtype) @ self.components.T) * size
         return found.reshape(len(matrix), *self.shape)
 
 
@@ -86,8 +89,9 @@ def coordinates_of(
         max_dimension: Tensors with more values are written in that many principal components at
             most, and at most in n; None: none are.
         centered: Subtract the mean of the samples, as an operator with an offset can.
-        normalize: Divide by the root of the mean squared coordinate, so that a layer that is
-            multiplied by a number and the next one divided by it have the same operators.
+        normalize: Divide by the root of the mean squared deviation of a coordinate from its mean,
+            so that a layer that is multiplied by a number and the next one divided by it have the
+            same operators. Without deviations nothing is divided.
     """
     flat = x.reshape(len(x), -1)
     components = None

@@ -19,7 +19,7 @@ from tfexplain.koopman.alignment import ALIGNMENTS
 from tfexplain.koopman.fitting import UNDERDETERMINED, Settings, plan
 from tfexplain.koopman.flow import Flow
 from tfexplain.koopman.measures import measure
-from tfexplain.koopman.partition import Block, blocks, inputs_of
+from tfexplain.koopman.partition import blocks, inputs_of
 from tfexplain.koopman.tables import per_block, whole_model
 from tfexplain.numerics import real
 
@@ -73,8 +73,12 @@ def credit(
       what is left open is 0 in the solution of least norm, and the weights then follow the input
       itself. `least_squares` tells what regression without alignment and iteration gives.
     * The operator of a block that widens from p to q dimensions is projected to p random ones under
-      each alignment, so that the mean over many shrinks by p / q. `log_volume_mean`, the mean of
-      the logarithms, does not.
+      each alignment, which takes about p log(q / p) from its credit, under the mean over many
+      alignments by p / q too. `unprojected_log_volume` is without it, and is the same as
+      `log_volume` for other blocks.
+
+    With more than 2 p inputs there is a single step, and where a block does not widen its operator
+    is then that of the direct regression, whatever the alignment.
 
     Args:
         model: A built Functional or Sequential model with one floating input; not changed.
@@ -86,8 +90,8 @@ def credit(
             those of x.
         steps: Pairs of snapshots of each input; None: 2 d with the narrowest width d inside the
             block, but no more than fit in `max_snapshots`.
-        max_snapshots: Pairs of snapshots of a block; None: 4 p. The first inputs are used if they
-            are too many.
+        max_snapshots: Pairs of snapshots of a block; None: 4 p. If there are more inputs, evenly
+            spaced ones of them are used; the direct regression uses all.
         alignment: "orthonormal" or "gaussian", see `tfexplain.koopman.alignment`.
         repeats: Random alignments, whose operators are averaged. Blocks with p = q have none.
         rescale: Divide the aligned block by a number, so that the mean norm stays after one step.
@@ -95,8 +99,9 @@ def credit(
         intercept: Fit an offset too; the credit is that of the linear part.
         tolerance: Singular values of snapshots up to this part of the largest are left out; None:
             the rounding of the model's precision times the larger size of the matrix.
-        underdetermined: "raise" refuses data that cannot determine an operator; "minimum_norm"
-            takes the solution of least norm, and says so in the notes.
+        underdetermined: "raise" refuses fewer inputs or snapshots than an operator needs;
+            "minimum_norm" takes the solution of least norm. Notes of the Dataset say where the
+            snapshots have a lower rank, so that the operator is 0 for what they leave out.
         fixed_rank: Principal components of `log_volume_fixed_rank`; None: 10, or fewer if a tensor
             or the number of inputs is smaller.
         max_dimension: Tensors with more values, except the output, are written in that many
@@ -115,22 +120,33 @@ def credit(
             killed continues behind the last of them.
 
     Returns:
-        Dataset with, for each block: `log_volume` of the mean operator, `log_volume_per_dimension`,
-        `log_volume_fixed_rank` (of the regression of the leading principal components of the output
-        on those of the input; nan where they have a lower rank), `log_volume_eigenvalues` (product
-        of the eigenvalues of square operators that are not 0), `log_volume_mean` and
-        `log_volume_std` (over the repeats), `log_sensitivity`, `rank`, `residual` (of the fit to
-        the snapshots, mean), `one_step_error` (relative, of the mean operator on held-out inputs),
-        `inputs`, `steps`, `columns`, `diverged`, `collapsed` (trajectories), `scale`, `energy_lost`
-        and `input_energy_lost` (share of the squared norm of held-out outputs and inputs that their
-        components leave out); `least_squares_...` of the direct regression of f(x) on x. Of each
-        repeat: `repeat_log_volume`, `repeat_rank` (of the snapshots). Of each kernel:
-        `kernel_rows_...` (volume of the rows of the operator of its channel), `kernel_block_...`
-        (of the way from the block's input to its channel, fitted as a block). Of each operator
-        ("mean": product of the mean operators; "products": mean of the products; "least_squares"):
-        `feature_weight`, `agreement` (share of held-out inputs with the same largest output as the
-        model), `output_error` (relative), `linear_output`. And `network_output`. Logarithms are
-        natural.
+        Dataset; logarithms are natural, and nan for an operator that is 0. Of each block:
+
+        * `log_volume`, `log_volume_per_dimension`, `rank`: of the mean operator;
+        * `log_volume_mean`, `log_volume_std`: over the repeats; `repeat_log_volume` and
+          `repeat_rank` (of the snapshots) of each;
+        * `log_volume_fixed_rank`: of the regression of the leading principal components of the
+          output on those of the input; nan where they have a lower rank;
+        * `log_volume_eigenvalues`: product of the eigenvalues that are not 0, as the paper has it;
+          of blocks with p = q without components;
+        * `unprojected_log_volume`, `unprojected_log_volume_per_dimension`: see above;
+        * `log_sensitivity`: |det dK / dK_i|;
+        * `residual`: of the fit to the snapshots, relative, mean over the repeats;
+        * `one_step_error`: of the mean operator on held-out inputs, relative, in the coordinates
+          that are kept; `energy_lost` and `input_energy_lost`: the share of the squared norm of
+          held-out outputs and inputs that these leave out;
+        * `inputs`, `steps`, `columns`, `diverged`, `collapsed` (trajectories of all repeats),
+          `scale`, `input_coordinates`, `output_coordinates`;
+        * `least_squares_...`: of the direct regression of f(x) on x.
+
+        Of each kernel of a convolution: `kernel_rows_...`, volume of the rows of its channel, of
+        the unprojected operator, and `kernel_block_...`, of the way from the block's input to its
+        channel, fitted as a block. Kernels need channels as the last axis.
+
+        Of each operator of the whole model ("mean": product of the mean operators; "products": mean
+        of the products; "least_squares"): `feature_weight`; `linear_output` of the held-out inputs
+        beside `network_output`; `agreement`, the share of them with the same largest output;
+        `output_error`, relative.
 
     Raises:
         TypeError: If `model` is no Keras model.
@@ -138,34 +154,40 @@ def credit(
         ValueError: For wrong options, inputs of a wrong shape, too few of them, or activations that
             are not finite.
     """
+    given = {
+        "steps": _integer("steps", steps, 1, optional=True),
+        "max_snapshots": _integer("max_snapshots", max_snapshots, 1, optional=True),
+        "alignment": _one_of("alignment", alignment, ALIGNMENTS),
+        "repeats": _integer("repeats", repeats, 1),
+        "rescale": _flag("rescale", rescale),
+        "intercept": _flag("intercept", intercept),
+        "tolerance": _tolerance(tolerance),
+        "underdetermined": _one_of("underdetermined", underdetermined, UNDERDETERMINED),
+    }
+    options = {
+        "max_dimension": _integer("max_dimension", max_dimension, 1, optional=True),
+        "centered": given["intercept"],
+        "normalize": _flag("normalize", normalize),
+    }
+    definitions = _definitions(kernels)
+    _integer("batch_size", batch_size, 1)
+    _integer("seed", seed, 0)
     found = blocks(
         model, partition, output=output, output_activation=output_activation, dtype=dtype
     )
+    settings = Settings(**given, precision=found[0].dtype)
     (samples,) = inputs_of(found).arrays(x)
     (tested,) = (samples,) if held_out is None else inputs_of(found).arrays(held_out)
-    names = [block.name for block in found]
-    settings = Settings(
-        steps=_integer("steps", steps, 1, optional=True),
-        max_snapshots=_integer("max_snapshots", max_snapshots, 1, optional=True),
-        alignment=_one_of("alignment", alignment, ALIGNMENTS),
-        repeats=_integer("repeats", repeats, 1),
-        rescale=_flag("rescale", rescale),
-        intercept=_flag("intercept", intercept),
-        tolerance=_tolerance(tolerance),
-        precision=found[0].dtype,
-        underdetermined=_one_of("underdetermined", underdetermined, UNDERDETERMINED),
-    )
-    options = {
-        "max_dimension": _integer("max_dimension", max_dimension, 1, optional=True),
-        "centered": settings.intercept,
-        "normalize": _flag("normalize", normalize),
-    }
-    fixed = _fixed_rank(fixed_rank, found, len(samples))
-    _integer("batch_size", batch_size, 1)
-    _integer("seed", seed, 0)
+    if options["normalize"] and len(samples) < 2:
+        raise ValueError(
+            "normalize=True divides by standard deviations, which one input does not have. Give "
+            "more, or normalize=False."
+        )
     shown = None if outputs is None else _checked_outputs(outputs, found[-1].output_size)
     flow = Flow(found, samples, tested, options, int(batch_size))
-    definitions = _definitions(kernels, flow)
+    if definitions is None:
+        definitions = _default_definitions(flow)
+    fixed = _fixed_rank(fixed_rank, flow)
     if settings.underdetermined == "raise":
         for block, (p, q) in zip(found, flow.expected_sizes(), strict=True):
             plan(block.name, p, q, block.narrowest, len(samples), settings).check()
@@ -177,7 +199,7 @@ def credit(
         **options,
         "fixed_rank": fixed,
         "kernels": list(definitions),
-        "output": output,
+        "output": output if isinstance(output, str | None) else int(output),
         "output_activation": output_activation,
         "batch_size": int(batch_size),
         "seed": int(seed),
@@ -209,7 +231,7 @@ def credit(
         compute,
         combine,
         title="Koopman credit",
-        count=len(names),
+        count=len(found),
         block_size=1,
         steps=settings.repeats,
         settings=described,
@@ -249,32 +271,37 @@ def _tolerance(value: Any) -> float | None:
     return float(value)
 
 
-def _definitions(given: Any, flow: Flow) -> tuple[str, ...]:
+def _definitions(given: Any) -> tuple[str, ...] | None:
     if given is None:
-        work = sum(
-            kernel_credit.num_kernels(block) * p**2
-            for block, (p, _) in zip(flow.found, flow.expected_sizes(), strict=True)
-        )
-        return KERNEL_DEFINITIONS if work <= LITTLE_WORK else KERNEL_DEFINITIONS[:1]
-    given = (given,) if isinstance(given, str) else tuple(given)
-    if unknown := [name for name in given if name not in KERNEL_DEFINITIONS]:
+        return None
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or any(name not in KERNEL_DEFINITIONS for name in names):
         raise ValueError(
             f"kernels must name definitions among {', '.join(KERNEL_DEFINITIONS)}, received "
-            f"{unknown[0]!r}."
+            f"{given!r}."
         )
-    return given
+    return tuple(names)
 
 
-def _fixed_rank(given: Any, found: Sequence[Block], count: int) -> int:
-    sizes = [found[0].input_size, *(block.output_size for block in found)]
+def _default_definitions(flow: Flow) -> tuple[str, ...]:
+    work = sum(
+        kernel_credit.num_kernels(block) * p**2
+        for block, (p, _) in zip(flow.found, flow.expected_sizes(), strict=True)
+    )
+    return KERNEL_DEFINITIONS if work <= LITTLE_WORK else KERNEL_DEFINITIONS[:1]
+
+
+def _fixed_rank(given: Any, flow: Flow) -> int:
+    count = len(flow.start[0])
+    smallest = min(min(sizes) for sizes in flow.expected_sizes())
     # Centred samples have one dimension less than there are of them.
-    most = max(1, min(*sizes, count - 1))
+    most = max(1, min(smallest, count - 1))
     if given is None:
         return min(FIXED_RANK, most)
     if _integer("fixed_rank", given, 1) > most:
         raise ValueError(
-            f"fixed_rank must be at most {most}, the smallest of the sizes of all tensors "
-            f"({min(sizes)}) and the number of inputs minus one ({count - 1}); received {given!r}."
+            f"fixed_rank must be at most {most}, the smallest of the coordinates of all tensors "
+            f"({smallest}) and the number of inputs minus one ({count - 1}); received {given!r}."
         )
     return int(given)
 
@@ -282,7 +309,8 @@ def _fixed_rank(given: Any, found: Sequence[Block], count: int) -> int:
 def _checked_outputs(given: Any, size: int) -> list[int]:
     values = [given] if isinstance(given, numbers.Integral) else list(given)
     for value in values:
-        if not isinstance(value, numbers.Integral) or not 0 <= value < size:
+        index = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not index or not 0 <= value < size:
             raise ValueError(f"outputs must be indices from 0 to {size - 1}, received {value!r}.")
     if not values or len(set(values)) < len(values):
         raise ValueError(f"outputs must be different indices, at least one; received {values}.")

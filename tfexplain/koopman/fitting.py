@@ -29,14 +29,16 @@ class Settings:
     underdetermined: str
 
     def tolerance_of(self, snapshots: np.ndarray) -> float:
-        """Returns the part of the largest singular value up to which others are left out.
+        """Returns the part of the largest singular value up to which others are left out."""
+        return self.rounding_of(snapshots) if self.tolerance is None else self.tolerance
 
-        Snapshots that were computed in float32 hold rounding as directions of their own, also when
-        they are numbers of float64.
+    def rounding_of(self, matrix: np.ndarray) -> float:
+        """Returns up to which part of the largest singular values are rounding.
+
+        What was computed in float32 holds rounding as directions of their own, also when it is
+        written in float64.
         """
-        if self.tolerance is not None:
-            return self.tolerance
-        return float(np.finfo(self.precision).eps) * max(snapshots.shape)
+        return float(np.finfo(self.precision).eps) * max(matrix.shape)
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ class Plan:
         steps: Pairs of snapshots of each.
         note: Why the data do not determine the operator; empty if they may.
         count: Inputs that there are.
+        free: 1 with an offset, which takes one of them, else 0.
     """
 
     inputs: int
     steps: int
     note: str
     count: int
+    free: int
 
     def check(self) -> None:
         """Refuses snapshots that cannot determine the operator.
@@ -61,11 +65,12 @@ class Plan:
         Raises:
             ValueError: If they are too few.
         """
+        components = max(1, self.inputs - self.free)
         if self.note:
             raise ValueError(
                 f"Too few inputs: {self.note}. Give more inputs (of {self.count} are used "
                 f"{self.inputs}; fewer steps or a larger max_snapshots use more), or "
-                f"max_dimension={self.inputs} to work in principal components, or "
+                f"max_dimension={components} to work in principal components, or "
                 'underdetermined="minimum_norm" for the solution that sets to 0 what the data '
                 "leave open."
             )
@@ -86,7 +91,7 @@ def plan(name: str, p: int, q: int, narrowest: int, count: int, settings: Settin
     if settings.steps is None:
         steps = max(1, min(2 * min(narrowest, p, q), most // min(count, most)))
     else:
-        steps = settings.steps
+        steps = min(settings.steps, most)
     inputs = min(count, max(1, most // steps))
     free = 1 if settings.intercept else 0
     wanted = max(1, p - q) + free
@@ -101,7 +106,7 @@ def plan(name: str, p: int, q: int, narrowest: int, count: int, settings: Settin
             f"block {name!r} takes {p} numbers, and {inputs} inputs with {steps} steps give "
             f"{inputs * steps} pairs of snapshots: they do not determine the operator"
         )
-    return Plan(inputs, steps, note, count)
+    return Plan(inputs, steps, note, count, free)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +115,7 @@ class Fitted:
 
     Attributes:
         matrices: K, (repeats, q, p).
+        unprojected: The mean of Y' Y^+ over the repeats, (q, p): K without the projection B A.
         offsets: (repeats, q).
         ranks: Retained rank of the snapshots, (repeats,).
         residuals: ||Y' - K~ Y|| / ||Y'|| of the aligned block, (repeats,).
@@ -120,6 +126,7 @@ class Fitted:
     """
 
     matrices: np.ndarray
+    unprojected: np.ndarray
     offsets: np.ndarray
     ranks: np.ndarray
     residuals: np.ndarray
@@ -150,9 +157,10 @@ def fit_block(
 ) -> Fitted:
     """Fits a block under every alignment (sections III.B and C of [liang2022credit]).
 
-    With K~ = A Y' Y^+ the operator is B K~. For p >= q that is Y' Y^+, because B A = I; for p < q
-    the regression has the p numbers of A Y' as targets. A number c that divides the aligned block
-    changes the trajectories only: c B K~ / c.
+    With K~ = A Y' Y^+ the operator is B K~ = B A Y' Y^+, and B A = I for p >= q. A number c that
+    divides the aligned block changes the trajectories only: c B K~ / c. Where the alignment changes
+    nothing at all, for p = q and for a single step of a block that does not widen, there is one
+    repeat.
 
     Args:
         function: The block f in coordinates, from (n, p) to (n, q).
@@ -163,10 +171,14 @@ def fit_block(
         generator: Function of the number of the repeat.
         advance: Called after each repeat.
     """
-    start, first = start[: planned.inputs], first[: planned.inputs]
+    # From everywhere: files are often sorted by class.
+    places = np.linspace(0, len(start) - 1, planned.inputs).round().astype(int)
+    start, first = start[places], first[places]
     p, q = start.shape[1], first.shape[1]
-    rows = []
-    for repeat in range(settings.repeats if p != q else 1):
+    drawn = q > p or (q < p and planned.steps > 1)
+    rows, unprojected = [], np.zeros((q, p))
+    repeats = settings.repeats if drawn else 1
+    for repeat in range(repeats):
         composition, decomposition = alignment(p, q, generator(repeat), settings.alignment)
         snapshots = roll_out(
             function,
@@ -178,22 +190,20 @@ def fit_block(
         )
         found = fit(
             snapshots.before,
-            snapshots.after @ composition.T if q > p else snapshots.after,
+            snapshots.after,
             tolerance=settings.tolerance_of(snapshots.before),
             intercept=settings.intercept,
         )
+        matrix, offset = found.matrix, found.offset
+        unprojected += matrix / repeats
         if q > p:
-            residual = found.residual()
-            matrix, offset = decomposition @ found.matrix, decomposition @ found.offset
-        else:
-            residual = found.residual(composition if q < p else None)
-            matrix, offset = found.matrix, found.offset
+            matrix, offset = (decomposition @ (composition @ part) for part in (matrix, offset))
         rows.append(
             (
                 matrix,
                 offset,
                 found.rank,
-                residual,
+                found.residual(composition if q != p else None),
                 len(snapshots.before),
                 snapshots.diverged,
                 snapshots.collapsed,
@@ -201,4 +211,5 @@ def fit_block(
             )
         )
         advance()
-    return Fitted(*(np.stack(column) for column in zip(*rows, strict=True)))
+    matrices, *others = (np.stack(column) for column in zip(*rows, strict=True))
+    return Fitted(matrices, unprojected, *others)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,25 +46,37 @@ class Flow:
     ) -> None:
         self.found, self.options, self.batch_size = found, options, batch_size
         self.start = samples, tested
-        self.first = coordinates_of(samples, **options)
         self.place = -1
         self.state: State | None = None
+
+    @functools.cached_property
+    def first(self) -> Coordinates:
+        """Coordinates of the model's input."""
+        return coordinates_of(self.start[0], **self.options)
 
     def expected_sizes(self) -> list[tuple[int, int]]:
         """Returns the most coordinates that the input and output of each block can have."""
         most, count = self.options["max_dimension"], len(self.start[0])
-        sizes = [self.first.size]
-        for block in self.found[:-1]:
-            size = block.output_size
-            sizes.append(size if most is None or size <= most else min(most, count))
+        # Centred samples have one dimension less than there are of them.
+        count = max(1, count - self.options["centered"])
+        sizes = [
+            size if most is None or size <= most else min(most, count)
+            for size in (block.input_size for block in self.found)
+        ]
         sizes.append(self.found[-1].output_size)
         return list(zip(sizes, sizes[1:], strict=False))
 
-    def run(self, block: Block, z: np.ndarray, before: Coordinates) -> np.ndarray:
-        """Runs a block from coordinates (n, p) to its output, (n, *shape)."""
+    def run(
+        self,
+        block: Block,
+        z: np.ndarray,
+        before: Coordinates,
+        encode: Callable[[np.ndarray], np.ndarray],
+    ) -> np.ndarray:
+        """Runs a block from coordinates (n, p), and encodes its outputs batch by batch."""
         parts = []
         for part in slices(len(z), self.batch_size):
-            parts.append(block(before.decode(z[part], block.dtype), self.batch_size))
+            parts.append(encode(block(before.decode(z[part], block.dtype), self.batch_size)))
         return np.concatenate(parts)
 
     def at(self, place: int) -> State:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from keras import layers
 
 from tfexplain.koopman.coordinates import Coordinates, coordinates_of
 from tfexplain.koopman.fitting import Fitted, Settings, fit_block, plan
@@ -17,54 +18,67 @@ from tfexplain.operations import (
     AveragePooling,
     ConvolutionLinear,
     MaxPooling,
-    Rearrangement,
+    Operation,
     Scaling,
 )
 
-# Beside its convolution a block with kernels holds only what keeps channels apart.
-_KEEPS_CHANNELS = (Affine, AveragePooling, MaxPooling, Rearrangement, Scaling)
+# Behind its convolution a block with kernels holds only what keeps channels apart, in their place.
+_KEEPS_CHANNELS = (Affine, AveragePooling, MaxPooling, Scaling)
+_KEEPS_LAST_AXIS = tuple(
+    getattr(layers, f"{name}{rank}D")
+    for name in ("ZeroPadding", "Cropping", "UpSampling")
+    for rank in (1, 2, 3)
+)
+
+Encode = Callable[[np.ndarray], np.ndarray]
 
 
 def num_kernels(block: Block) -> int:
-    """Returns the number of kernels of a block: a single convolution in a row, else 0.
+    """Returns the number of kernels of a block: of its last convolution, in a row of layers.
 
-    Rows of an operator belong to a kernel only where no other layer mixes channels.
+    Rows of an operator belong to a kernel only where no layer behind it mixes or moves channels,
+    which are the last axis; other blocks have none.
     """
-    convolutions = [c for c in block.calls if isinstance(c.operation, ConvolutionLinear)]
-    if len(convolutions) != 1 or len(block.output_shape) < 2:
+    if len(block.output_shape) < 2 or any(len(call.inputs) != 1 for call in block.calls):
         return 0
-    (call,) = convolutions
-    others = [c.operation for c in block.calls if c is not call]
-    apart = all(
-        isinstance(operation, _KEEPS_CHANNELS)
-        or (isinstance(operation, Activation) and not operation.joint)
-        for operation in others
-    )
-    single = all(len(c.inputs) == 1 for c in block.calls)
-    last = getattr(call.operation.source, "data_format", "channels_last") == "channels_last"
-    channels = call.outputs[0].shape[-1]
-    return channels if apart and single and last and block.output_shape[-1] == channels else 0
+    behind: list[Operation] = []
+    for call in reversed(block.calls):
+        if isinstance(call.operation, ConvolutionLinear):
+            last = getattr(call.operation.source, "data_format", "channels_last")
+            apart = all(map(_keeps_channels, behind)) and last == "channels_last"
+            return call.outputs[0].shape[-1] if apart else 0
+        behind.append(call.operation)
+    return 0
 
 
-def row_volumes(block: Block, matrix: np.ndarray, outputs: Coordinates) -> list[Volume]:
+def _keeps_channels(operation: Operation) -> bool:
+    if isinstance(operation, Activation):
+        return not operation.joint
+    return isinstance(operation, _KEEPS_CHANNELS) or isinstance(operation.source, _KEEPS_LAST_AXIS)
+
+
+def row_volumes(
+    block: Block, matrix: np.ndarray, outputs: Coordinates, settings: Settings
+) -> list[Volume]:
     """Returns the volume of the rows of an operator that belong to each output channel.
 
     Args:
         block: The block.
         matrix: Its operator in coordinates, (q, p).
         outputs: Coordinates of its output.
+        settings: Of the run.
     """
     places = np.arange(block.output_size).reshape(block.output_shape)
     found = []
     for channel in range(block.output_shape[-1]):
         rows = places[..., channel].ravel()
         part = matrix[rows] if outputs.components is None else outputs.components[rows] @ matrix
-        found.append(volume(part))
+        found.append(volume(part, settings.rounding_of(part)))
     return found
 
 
 def fit_kernel(
-    run: Callable[[np.ndarray], np.ndarray],
+    run: Callable[[np.ndarray, Encode], np.ndarray],
     start: np.ndarray,
     maps: np.ndarray,
     narrowest: int,
@@ -76,7 +90,8 @@ def fit_kernel(
     """Fits the way from the input maps of a convolution to one output channel, as a block.
 
     Args:
-        run: Function from input coordinates (n, p) to maps of the channel, (n, *sizes).
+        run: Function of input coordinates (n, p) and of an encoding of maps of the channel,
+            (n, *sizes), that returns their coordinates.
         start: Inputs, (count, p).
         maps: The channel's maps of these, (count, *sizes).
         narrowest: The least width inside the block.
@@ -93,7 +108,7 @@ def fit_kernel(
     if planned.note and settings.underdetermined == "raise":
         return None, planned.note
     fitted = fit_block(
-        lambda z: outputs.encode(run(z)),
+        lambda z: run(z, outputs.encode),
         start,
         outputs.encode(maps),
         planned,

@@ -32,7 +32,7 @@ def measure(
     p, q = start.shape[1], first.shape[1]
     planned = plan(block.name, p, q, block.narrowest, len(start), settings)
     fitted = fit_block(
-        lambda z: state.after.encode(flow.run(block, z, state.before)),
+        lambda z: flow.run(block, z, state.before, state.after.encode),
         start,
         first,
         planned,
@@ -43,14 +43,23 @@ def measure(
     direct = fit(start, first, tolerance=settings.tolerance_of(start), intercept=settings.intercept)
     tested = state.before.encode(state.tested[0]), state.after.encode(state.tested[1])
     matrix = fitted.matrix
-    measured = volume(matrix)
-    least_squares = volume(direct.matrix)
-    repeated = [volume(one) for one in fitted.matrices]
-    logs = np.array([one.log_volume for one in repeated])
-    eigenvalues = eigenvalue_volume(matrix).log_volume if p == q else math.nan
+
+    def measured(operator: np.ndarray) -> Volume:
+        return volume(operator, settings.rounding_of(operator))
+
+    mean, unprojected = measured(matrix), measured(fitted.unprojected)
+    least_squares = measured(direct.matrix)
+    logs = np.array([measured(one).log_volume for one in fitted.matrices])
+    # Eigenvalues need an operator from a space to itself, not between two sets of components.
+    same = p == q and state.before.components is None and state.after.components is None
+    eigenvalues = math.nan
+    if same:
+        eigenvalues = eigenvalue_volume(matrix, settings.rounding_of(matrix)).log_volume
     numbers = {
-        "log_volume": measured.log_volume,
-        "log_volume_per_dimension": measured.per_dimension,
+        "log_volume": mean.log_volume,
+        "log_volume_per_dimension": mean.per_dimension,
+        "unprojected_log_volume": unprojected.log_volume,
+        "unprojected_log_volume_per_dimension": unprojected.per_dimension,
         "log_volume_fixed_rank": _fixed_rank_volume(start, first, fixed),
         "log_volume_eigenvalues": eigenvalues,
         "log_volume_mean": logs.mean(),
@@ -65,7 +74,7 @@ def measure(
         "least_squares_one_step_error": _error(direct.matrix, direct.offset, *tested),
     }
     counts = {
-        "rank": measured.rank,
+        "rank": mean.rank,
         "inputs": planned.inputs,
         "steps": planned.steps,
         "columns": fitted.columns.max(),
@@ -75,8 +84,21 @@ def measure(
         "input_coordinates": p,
         "output_coordinates": q,
     }
+    if settings.underdetermined == "raise":
+        planned.check()
     notes = [planned.note] if planned.note else []
-    found, more = _of_kernels(block, state, place, matrix, settings, definitions, flow, seed)
+    if (rank := int(fitted.ranks.min())) < p and not planned.note:
+        notes.append(
+            f"snapshots of block {block.name!r} have rank {rank} of {p} ({counts['columns']} pairs "
+            f"of {planned.inputs * planned.steps}): its operator is 0 for what they leave out"
+        )
+    if not mean.rank:
+        notes.append(f"the operator of block {block.name!r} is 0: it has no volume")
+    if math.isnan(numbers["log_volume_fixed_rank"]):
+        notes.append(f"inputs or outputs of block {block.name!r} have a rank below {fixed}")
+    found, more = _of_kernels(
+        block, state, place, fitted.unprojected, settings, definitions, flow, seed
+    )
     notes += more
     return {
         **{name: np.float64(value) for name, value in numbers.items()},
@@ -124,20 +146,26 @@ def _of_kernels(
     flow: Flow,
     seed: int,
 ) -> tuple[Arrays, list[str]]:
-    """Returns the volumes of a block's kernels by the definitions that are asked for, and notes."""
+    """Returns the volumes of a block's kernels by the definitions that are asked for, and notes.
+
+    Rows are those of the operator without the projection of a block that widens, which would mix
+    all channels.
+    """
     count = kernel_credit.num_kernels(block)
     if not count:
         return {}, []
     found, notes = {}, []
     if "rows" in definitions:
-        volumes = kernel_credit.row_volumes(block, matrix, state.after)
+        volumes = kernel_credit.row_volumes(block, matrix, state.after, settings)
         found |= _kernel_arrays("rows", volumes)
     if "block" in definitions:
         start = state.before.encode(state.inputs)
         volumes = []
         for channel in range(count):
             fitted, note = kernel_credit.fit_kernel(
-                lambda z, c=channel: flow.run(block, z, state.before)[..., c],
+                lambda z, encode, c=channel: flow.run(
+                    block, z, state.before, lambda outputs: encode(outputs[..., c])
+                ),
                 start,
                 state.outputs[..., channel],
                 block.narrowest,
@@ -146,7 +174,8 @@ def _of_kernels(
                 settings,
                 lambda repeat, c=channel: np.random.default_rng([seed, place, repeat, c]),
             )
-            volumes.append(None if fitted is None else volume(fitted.matrix))
+            rounding = None if fitted is None else settings.rounding_of(fitted.matrix)
+            volumes.append(None if fitted is None else volume(fitted.matrix, rounding))
             if note:
                 notes.append(note)
         found |= _kernel_arrays("block", volumes)

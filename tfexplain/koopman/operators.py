@@ -17,8 +17,8 @@ class Volume(NamedTuple):
     """Volume of a linear map in its retained dimensions.
 
     Attributes:
-        log_volume: Sum of the natural logarithms of the singular values above the threshold; 0 for
-            a map without any.
+        log_volume: Sum of the natural logarithms of the singular values above the threshold; nan
+            for a map without any.
         rank: Their number.
     """
 
@@ -27,8 +27,8 @@ class Volume(NamedTuple):
 
     @property
     def per_dimension(self) -> float:
-        """The logarithm of their geometric mean; 0 at rank 0."""
-        return self.log_volume / self.rank if self.rank else 0.0
+        """The logarithm of their geometric mean; nan at rank 0."""
+        return self.log_volume / self.rank if self.rank else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,14 +159,16 @@ def eigenvalue_volume(matrix: np.ndarray, tolerance: float | None = None) -> Vol
     return _product(values, matrix.shape, tolerance)
 
 
+def _threshold(shape: Sequence[int], tolerance: float | None) -> float:
+    return _EPSILON * max(shape) if tolerance is None else tolerance
+
+
 def _product(values: np.ndarray, shape: Sequence[int], tolerance: float | None) -> Volume:
-    if tolerance is None:
-        tolerance = _EPSILON * max(shape)
-    kept = values[values > tolerance * values[0]]
-    return Volume(float(np.log(kept).sum()), len(kept))
+    kept = values[values > _threshold(shape, tolerance) * values[0]]
+    return Volume(float(np.log(kept).sum()) if len(kept) else math.nan, len(kept))
 
 
-def log_sensitivities(matrices: Sequence[np.ndarray]) -> np.ndarray:
+def log_sensitivities(matrices: Sequence[np.ndarray], tolerance: float | None = None) -> np.ndarray:
     """Returns the logarithm of each block's sensitivity |det dK / dK_i| with K = K_m ... K_1.
 
     The Jacobian is (K_m ... K_{i+1}) kron (K_{i-1} ... K_1)^T (theorem 1), and the volume of a
@@ -175,35 +177,64 @@ def log_sensitivities(matrices: Sequence[np.ndarray]) -> np.ndarray:
 
     Args:
         matrices: K_1 ... K_m, each (q_i, p_i) with p_{i+1} = q_i.
+        tolerance: See `volume`.
+
+    Returns:
+        (m,); nan where a matrix of the Jacobian is 0.
 
     Raises:
         ValueError: If the shapes do not follow each other.
     """
     _check_chain(matrices)
-    below = _volumes(matrices)
-    # (K_m ... K_{i+1})^T from the output on.
-    above = _volumes([matrix.T for matrix in reversed(matrices)])[::-1]
-    return np.array(
-        [
-            left.rank * right.log_volume + right.rank * left.log_volume
-            for left, right in zip(above, below, strict=True)
-        ]
-    )
+    factors = [_factors(np.asarray(matrix, "float64"), tolerance) for matrix in matrices]
+    found = []
+    for place in range(len(matrices)):
+        right = _product_volume(matrices[0].shape[1], [f for pair in factors[:place] for f in pair])
+        left = _product_volume(
+            matrices[place].shape[0], [f for pair in factors[place + 1 :] for f in pair]
+        )
+        found.append(left.rank * right.log_volume + right.rank * left.log_volume)
+    return np.array(found)
 
 
-def _volumes(matrices: Sequence[np.ndarray]) -> list[Volume]:
-    """Returns the volumes of I, M_1, M_2 M_1, ..., without the last matrix."""
-    size = matrices[0].shape[1]
-    found, product, log_scale = [Volume(0.0, size)], None, 0.0
-    for matrix in matrices[:-1]:
-        product = matrix if product is None else matrix @ product
-        # Scaled, because products of many blocks leave the range of floating numbers.
-        scale = float(np.abs(product).max()) or 1.0
-        product = product / scale
-        log_scale += math.log(scale)
-        scaled = volume(product)
-        found.append(Volume(scaled.log_volume + scaled.rank * log_scale, scaled.rank))
-    return found
+def _factors(matrix: np.ndarray, tolerance: float | None) -> list[np.ndarray]:
+    """Splits a matrix of lower rank r into factors with r dimensions between them."""
+    if volume(matrix, tolerance).rank == min(matrix.shape):
+        return [matrix]
+    left, values, right = scipy.linalg.svd(matrix, full_matrices=False)
+    rank = int(np.sum(values > _threshold(matrix.shape, tolerance) * values[0]))
+    return [right[:rank], left[:, :rank] * values[:rank]]
+
+
+def _product_volume(size: int, chain: list[np.ndarray]) -> Volume:
+    """Returns the volume of M_k ... M_1, whose factors have full rank.
+
+    From the narrowest place on, triangles of QR decompositions have the volumes of both sides:
+    the product itself is never made, whose small singular values would drown in rounding.
+
+    Args:
+        size: Columns of M_1, or of the empty product.
+        chain: M_1 ... M_k.
+    """
+    widths = [size, *(len(matrix) for matrix in chain)]
+    narrow = int(np.argmin(widths))
+    if not widths[narrow]:
+        return Volume(math.nan, 0)
+    behind = _tall_log_volume(widths[narrow], chain[narrow:])
+    before = _tall_log_volume(widths[narrow], [matrix.T for matrix in reversed(chain[:narrow])])
+    return Volume(behind + before, widths[narrow])
+
+
+def _tall_log_volume(size: int, chain: list[np.ndarray]) -> float:
+    """Returns the log-volume of M_k ... M_1 of `size` columns, none of which gets lost."""
+    basis, total = np.eye(size), 0.0
+    for matrix in chain:
+        basis, triangle = np.linalg.qr(matrix @ basis)
+        diagonal = np.abs(np.diag(triangle))
+        if not diagonal.all():
+            return -math.inf
+        total += float(np.log(diagonal).sum())
+    return total
 
 
 def _check_chain(matrices: Sequence[np.ndarray]) -> None:

@@ -216,10 +216,7 @@ class _Segment:
 
     calls: tuple[Call, ...]
     layer: str
-
-    @property
-    def output(self) -> Node:
-        return self.calls[-1].outputs[0]
+    output: Node
 
     @property
     def branches(self) -> bool:
@@ -259,7 +256,7 @@ def _segments(graph: Graph, end: Node) -> Iterator[_Segment]:
                 live.discard(node)
         live.update(node for node in call.outputs if remaining.get(node))
         if len(live) == 1 and live <= set(call.outputs):
-            yield _Segment(tuple(calls), layer(call))
+            yield _Segment(tuple(calls), layer(call), *live)
             calls = []
 
 

@@ -29,6 +29,8 @@ _OF_BLOCK = (
     "log_volume_eigenvalues",
     "log_volume_mean",
     "log_volume_std",
+    "unprojected_log_volume",
+    "unprojected_log_volume_per_dimension",
     "rank",
     "residual",
     "one_step_error",
@@ -60,9 +62,11 @@ def per_block(found: Sequence[Block], parts: list[Arrays]) -> xr.Dataset:
         logs[row, :count], ranks[row, :count] = part["repeat_log_volume"], part["repeat_rank"]
     variables["repeat_log_volume"] = ("block", "repeat"), logs
     variables["repeat_rank"] = ("block", "repeat"), ranks
+    matrices = [part["matrices"].mean(axis=0) for part in parts]
+    rounding = float(np.finfo(found[0].dtype).eps) * max(map(max, map(np.shape, matrices)))
     variables["log_sensitivity"] = (
         "block",
-        log_sensitivities([part["matrices"].mean(axis=0) for part in parts]),
+        log_sensitivities(matrices, rounding),
     )
     coordinates = {
         "block": names,
@@ -116,7 +120,7 @@ def whole_model(
     if shown is None:
         shown = _most_often_largest(network, math.prod(flow.first.shape))
     size = network.shape[1]
-    weights = np.empty((len(OPERATORS), len(shown), *flow.first.shape), "float32")
+    weights = np.empty((len(OPERATORS), len(shown), *flow.first.shape))
     linear = np.empty((len(OPERATORS), len(network), size))
     chains = _chains(parts)
     for row, name in enumerate(OPERATORS):
@@ -125,6 +129,11 @@ def whole_model(
         )
         outputs = np.mean([_forward(chain, start) for chain in chains[name]], axis=0)
         linear[row] = last.after.decode(outputs, "float64").reshape(len(network), -1)
+    if not (np.isfinite(weights).all() and np.isfinite(linear).all()):
+        raise ValueError(
+            "The products of the operators are NaN or infinite: they stretch the data beyond "
+            "float64. Use normalize=True, or fewer blocks."
+        )
     same = linear.argmax(axis=-1) == network.argmax(axis=-1)
     norm = np.linalg.norm(network)
     errors = np.linalg.norm(linear - network, axis=(1, 2)) / (norm or math.nan)

@@ -1,0 +1,1 @@
+"""Experiments of "Credit Assignment for Trained Neural Networks" (Liang et al. 2022)."""

@@ -1,0 +1,615 @@
+"""Experiments of "Credit Assignment for Trained Neural Networks": what is measured, verdicts."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import xarray as xr
+
+import models
+from experiments.koopman2022 import (
+    averaging,
+    blocks,
+    credits,
+    feature_weights,
+    meaning,
+    theorems,
+)
+from experiments.koopman2022.__main__ import PAPER
+from experiments.koopman2022.claims import CLAIMS
+from experiments.koopman2022.protocol import (
+    AS_THEY_ARE,
+    CORRECTED,
+    DEFINITIONS,
+    PUBLISHED,
+    SCALES,
+    definitions,
+)
+from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED, Finding
+from experiments.runs import Part, Settings
+from tfexplain import koopman
+
+NAMES = {"averaging", "credits", "feature_weights", "meaning", "theorems"}
+
+
+def part_of(protocol="corrected", images=4, **more):
+    return Part(Settings(("tiny",), images=images, tiny=True, **more), "tiny", protocol)
+
+
+def attributes(experiment, protocol="corrected", **more):
+    given = {
+        "experiment": experiment,
+        "protocol": protocol,
+        "network": "net",
+        "model": "net",
+        "command": "",
+        "described": "many digits",
+        "fitted": 10,
+        "held_out": 5,
+        "repeats": 10,
+        "max_dimension": 100,
+    }
+    return given | more
+
+
+def verdicts(findings):
+    """Verdict by claim and by what stands behind the network's name."""
+    return {
+        (found.claim, found.network.removeprefix("net").removeprefix(": ")): found.verdict
+        for found in findings
+    }
+
+
+# --- the whole paper -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A smoke run of everything."""
+    out = tmp_path_factory.mktemp("koopman2022")
+    assert PAPER.main(["--tiny", "--out", str(out)]) == 0
+    return out
+
+
+def test_smoke_run_of_everything(smoke):
+    assert "**A smoke run" in (smoke / "ledger.md").read_text(encoding="utf-8")
+    claims = json.loads((smoke / "ledger.json").read_text(encoding="utf-8"))["claims"]
+    assert [claim["id"] for claim in claims] == [f"K-C{number}" for number in range(1, 12)]
+    assert all(claim["findings"] for claim in claims)
+    assert all(claim["reason"] for claim in claims if claim["verdict"] == NOT_TESTED)
+    names = {path.stem for path in smoke.glob("*.png")}
+    both = ("published", "corrected")
+    kinds = ("credits", "credits_kernels", "feature_weights", "meaning_tiny")
+    assert names == {"averaging", *(f"{kind}_{protocol}" for kind in kinds for protocol in both)}
+    for name, experiment in PAPER.experiments().items():
+        for config in json.loads((smoke / f"{name}.json").read_text(encoding="utf-8")):
+            Finding.from_config(config)
+        assert [d.attrs["protocol"] for d in experiment.saved(smoke)] == ["published", "corrected"]
+
+
+def test_the_ledger_says_under_which_definition(smoke):
+    """Each definition is a finding of its own, in the protocols that have it."""
+    claims = json.loads((smoke / "ledger.json").read_text(encoding="utf-8"))["claims"]
+    found = {(f["protocol"], f["network"]) for f in claims[0]["findings"]}
+    assert found == {
+        (protocol, f"tiny: {name}")
+        for protocol in ("published", "corrected")
+        for name in definitions(protocol)
+    }
+    text = (smoke / "ledger.md").read_text(encoding="utf-8")
+    assert "tiny: normalised per dimension" in text
+    assert "python -m experiments.koopman2022.credits --models tiny --images" in text
+
+
+def test_claims_and_experiments():
+    assert set(PAPER.experiments()) == NAMES
+    assert {e for claim in CLAIMS for e in claim.experiments} == NAMES
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_help(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        PAPER.experiments()[name].main(["--help"])
+    assert stopped.value.code == 0
+    assert f"python -m experiments.koopman2022.{name}" in capsys.readouterr().out
+
+
+def test_protocols():
+    model = blocks.load(part_of())
+    single = blocks.options(part_of("published"), model, 1)
+    assert (single["alignment"], single["rescale"]) == ("gaussian", False)
+    assert (single["underdetermined"], single["max_dimension"]) == ("minimum_norm", None)
+    full = Part(Settings(("tiny",), images=9), "tiny", "corrected")
+    many = blocks.options(full, model, 9)
+    assert (many["alignment"], many["rescale"]) == ("orthonormal", True)
+    assert many["underdetermined"] == "raise" and many["repeats"] == 10
+    # 144 values in the widest tensor.
+    assert many["max_snapshots"] == 10_000_000 // 144
+    assert PUBLISHED.single and not CORRECTED.single
+    assert set(definitions("published")) == {"log-volume", "per dimension", "mean of log-volumes"}
+    assert set(definitions("corrected")) == set(DEFINITIONS)
+
+
+def test_digits_that_are_held_out_are_others():
+    part = part_of()
+    found = blocks.digits(part)
+    assert found.x.shape == (4, 6, 6, 1) and found.held_out.shape == (12, 6, 6, 1)
+    assert not any((x == found.held_out).all(axis=(1, 2, 3)).any() for x in found.x)
+
+
+def test_known_digits():
+    model = blocks.load(part_of())
+    x = blocks.digits(part_of(images=6)).x
+    y = blocks.predicted(model, x)
+    wrong = (y + 1) % 5
+    mixed = np.where(np.arange(6) < 2, wrong, y)
+    found = blocks.known(model, x, mixed)
+    assert all(place >= 2 and mixed[place] == number for number, place in found.items())
+    assert set(found) == set(y[2:].tolist())
+    assert blocks.known(model, x, wrong) == {int(wrong[0]): 0}
+
+
+# --- credits -------------------------------------------------------------------------------------
+
+
+def test_types_of_blocks():
+    model = blocks.load(part_of())
+    found = [blocks.type_of(model, block) for block in koopman.blocks(model)]
+    assert found == ["convolution", "pooling", "convolution", "dense", "dense"]
+
+
+def test_a_rescaled_network_has_other_credits(smoke):
+    """K19: the same function, and a log-volume that moves by rank times log 4."""
+    model = blocks.load(part_of())
+    x = blocks.digits(part_of(images=3)).x
+    (plain, given), (scaled, _) = credits._tails(model, [x], 4.0)
+    np.testing.assert_allclose(plain(given[0]), model(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scaled(given[0]), model(x), rtol=1e-4, atol=1e-5)
+    _, corrected = credits.EXPERIMENT.saved(smoke)
+    moved = corrected["moved_log_volume_per_dimension"]
+    expected = np.log(4) * np.array([1, -1])
+    np.testing.assert_allclose(moved.sel(scale=AS_THEY_ARE), expected, rtol=1e-3)
+    np.testing.assert_allclose(moved.sel(scale="unit variance"), 0, atol=1e-3)
+
+
+def test_measured_credits_are_those_of_the_library(smoke):
+    published, corrected = credits.EXPERIMENT.saved(smoke)
+    part = part_of(images=40)
+    model, found = blocks.load(part), blocks.digits(part)
+    direct = koopman.credit(
+        model,
+        found.x,
+        repeats=2,
+        max_dimension=30,
+        max_snapshots=5_000 // 30,
+        underdetermined="minimum_norm",
+        normalize=True,
+        kernels=(),
+    )
+    normalised = corrected.sel(scale="unit variance")
+    np.testing.assert_allclose(normalised["log_volume"], direct["log_volume"], rtol=1e-4)
+    assert published.sizes["scale"] == 1 and published["columns"].max() <= 2 * 54
+    assert corrected["kernel_block_log_volume"].shape == corrected["kernel_rows_log_volume"].shape
+    maps = credits.feature_maps(model, found.x)
+    assert {name: values.shape[-1] for name, values in maps.items()} == {"conv1": 4, "conv2": 6}
+    energy = np.mean(maps["conv1"].astype(float) ** 2, axis=(0, 1, 2))
+    np.testing.assert_allclose(corrected["feature_map_energy"][:4], energy, rtol=1e-4)
+
+
+TYPES = ("convolution", "pooling", "convolution", "dense", "dense")
+AS_PUBLISHED = (9.0, 1.0, 8.0, 3.0, 2.0)
+
+
+def layers(values=AS_PUBLISHED, protocol="corrected", types=TYPES, ranks=(5,) * 5, **kernels):
+    """A Dataset as `credits.compute` makes it, the same values for each definition."""
+    count = len(SCALES)
+    variables = {
+        name: (("scale", "block"), np.tile(values, (count, 1)))
+        for name in (*blocks.OF_BLOCKS, *(d.variable for d in DEFINITIONS.values()))
+    }
+    for name in ("rank", "least_squares_rank"):
+        variables[name] = ("scale", "block"), np.tile(ranks, (count, 1))
+    for definition in DEFINITIONS.values():
+        variables[f"moved_{definition.variable}"] = (
+            ("scale", "dense_block"),
+            np.tile([1.0, -1.0], (count, 1)),
+        )
+    given = {
+        "rows": np.linspace(0, 1, 12),
+        "block": np.linspace(0, 1, 12),
+        "energy": np.tile([3.0, 6.0, 1.0, 4.0, 5.0, 2.0], 2),
+        "kernel_ranks": 7,
+        **kernels,
+    }
+    for name in ("rows", "block"):
+        variables[f"kernel_{name}_log_volume_per_dimension"] = "kernel", given[name]
+        variables[f"kernel_{name}_log_volume"] = "kernel", np.asarray(given[name]) * 7
+        variables[f"kernel_{name}_rank"] = "kernel", np.full(12, given["kernel_ranks"])
+    variables["feature_map_energy"] = "kernel", given["energy"]
+    variables["digit"] = ("row", "column"), np.eye(4)
+    for name in ("conv1", "conv2"):
+        dims = tuple(f"{axis}_{name}" for axis in ("channel", "row", "column"))
+        variables[f"map_{name}"] = dims, np.ones((6, 4, 4))
+    return xr.Dataset(
+        variables,
+        {
+            "scale": list(SCALES),
+            "block": ["conv1", "pool1", "conv2", "fc3", "fc4"],
+            "type": ("block", list(types)),
+            "kernel_block": ("kernel", ["conv1"] * 6 + ["conv2"] * 6),
+        },
+        attributes("credits", protocol),
+    )
+
+
+def test_the_published_order_is_confirmed():
+    found = verdicts(credits.judge(layers()))
+    assert {found["K-C1", name] for name in DEFINITIONS} == {CONFIRMED}
+    assert len(found) == len(DEFINITIONS) + 2
+    published = verdicts(credits.judge(layers(protocol="published")))
+    assert ("K-C1", "least squares") not in published
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"values": (9, 1, 2.5, 3, 2)}, REFUTED),
+        ({"values": (9, 2.5, 8, 3, 2)}, REFUTED),
+        ({"values": (9, 1, 3, 3, 2)}, REFUTED),
+        ({"ranks": (5, 5, 5, 0, 5)}, NOT_TESTED),
+        ({"types": ("convolution", "dense", "convolution", "dense", "dense")}, NOT_TESTED),
+    ],
+)
+def test_verdicts_on_layers(changes, expected):
+    assert verdicts(credits.judge(layers(**changes)))["K-C1", "log-volume"] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, CONFIRMED),
+        ({"rows": np.linspace(0, 0.09, 12)}, REFUTED),
+        ({"energy": np.linspace(1, 2, 12)}, REFUTED),
+        ({"energy": np.ones(12)}, NOT_TESTED),
+        ({"rows": np.full(12, np.nan)}, NOT_TESTED),
+        # Of 12 kernels the first two have no operator: the others are compared.
+        ({"kernel_ranks": [0, 0, *[7] * 10]}, CONFIRMED),
+        ({"kernel_ranks": [0, 0, 0, *[7] * 9]}, NOT_TESTED),
+    ],
+)
+def test_verdicts_on_kernels(changes, expected):
+    found = verdicts(credits.judge(layers(**changes)))
+    assert found["K-C2", "rows of the operator"] == expected
+
+
+def test_credits_say_what_a_rescaling_moves():
+    (found, *_) = credits.judge(layers())
+    moved = [value for text, value in found.numbers.items() if text.startswith("change of")]
+    assert moved == [1, -1] and found.numbers["rank of pool1"] == 5
+
+
+def test_credits_are_drawn():
+    found = credits.draw([layers(), layers(values=(9, -1, np.nan, 3, 2), protocol="published")])
+    assert set(found) == {
+        f"{name}_{protocol}"
+        for name in ("credits", "credits_kernels")
+        for protocol in ("published", "corrected")
+    }
+    texts = [text.get_text() for text in found["credits_published"].axes[0].texts]
+    assert texts == ["9", "-1", "none", "3", "2"]
+
+
+# --- feature weights -----------------------------------------------------------------------------
+
+
+def test_auc_and_correlation():
+    weight = np.array([[3.0, 1.0], [2.0, 0.0]])
+    stroke = np.array([[True, False], [True, False]])
+    assert feature_weights.auc(weight, stroke) == 1
+    assert feature_weights.auc(-weight, stroke) == 0
+    assert feature_weights.auc(np.array([[1.0, 1.0], [0.0, 0.0]]), stroke) == 0.5
+    assert np.isnan(feature_weights.auc(np.ones((2, 2)), stroke))
+    assert np.isnan(feature_weights.auc(weight, np.ones((2, 2), bool)))
+    among = np.array([[True, True], [False, False]])
+    assert feature_weights.auc(np.array([[0.0, 1.0], [9.0, 0.0]]), stroke, among) == 0
+    assert feature_weights.correlation(weight, 2 * weight + 1) == pytest.approx(1)
+    assert np.isnan(feature_weights.correlation(weight, np.ones((2, 2))))
+
+
+def test_control_images():
+    part = part_of(images=5)
+    x = blocks.digits(part).x
+    random = feature_weights.random_images(part, x)
+    np.testing.assert_array_equal(np.sort(random, axis=None), np.sort(x, axis=None))
+    moved = feature_weights.permuted(part, x)
+    # One permutation: each place has the same values over images.
+    before, after = (values.reshape(5, 36).T for values in (x, moved))
+    np.testing.assert_array_equal(np.unique(before, axis=0), np.unique(after, axis=0))
+    assert not np.array_equal(moved, x)
+
+
+def test_least_squares_of_a_linear_network():
+    model = keras.Sequential(
+        [keras.Input((3, 3, 1)), keras.layers.Flatten(), keras.layers.Dense(4, use_bias=False)]
+    )
+    x = np.random.default_rng(0).normal(size=(30, 3, 3, 1)).astype("float32")
+    found = feature_weights.whole(model, x[:20], x[20:]).sel(operator="whole")
+    kernel = model.layers[-1].kernel.numpy()
+    np.testing.assert_allclose(
+        found["feature_weight"].values.reshape(4, 9), kernel.T, rtol=1e-3, atol=1e-5
+    )
+    assert found["agreement"] == 1 and found["output_error"] < 1e-5
+
+
+def test_one_trajectory_copies_its_image():
+    """K11: whatever the image is, the weights of the trained network resemble it."""
+    model = models.pooled_mlp("mnist")
+    image = np.random.default_rng(0).integers(0, 2, size=(1, 9, 9, 1)).astype("float32")
+    part = Part(Settings(("pooled_mlp",)), "pooled_mlp", "published")
+    options = blocks.options(part, model, 1)
+    fitted = koopman.credit(model, image, kernels=(), **options)
+    weights = fitted["feature_weight"].sel(operator="mean").values
+    found = [abs(feature_weights.correlation(weight, image[0])) for weight in weights]
+    assert np.mean(found) > 0.6
+
+
+STROKES = {0: [0, 1, 2, 3], 1: [5, 6, 10], 2: [12, 13, 14, 15]}
+
+
+def maps(weights, agreement=0.9, protocol="published"):
+    """A Dataset as `feature_weights.compute` makes it, of three digits and one condition."""
+    digit = np.zeros((3, 16))
+    for place, pixels in STROKES.items():
+        digit[place, pixels] = 1
+    digit = digit.reshape(3, 4, 4)
+    image = ("shown", "row", "column")
+    return xr.Dataset(
+        {
+            "weight": (("condition", *image), np.asarray(weights, float)[None]),
+            "fitted_image": (("condition", *image), digit[None]),
+            "agreement": (("condition", "shown"), np.full((1, 3), agreement)),
+            "output_error": (("condition", "shown"), np.full((1, 3), 0.5)),
+            "digit": (image, digit),
+            "mean_digit": (image, digit),
+            "gradient": (image, digit),
+            "inked": (("row", "column"), np.ones((4, 4))),
+        },
+        {
+            "condition": ["one digit"],
+            "single": ("condition", [1]),
+            "label": ("shown", [0, 1, 2]),
+            "target": ("shown", [0, 1, 2]),
+        },
+        attributes("feature_weights", protocol),
+    )
+
+
+def own():
+    return maps(np.zeros((3, 4, 4)))["digit"].values
+
+
+@pytest.mark.parametrize(
+    ("weights", "agreement", "expected"),
+    [
+        (own(), 0.9, (CONFIRMED, CONFIRMED)),
+        (own(), 0.79, (CONFIRMED, REFUTED)),
+        # Bright where no digit has strokes.
+        (1 - own(), 0.9, (REFUTED, CONFIRMED)),
+        # The same map for all digits highlights strokes of all.
+        (np.tile(own().sum(axis=0), (3, 1, 1)), 0.9, (REFUTED, CONFIRMED)),
+        (np.zeros((3, 4, 4)), np.nan, (NOT_TESTED, NOT_TESTED)),
+    ],
+)
+def test_verdicts_on_feature_weights(weights, agreement, expected):
+    found = verdicts(feature_weights.judge(maps(weights, agreement)))
+    assert (found["K-C3", "one digit"], found["K-C10", "one digit"]) == expected
+
+
+def test_feature_weights_are_drawn():
+    (figure,) = feature_weights.draw([maps(own())]).values()
+    assert len(figure.axes) == 3 * 3
+    changed = maps(own())
+    changed["fitted_image"] = 1 - changed["fitted_image"]
+    (figure,) = feature_weights.draw([changed]).values()
+    assert len(figure.axes) == 4 * 3
+
+
+# --- averaging -----------------------------------------------------------------------------------
+
+
+def runs(of_mean=(1.0, 0.0), of_single=(10.0, 0.0), weights=(1.0, 10.0)):
+    """A Dataset as `averaging.compute` makes it: variances of two blocks."""
+    deviations = np.array([-1.0, 0.0, 1.0])
+    means = np.sqrt(of_mean) * deviations[:, None]
+    singles = (np.sqrt(of_single) * deviations[:, None])[..., None] * np.array([1, -1])
+    # Without alignment there is one operator.
+    singles[:, 1, 1] = np.nan
+    return xr.Dataset(
+        {
+            "mean_log_volume": (("run", "block"), means),
+            "single_log_volume": (("run", "block", "repeat"), singles),
+            "weight_variance": ("kind", list(weights)),
+        },
+        {"block": ["fc1", "fc2"], "kind": ["mean", "single"]},
+        attributes("averaging", runs=3),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "criteria"),
+    [
+        ({}, CONFIRMED, 2),
+        ({"of_mean": (3.0, 0.0)}, REFUTED, 2),
+        ({"weights": (3.0, 10.0)}, REFUTED, 2),
+        ({"of_single": (0.0, 0.0), "weights": (0.0, 0.0)}, NOT_TESTED, 1),
+    ],
+)
+def test_verdicts_on_averaging(changes, expected, criteria):
+    (found,) = averaging.judge(runs(**changes))
+    assert found.verdict == expected and len(found.criteria) == criteria
+
+
+def test_averaging_is_drawn():
+    assert len(averaging.draw([runs(), runs()])["averaging"].axes) == 4
+
+
+# --- theorems ------------------------------------------------------------------------------------
+
+
+def test_verdicts_on_theorems(smoke):
+    """What is printed and what has to stand there."""
+    published, corrected = (
+        verdicts(theorems.judge(dataset)) for dataset in theorems.EXPERIMENT.saved(smoke)
+    )
+    confirmed = {("K-C4", "random"), ("K-C5", "random")}
+    widths = {("K-C5", theorems.WIDTHS)}
+    others = {(f"K-C{number}", "random") for number in (6, 7, 8)}
+    assert {key for key, verdict in published.items() if verdict == CONFIRMED} == confirmed
+    assert {key for key, verdict in published.items() if verdict == REFUTED} == widths | others
+    assert {key for key, verdict in corrected.items() if verdict == REFUTED} == widths
+    assert {key for key, verdict in corrected.items() if verdict == CONFIRMED} == (
+        confirmed | others
+    )
+
+
+def test_one_trajectory_does_not_determine_an_operator():
+    errors = [
+        theorems.recovered(np.random.default_rng(0), single, "orthonormal")["recovery_error"]
+        for single in (True, False)
+    ]
+    assert errors[0] > 0.3 and errors[1] < 1e-9
+
+
+def test_jacobian_of_a_product():
+    ks = np.random.default_rng(0).normal(size=(3, 5, 5))
+    expected = np.kron(ks[2], ks[0].T)
+    np.testing.assert_allclose(theorems.jacobian_of_product(ks, 1), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "claim"),
+    [
+        ("alignment_missed", 1e-6, "K-C4"),
+        ("alignment_others", 0, "K-C4"),
+        ("theorem_1", 1e-6, "K-C5"),
+        ("theorem_5", 1e-6, "K-C5"),
+        ("theorem_6", 1e-6, "K-C5"),
+        ("inverse_square", 0.9, "K-C5"),
+        ("determinant", 1e-6, "K-C6"),
+        ("volume_of_singular", 1e-6, "K-C6"),
+        ("penrose", 1e-6, "K-C7"),
+        ("theorem_3_corrected", -1e-3, "K-C7"),
+        ("recovery_error", 1e-3, "K-C8"),
+        ("loss_missed", 1e-6, "K-C8"),
+    ],
+)
+def test_theorems_can_fail(smoke, variable, value, claim):
+    _, corrected = theorems.EXPERIMENT.saved(smoke)
+    corrected[variable] = xr.full_like(corrected[variable], value)
+    assert verdicts(theorems.judge(corrected))[claim, "random"] == REFUTED
+
+
+# --- meaning -------------------------------------------------------------------------------------
+
+
+def test_kernels_of_lower_rank():
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 6))
+    found = meaning.of_rank(kernel, 0.25)
+    assert found.shape == kernel.shape
+    assert np.linalg.matrix_rank(found.reshape(18, 6)) == 2
+    np.testing.assert_allclose(meaning.of_rank(kernel, 1.0), kernel)
+
+
+def test_losses_of_accuracy():
+    """Against a network that is changed by hand; the network itself stays."""
+    part = part_of()
+    model = blocks.load(part)
+    x = blocks.digits(part_of(images=30)).x
+    y = blocks.predicted(model, x)
+    found = koopman.blocks(model)
+    weights = [weight.copy() for weight in model.get_weights()]
+    noise, reduced = meaning.changed_kernels(part, model, found, x, y, 1)
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert noise.shape == (4, 5) and np.isnan(noise[:, 1]).all() and np.isnan(reduced[:, 1]).all()
+    copy = blocks.load(part_of())
+    kernel = copy.get_layer("fc3").kernel
+    kernel.assign(meaning.of_rank(kernel.numpy(), 0.125))
+    assert reduced[0, 3] == pytest.approx(1 - (blocks.predicted(copy, x) == y).mean())
+    losses = meaning.output_noise(part, found, x, y, 1)
+    assert losses.shape == (4, 5) and (losses >= 0).all() and (losses[-1, 1:] > 0).all()
+
+
+def test_attributions_at_blocks():
+    """By hand at the last block: z = 0 gives x_i w_ij, and the gradient is the kernel."""
+    model = blocks.load(part_of())
+    x = blocks.digits(part_of(images=3)).x
+    found = meaning.attributions(model, koopman.blocks(model), x)
+    units = keras.Model(model.inputs[0], model.get_layer("relu3").output)(x).numpy()
+    logits = model(x).numpy()
+    targets = logits.argmax(axis=1)
+    kernel = model.get_layer("fc4").kernel.numpy()[:, targets].T
+    np.testing.assert_allclose(found["gradient"][-1], np.abs(kernel).sum(axis=1).mean(), rtol=1e-4)
+    np.testing.assert_allclose(
+        found["relevance"][-1], np.abs(units * kernel).sum(axis=1).mean(), rtol=1e-3
+    )
+
+
+def test_rank_correlations():
+    value, p, count = meaning.ranked(np.arange(4.0), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert (value, p, count) == (pytest.approx(1), pytest.approx(1 / 24), 4)
+    value, p, _ = meaning.ranked(np.arange(4.0), np.array([4.0, 3.0, 2.0, 1.0]))
+    assert (value, p) == (pytest.approx(-1), 1)
+    value, p, count = meaning.ranked(np.arange(4.0), np.array([1.0, np.nan, 3.0, 4.0]))
+    assert np.isnan([value, p]).all() and count == 3
+    assert np.isnan(meaning.ranked(np.arange(4.0), np.ones(4))[0])
+
+
+def meant(credit=(1, 2, 3, 4, 5.0), noise=(1, 2, 3, 4, 5.0), kernel=(1, np.nan, 3, 4, 5.0)):
+    """A Dataset as `meaning.compute` makes it."""
+    return (
+        layers(credit)
+        .assign(
+            {
+                "output_noise": (("level", "block"), np.tile(noise, (2, 1))),
+                "kernel_noise": (("level", "block"), np.tile(kernel, (2, 1))),
+                "rank_reduced": (("part_of_rank", "block"), np.tile(kernel, (2, 1))),
+                "relevance": ("block", [1, 2, 3, 4, 5.0]),
+                "gradient": ("block", [5, 4, 3, 2, 1.0]),
+            }
+        )
+        .assign_coords(input_size=("block", [5, 1, 1, 1, 1]))
+        .assign_attrs(attributes("meaning", accuracy=0.9, draws=1))
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, CONFIRMED),
+        ({"credit": (5, 4, 3, 2, 1.0)}, REFUTED),
+        ({"noise": (5, 4, 3, 2, 1.0)}, REFUTED),
+        ({"kernel": (5, np.nan, 4, 3, 2.0)}, REFUTED),
+        ({"kernel": (1, np.nan, np.nan, 4, 5.0)}, NOT_TESTED),
+        ({"noise": (1, 1, 1, 1, 1.0)}, NOT_TESTED),
+    ],
+)
+def test_verdicts_on_meaning(changes, expected):
+    found = verdicts(meaning.judge(meant(**changes)))
+    assert found["K-C11", "log-volume"] == expected
+    assert len(found) == len(DEFINITIONS)
+
+
+def test_other_methods_stand_beside_credit():
+    (found, second, *_) = meaning.judge(meant())
+    assert found.numbers["Spearman correlation with the sum of |gradient|"] == pytest.approx(-1)
+    assert found.numbers["conv1: mean |gradient|"] == 1
+    assert found.numbers["accuracy"] == 0.9 and "accuracy" not in second.numbers
+
+
+def test_meaning_is_drawn():
+    (figure,) = meaning.draw([meant()]).values()
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[0] == "credit: log-volume" and labels[-1] == "mean |gradient|"
+    assert len(labels) == len(DEFINITIONS) + 7
