@@ -37,6 +37,7 @@ setup(
         "scikit-learn>=1.4",
         "typer>=0.16",
         "rich>=13",
+        "jinja2>=3.1",
     ],
     extras_require={"test": TEST},
     entry_points={"console_scripts": ["tfexplain=tfexplain.__main__:main"]},

@@ -110,7 +110,7 @@ def plain(text):
 
 def test_it_writes_results_record_and_verdict(run, folder):
     said = run("table.keras", "xy.npz", "--out", "out", "--seed", 3)
-    assert sorted(os.listdir("out")) == ["audit.json", "results", "verdict.json"]
+    assert sorted(os.listdir("out")) == ["audit.json", "report.html", "results", "verdict.json"]
     assert os.listdir("out/results") == ["entropy.nc"]
     assert "2 methods, 1 parts, about" in said and "seconds here" in said
     found = report.load("out")
@@ -157,7 +157,7 @@ def test_a_method_that_is_not_trusted_fails_the_command(run):
     arguments = ("table.keras", "x.npy", "--out", "out", "--fail-on", "gradient")
     run(*arguments, "--directions", 1, settings=DECIDED)
     said = run(*arguments, "--directions", 0, code=3, settings=DECIDED)
-    assert "gradient is not trustworthy: directions (1-10^-" in said
+    assert "gradient is not trustworthy: directions (" in said
     assert json.loads(pathlib.Path("out/verdict.json").read_text())["thresholds"]["directions"] == 0
 
 

@@ -141,7 +141,12 @@ def audit(
                 seed=seed,
                 batch_size=batch_size,
                 folder=out_folder,
-                about={"command": _command(), "data": data, "notes": samples.notes},
+                about={
+                    "command": _command(),
+                    "data": data,
+                    "notes": samples.notes,
+                    "classes": samples.classes,
+                },
                 announce=announce,
             )
         except KeyboardInterrupt as stop:
@@ -149,7 +154,7 @@ def audit(
             raise typer.Exit(STOPPED) from None
         verdict = result.verdict()
         _print_verdict(verdict)
-        print_text(f"{out_folder}: results/*.nc, audit.json, verdict.json.")
+        print_text(f"{out_folder}: report.html, verdict.json, audit.json, results/*.nc.")
         if distrusted := _distrusted(verdict, fail_on or []):
             print_text("; ".join(distrusted), console=err, label="not trusted", style="bold red")
             raise typer.Exit(NOT_TRUSTED)

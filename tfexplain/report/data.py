@@ -37,6 +37,7 @@ class Data:
         pixels: uint8 images of which `preprocess` makes x, or None.
         preprocess: Function of pixels, or None.
         notes: What was left out or guessed.
+        classes: Index of an output, as text -> name of the class, where it is known.
     """
 
     x: np.ndarray
@@ -44,6 +45,7 @@ class Data:
     pixels: np.ndarray | None = None
     preprocess: Callable[[np.ndarray], Any] | None = None
     notes: list[str] = field(default_factory=list)
+    classes: dict[str, str] = field(default_factory=dict)
 
 
 def load_data(
@@ -180,6 +182,7 @@ def _from_folder(
     data.notes = notes
     if indices is not None:
         data.y = np.array([indices[owners[place]] for place in chosen])
+        data.classes = {str(index): name for name, index in indices.items()}
     return data
 
 

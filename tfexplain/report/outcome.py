@@ -11,9 +11,10 @@ from typing import Any
 
 import xarray as xr
 
+from tfexplain.files import write_atomically
 from tfexplain.report.verdict import Thresholds, Verdict, judge
 
-RECORD, RESULTS, VERDICT = "audit.json", "results", "verdict.json"
+RECORD, RESULTS, VERDICT, REPORT = "audit.json", "results", "verdict.json", "report.html"
 SCHEMA, SCHEMA_VERSION = "tfexplain.audit", 1
 
 
@@ -26,7 +27,7 @@ class Audit:
         record: JSON-able: `settings`, `parts` (their settings), `samples` (how many were `given`,
             and the `positions` of those audited), `left_out` (method -> reason), `reasons` (part ->
             method, or "" for all -> reason), `notes`, `about`, `seconds` (part -> time) and
-            `hardware`.
+            `hardware`; `model` (its name) and `methods` (name -> `summary` and `references`).
         thresholds: Of the verdict.
     """
 
@@ -46,6 +47,23 @@ class Audit:
             left_out=self.record["left_out"],
             thresholds=thresholds or self.thresholds,
         )
+
+    def to_html(
+        self, path: str | os.PathLike | None = None, *, thresholds: Thresholds | None = None
+    ) -> str:
+        """Returns the report as one HTML file without scripts or outside requests, and writes it.
+
+        Args:
+            path: File to write; None for none.
+            thresholds: None for those of the audit.
+        """
+        # matplotlib takes a second to import.
+        from tfexplain.report.page import page
+
+        text = page(self.datasets, self.record, self.verdict(thresholds))
+        if path is not None:
+            write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+        return text
 
     def __repr__(self) -> str:
         """Names the parts."""

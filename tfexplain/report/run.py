@@ -21,13 +21,13 @@ import tensorflow as tf
 import xarray as xr
 
 from tfexplain import files
-from tfexplain.analyzers import Analyzer
+from tfexplain.analyzers import Analyzer, resolve_name
 from tfexplain.audits import common
 from tfexplain.audits.blocks import digest, one_display
 from tfexplain.errors import nearest
 from tfexplain.graph import check_built
 from tfexplain.report import methods as chosen_methods
-from tfexplain.report.outcome import RECORD, RESULTS, SCHEMA, SCHEMA_VERSION, VERDICT, Audit
+from tfexplain.report.outcome import RECORD, REPORT, RESULTS, SCHEMA, SCHEMA_VERSION, VERDICT, Audit
 from tfexplain.report.parts import IMAGES, PARTS, PRESETS, Case, Part
 from tfexplain.report.verdict import Thresholds
 
@@ -100,9 +100,9 @@ def audit(
         preprocess: Function that makes x of `pixels`.
         seed: Of everything that is drawn, >= 0.
         batch_size: Samples that are computed together.
-        folder: Where results go: `results/*.nc`, `audit.json` (what was run and what was left out)
-            and `verdict.json`. An audit that was stopped is continued by the same call. None:
-            nothing is written.
+        folder: Where results go: `report.html`, `verdict.json`, `results/*.nc` and `audit.json`
+            (what was run and what was left out). An audit that was stopped is continued by the same
+            call. None: nothing is written.
         about: JSON-able data for the record, such as where x comes from.
         announce: Function that is called with the `Plan` before the work begins.
 
@@ -152,6 +152,8 @@ def audit(
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
             "settings": settings,
+            "model": str(model.name),
+            "methods": {name: _about(analyzer) for name, analyzer in analyzers.items()},
             "parts": {part.name: dict(part.presets[preset]) for part in parts},
             "samples": {"given": chosen.given, "positions": chosen.positions.tolist()},
             "left_out": left_out,
@@ -176,6 +178,7 @@ def audit(
     result = Audit(datasets, state.record, thresholds or Thresholds())
     if place is not None:
         result.verdict().to_json(place / VERDICT)
+        result.to_html(place / REPORT)
     return result
 
 
@@ -506,6 +509,15 @@ def _seconds_per_pass(analyzer: Analyzer, case: Case) -> float:
     began = time.perf_counter()
     analyzer.outputs(few, batch_size=case.batch_size)
     return (time.perf_counter() - began) / len(few)
+
+
+def _about(analyzer: Analyzer) -> dict[str, Any]:
+    """Returns what a method computes and where it was published."""
+    try:
+        entry = resolve_name(analyzer.name)[0]
+    except ValueError:  # a class of the user's
+        return {"summary": type(analyzer).__name__, "references": []}
+    return {"summary": entry.summary, "references": list(entry.references)}
 
 
 def _hardware() -> dict[str, Any]:

@@ -27,6 +27,8 @@ PAIRS = (0.05, 0.95)
 # Median |cos| of random directions: 1 in one dimension, 0.71 in two.
 ONE_DIMENSION = 0.9
 OF_PAIRS = f"{PAIRS[0]:.0%} to {PAIRS[1]:.0%} of all pairs of vectors"
+# |cos| from here on is written by its distance from 1.
+FROM_ONE = 0.9
 _NAN = math.nan
 
 
@@ -95,12 +97,14 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """The number as people read it: |cos| near 1 by its distance from 1."""
-        if not self.measured:
-            return ""
-        if self.measure == COSINE:
-            return "1" if self.value >= 1 else f"1-10^-{-math.log10(1 - self.value):.1f}"
-        return f"{self.value:.3g}"
+        """The number as people read it."""
+        return self.text_of(self.value) if self.measured else ""
+
+    def text_of(self, value: float) -> str:
+        """Returns a number in the unit of the cell: |cos| near 1 by its distance from 1."""
+        if self.measure != COSINE or value < FROM_ONE:
+            return f"{value:.3g}"
+        return "1" if value >= 1 else f"1-10^-{-math.log10(1 - value):.1f}"
 
 
 @dataclass(frozen=True)

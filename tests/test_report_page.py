@@ -1,0 +1,227 @@
+"""The page of an audit: one file that says what the Datasets say, whole, safe and by itself."""
+
+import base64
+import html.parser
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from keras import layers
+from PIL import Image
+
+import tfexplain
+from tests.networks import randomize, sequential
+from tfexplain import report
+from tfexplain.report import Thresholds
+from tfexplain.report.page import SECTIONS
+from tfexplain.report.parts import PARTS
+
+# A name that would be markup.
+MINE = "<b>mine</b>"
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(html.parser.HTMLParser):
+    """What is in a page; tags that are not closed are an error."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words, self.ids = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for key, value in attrs if key == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, (tag, self.getpos())
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def picture(source):
+    kind, _, data = source.partition(",")
+    assert kind == "data:image/png;base64"
+    image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+    image.load()
+    return image
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    """Images, with a method of another name and one that does not fit."""
+    model = randomize(
+        sequential(
+            (6, 6, 1),
+            layers.Flatten(),
+            layers.Dense(6, "relu", name="hidden"),
+            layers.Dense(3, name="scores"),
+        )
+    )
+    folder = tmp_path_factory.mktemp("page") / "run"
+    methods = {
+        "gradient": {},
+        MINE: tfexplain.create_analyzer("lrp.z", model),
+        "grad_cam": {},
+        "smoothgrad": {"samples": 2},
+    }
+    x = np.random.default_rng(0).uniform(size=(9, 6, 6, 1)).astype("float32")
+    about = {
+        "command": "tfexplain audit m.keras <x>",
+        "notes": ["three & more"],
+        "classes": {"0": "cat", "1": "dog", "2": "eel"},
+    }
+    found = tfexplain.audit(
+        model, x, np.arange(9) % 3, methods=methods, preset="quick", folder=folder, about=about
+    )
+    return found, folder
+
+
+@pytest.fixture(scope="module")
+def page(audited):
+    return Page((audited[1] / "report.html").read_text(encoding="utf-8"))
+
+
+def test_every_part_has_words():
+    assert set(SECTIONS) == {part.name for part in PARTS}
+
+
+def test_the_page_needs_nothing_from_outside(page, audited):
+    assert not page.of("script") and not page.of("iframe")
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.of("img"))
+    assert [link["href"] for link in page.of("link")] == ["data:,"]
+    handlers = [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
+    assert not handlers
+    text = (audited[1] / "report.html").read_text(encoding="utf-8")
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+    # Links are followed by people only.
+    outside = {link["href"] for link in page.of("a") if not link["href"].startswith("#")}
+    assert outside and all(
+        re.match(r"https://(arxiv\.org/abs|doi\.org)/\S+$", href) for href in outside
+    )
+
+
+def test_the_page_is_for_all_screens(page, audited):
+    viewport = [meta for meta in page.of("meta") if meta.get("name") == "viewport"]
+    assert viewport[0]["content"] == "width=device-width, initial-scale=1"
+    text = (audited[1] / "report.html").read_text(encoding="utf-8")
+    for wanted in ("prefers-color-scheme: dark", "@media print", "@media (max-width"):
+        assert wanted in text
+    assert page.of("html")[0]["lang"] == "en"
+    assert all(image["alt"] for image in page.of("img"))
+
+
+def test_links_inside_lead_somewhere(page):
+    targets = {link["href"][1:] for link in page.of("a") if link["href"].startswith("#")}
+    assert targets <= set(page.ids) and len(set(page.ids)) == len(page.ids)
+    assert {"maps", "cascade", "koopman", "methods", "settings"} <= targets
+
+
+def test_the_page_says_what_the_verdict_says(page, audited):
+    verdict = audited[0].verdict()
+    assert [row.method for row in verdict.rows] == verdict.methods
+    for row in verdict.rows:
+        assert f"{row.method} {row.trust} {row.passed} of {row.measured} tests" in page.text
+        for cell in row.cells.values():
+            assert f"{cell.text} {cell.word}".strip() in page.text
+    assert "1 methods were not audited grad_cam grad_cam needs" in page.text
+    passed = sum(row.trust == "trustworthy" for row in verdict.rows)
+    assert f"3 methods were audited on 8 of 9 samples; {passed} of them passed" in page.text
+    styles = [cell.get("class") for cell in page.of("td") if cell.get("data-title") == "Verdict"]
+    expected = {"trustworthy": "pass", "not trustworthy": "fail", "undecided": ""}
+    assert styles == [expected[row.trust] for row in verdict.rows]
+
+
+def test_names_are_no_markup(page, audited):
+    text = (audited[1] / "report.html").read_text(encoding="utf-8")
+    assert MINE not in text and "&lt;b&gt;mine&lt;/b&gt;" in text
+    assert MINE in page.text
+    assert "tfexplain audit m.keras <x>" in page.text and "three & more" in page.text
+
+
+def test_the_gallery_has_a_map_of_each_method(page, audited):
+    dataset = audited[0].datasets["maps"]
+    maps = [i for i in page.of("img") if i["alt"] == f"map by {MINE}"]
+    assert len(maps) == dataset.sizes["example"] == 3
+    colours = np.array(picture(maps[0]["src"]).convert("RGB")).astype(int)
+    relevance = dataset.relevance.sel(analyzer=MINE).values[0, ..., 0]
+    assert colours.shape == (6, 6, 3)
+    # Red where it speaks for the output, blue where against.
+    strong = np.abs(relevance) > 0.2 * np.abs(relevance).max()
+    assert strong.sum() > 3 and (relevance[strong] < 0).any() and (relevance[strong] > 0).any()
+    warmer = colours[..., 0] > colours[..., 2]
+    np.testing.assert_array_equal(warmer[strong], relevance[strong] > 0)
+    for place in dataset.example.values:
+        target = int(dataset.target[place])
+        name = ("cat", "dog", "eel")[target]
+        position = audited[0].record["samples"]["positions"][place]
+        assert f"Sample {position}: explained is {name} (output {target})" in page.text
+        best = int(dataset.output.values[place].argmax())
+        largest = ("cat", "dog", "eel")[best]
+        value = dataset.output.values[place, best]
+        assert f"largest outputs: {largest} (output {best}): {value:.3g}" in page.text
+
+
+def test_pictures_can_be_read(page):
+    sizes = [picture(image["src"]).size for image in page.of("img")]
+    assert min(min(size) for size in sizes) == 6
+    # One figure per part, and one cascade, besides the gallery.
+    assert sum(min(size) > 100 for size in sizes) == len(PARTS) - 1
+
+
+def test_methods_have_rules_options_and_papers(page, audited):
+    assert "In proportion to contributions" in page.text
+    assert "Gradient averaged over noisy copies" in page.text and "samples=2" in page.text
+    rows = json.loads(audited[0].datasets["maps"].attrs["assignment"])[MINE]
+    assert len(rows) >= 3
+    for row in rows:
+        assert " ".join(" ".join(row).split()) in page.text
+    links = {link["href"] for link in page.of("a")}
+    assert "https://doi.org/10.1371/journal.pone.0130140" in links
+    assert "Not measured: 1 methods smoothgrad it has no single backward chain" in page.text
+
+
+def test_the_page_is_made_again_from_the_files(audited, tmp_path):
+    found, folder = audited
+    again = report.load(folder).to_html(tmp_path / "again.html")
+    assert again == (tmp_path / "again.html").read_text(encoding="utf-8")
+    assert again == (folder / "report.html").read_text(encoding="utf-8")
+    strict = found.to_html(thresholds=Thresholds(directions=0))
+    assert "a median |cos| above 0 at the first layer" in Page(strict).text
+
+
+def test_a_table_has_bars_and_says_what_is_left_out():
+    model = randomize(sequential((4,), layers.Dense(5, "relu"), layers.Dense(3)))
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    found = tfexplain.audit(
+        model, x, methods=["gradient"], audits=["maps", "random_logit"], preset="quick"
+    )
+    page = Page(found.to_html())
+    assert picture(page.of("img")[1]["src"]).size == (220, 150)
+    assert "Maps of other classes the structural similarity needs maps" in page.text
+    assert "undecided 0 of 0 tests" in page.text
+    assert "explained is output" in page.text
+
+
+def test_what_cannot_be_drawn_says_why(audited):
+    found = audited[0]
+    dataset = found.datasets["parameter_randomization"].copy(deep=True)
+    for name in ("ssim", "spearman", "median", "low", "high"):
+        dataset[name] = dataset[name] * np.nan
+    broken = report.Audit({"parameter_randomization": dataset}, found.record, found.thresholds)
+    page = Page(broken.to_html())
+    assert "as weights become random cannot be drawn" in page.text
+    assert not page.of("img")

@@ -1,0 +1,99 @@
+"""Pictures of a report as data URIs, from saved Datasets."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tfexplain import plotting
+
+# Pixels of the larger side of a small map, above which it is shrunk.
+LARGEST_MAP = 224
+# Of the magnitudes of a map: single pixels can be much stronger than all others.
+PERCENTILE = 99.5
+
+
+class Picture(NamedTuple):
+    """A picture and what is said of it.
+
+    Attributes:
+        source: Data URI.
+        alt: For those who do not see it.
+        caption: Below it.
+    """
+
+    source: str
+    alt: str
+    caption: str
+
+
+def drawn(make: Callable[[], Any], alt: str, caption: str) -> Picture | str:
+    """Returns a figure as a picture, or why it cannot be drawn.
+
+    Args:
+        make: Function that returns a Figure or Axes.
+        alt: See `Picture`.
+        caption: See `Picture`.
+    """
+    try:
+        made = make()
+    except ValueError as error:
+        return f"{alt} cannot be drawn: {error}"
+    figure = made if isinstance(made, Figure) else made.figure
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=130)
+    return Picture(_uri(stream), alt, caption)
+
+
+def small_input(x: np.ndarray) -> str:
+    """Returns one input as a small picture: images as they are, else lines or bars."""
+    if x.ndim == 3:
+        shown = plotting.display_image(x)
+        shown = np.repeat(shown[..., None], 3, axis=2) if shown.ndim == 2 else shown
+        return _pixels(shown)
+    return _small(lambda ax: plotting.draw_input(ax, x))
+
+
+def small_map(relevance: np.ndarray) -> tuple[str, float]:
+    """Returns the map of one input as a small picture, and the limit of its colours.
+
+    Args:
+        relevance: (height, width, channels), (steps, features) or (features,).
+    """
+    if relevance.ndim == 3:
+        map = plotting.reduce_channels(relevance)
+        limits = plotting.symmetric_limits(map, PERCENTILE)
+        colours = matplotlib.colormaps[plotting.COLORMAP](Normalize(*limits, clip=True)(map))
+        return _pixels(colours[..., :3]), limits[1]
+    limits = plotting.symmetric_limits(relevance)
+    return _small(lambda ax: plotting.draw_map(ax, relevance)), limits[1]
+
+
+def _small(draw: Callable[[Any], object]) -> str:
+    figure = Figure(figsize=(2.2, 1.5), layout="constrained")
+    draw(figure.add_subplot())
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=100)
+    return _uri(stream)
+
+
+def _pixels(colours: np.ndarray) -> str:
+    """Returns (height, width, 3) in 0..1 as a picture."""
+    image = Image.fromarray(np.round(colours * 255).astype("uint8"))
+    if max(image.size) > LARGEST_MAP:
+        image.thumbnail((LARGEST_MAP, LARGEST_MAP))
+    stream = io.BytesIO()
+    image.save(stream, format="png", optimize=True)
+    return _uri(stream)
+
+
+def _uri(stream: io.BytesIO) -> str:
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

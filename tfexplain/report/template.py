@@ -1,0 +1,163 @@
+"""The page of an audit, as a jinja2 template: one file without scripts or outside requests."""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{{ title }}</title>
+<style>
+:root {
+  --text: #1c1e21; --soft: #5c6370; --back: #ffffff; --card: #f5f6f8; --line: #d9dce1;
+  --good: #0b6b3a; --good-back: #e2f3e8; --bad: #9c1c1c; --bad-back: #fbe4e2; --link: #1a56a8;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --text: #e6e7e9; --soft: #a2a8b3; --back: #16181c; --card: #20232a; --line: #3a3f49;
+    --good: #7fd6a4; --good-back: #16351f; --bad: #f2a49c; --bad-back: #43201d; --link: #8ab8f5;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0 auto; padding: 1.2rem; max-width: 78rem; color: var(--text); background: var(--back);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif;
+}
+h1 { font-size: 1.7rem; line-height: 1.2; margin: .4rem 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.3rem; margin: 2.4rem 0 .6rem; border-top: 1px solid var(--line);
+  padding-top: 1rem; }
+h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem; overflow-wrap: anywhere; }
+p, dd, li { max-width: 48rem; }
+a { color: var(--link); }
+.soft, small { color: var(--soft); }
+nav a { margin-right: .9rem; white-space: nowrap; display: inline-block; }
+table { border-collapse: collapse; width: 100%; font-size: .88rem; }
+th, td { text-align: left; vertical-align: top; padding: .4rem .5rem;
+  border-bottom: 1px solid var(--line); }
+thead th { border-bottom: 2px solid var(--line); }
+td b { font-variant-numeric: tabular-nums; }
+td small { display: block; line-height: 1.3; }
+.wide { overflow-x: auto; }
+.pass { color: var(--good); background: var(--good-back); }
+.fail { color: var(--bad); background: var(--bad-back); }
+.pass small, .fail small { color: inherit; }
+dt { font-weight: 600; margin-top: .6rem; }
+dd { margin: 0; }
+figure { margin: .6rem 0; }
+figure > img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px;
+  padding: 4px; }
+figcaption { color: var(--soft); font-size: .88rem; max-width: 48rem; }
+.maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.6rem, 1fr)); gap: .6rem; }
+.maps figure { margin: 0; }
+.maps img { width: 100%; image-rendering: pixelated; padding: 0; }
+.maps figcaption { font-size: .74rem; line-height: 1.25; overflow-wrap: anywhere; }
+details { margin: .5rem 0; }
+summary { cursor: pointer; overflow-wrap: anywhere; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); padding: .7rem;
+  border-radius: 4px; font-size: .82rem; }
+code { overflow-wrap: anywhere; }
+@media (max-width: 44rem) {
+  body { padding: .8rem; }
+  .verdict thead { display: none; }
+  .verdict tr { display: block; border: 1px solid var(--line); border-radius: 6px;
+    margin-bottom: .8rem; }
+  .verdict th, .verdict td { display: block; width: 100%; }
+  .verdict th[scope=row] { font-size: 1rem; background: var(--card); }
+  .verdict td::before { content: attr(data-title); display: block; color: var(--soft);
+    font-size: .8rem; }
+}
+@media print {
+  body { max-width: none; font-size: 10pt; }
+  nav { display: none; }
+  h2 { break-after: avoid; }
+  figure, tr { break-inside: avoid; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+}
+</style>
+</head>
+<body>
+<header>
+<h1>{{ title }}</h1>
+<p>{{ summary }}</p>
+<nav>{% for part in sections %}<a href="#{{ part.name }}">{{ part.title }}</a>{% endfor %}
+<a href="#methods">Methods</a><a href="#settings">Settings</a></nav>
+</header>
+<main>
+<h2 id="verdict">Verdict</h2>
+<p>Three tests decide whether a method can be trusted on this model: its maps must depend on the
+last layer and on the class, and its way back through the model must keep the directions that it
+starts from. A method that fails one of them shows something else than what the model used. Passing
+them is no proof that an explanation is right. The other columns describe. The best are first: by
+tests passed, then by pixel flipping.</p>
+<div class="wide">
+<table class="verdict">
+<thead><tr><th>Method</th><th>Verdict</th>
+{% for check in checks %}<th>{{ check.title }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in rows %}<tr>
+<th scope="row">{{ row.method }}</th>
+<td data-title="Verdict" class="{{ row.style }}"><b>{{ row.trust }}</b>
+<small>{{ row.passed }} of {{ row.measured }} tests</small></td>
+{% for cell in row.cells %}<td data-title="{{ cell.title }}" class="{{ cell.style }}">
+{% if cell.text %}<b>{{ cell.text }}</b>{% endif %} {{ cell.word }}
+{% if cell.interval %}<small>{{ cell.interval }}</small>{% endif %}</td>
+{% endfor %}</tr>
+{% endfor %}</tbody>
+</table>
+</div>
+<p class="soft">{{ thresholds }} In brackets: {{ intervals }}.</p>
+<details><summary>What the columns mean</summary>
+<dl>{% for check in checks %}<dt>{{ check.title }}</dt><dd>{{ check.meaning }}</dd>{% endfor %}</dl>
+</details>
+{% if left_out %}<details><summary>{{ left_out|length }} methods were not audited</summary>
+<dl>{% for name, reason in left_out.items() %}<dt>{{ name }}</dt><dd>{{ reason }}</dd>
+{% endfor %}</dl></details>{% endif %}
+{% for part in sections %}
+<h2 id="{{ part.name }}">{{ part.title }}</h2>
+<p>{{ part.text }}{% for paper in part.papers %} {{ link(paper) }}{% endfor %}</p>
+{% for note in part.notes %}<p class="soft">{{ note }}</p>{% endfor %}
+{% for example in part.examples %}
+<h3>{{ example.title }}</h3>
+<p class="soft">{{ example.text }}</p>
+<div class="maps">{% for picture in example.pictures %}
+<figure><img src="{{ picture.source }}" alt="{{ picture.alt }}">
+<figcaption>{{ picture.caption }}</figcaption></figure>{% endfor %}
+</div>
+{% endfor %}
+{% for picture in part.pictures %}
+<figure><img src="{{ picture.source }}" alt="{{ picture.alt }}">
+<figcaption>{{ picture.caption }}</figcaption></figure>
+{% endfor %}
+{% if part.reasons %}<details><summary>Not measured: {{ part.reasons|length }} methods</summary>
+<dl>{% for name, reason in part.reasons.items() %}<dt>{{ name }}</dt><dd>{{ reason }}</dd>
+{% endfor %}</dl></details>{% endif %}
+{% endfor %}
+{% if missing %}<h2 id="missing">Parts that were left out</h2>
+<dl>{% for title, reason in missing.items() %}<dt>{{ title }}</dt><dd>{{ reason }}</dd>
+{% endfor %}</dl>{% endif %}
+<h2 id="methods">Methods</h2>
+<p>What each method computes, where it was published, and the rule that it uses at each operation
+of the model.</p>
+{% for method in methods %}
+<details><summary><b>{{ method.name }}</b>: {{ method.summary }}</summary>
+<ul>{% for paper in method.papers %}<li>{{ link(paper) }}</li>{% endfor %}</ul>
+{% if method.options %}<p class="soft">Options: <code>{{ method.options }}</code></p>{% endif %}
+{% if method.rows %}<div class="wide"><table>
+<thead><tr><th>Call</th><th>Operation</th><th>Rule</th></tr></thead>
+<tbody>{% for row in method.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>{% endif %}
+</details>
+{% endfor %}
+<h2 id="settings">Settings</h2>
+<dl>{% for name, value in settings.items() %}<dt>{{ name }}</dt><dd>{{ value }}</dd>
+{% endfor %}</dl>
+{% if notes %}<ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}
+<details><summary>Settings of each part, and the time it took</summary>
+<div class="wide"><table><thead><tr><th>Part</th><th>Settings</th><th>Seconds</th></tr></thead>
+<tbody>{% for part in timed %}<tr><td>{{ part.name }}</td><td><code>{{ part.settings }}</code></td>
+<td>{{ part.seconds }}</td></tr>{% endfor %}</tbody></table></div></details>
+</main>
+</body>
+</html>
+"""
