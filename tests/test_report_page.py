@@ -225,3 +225,33 @@ def test_what_cannot_be_drawn_says_why(audited):
     page = Page(broken.to_html())
     assert "as weights become random cannot be drawn" in page.text
     assert not page.of("img")
+
+
+def test_many_methods_fit_into_the_pictures(audited):
+    found, names = audited[0], [f"lrp.a_long_name_{number}" for number in range(34)]
+
+    def repeated(dataset):
+        if "analyzer" not in dataset.coords:
+            return dataset
+        count = dataset.sizes["analyzer"]
+        chosen = dataset.isel(analyzer=[number % count for number in range(len(names))])
+        attributes = {**chosen.attrs}
+        if "assignment" in attributes:
+            attributes["assignment"] = json.dumps({name: [] for name in names})
+        return chosen.assign_coords(analyzer=names).assign_attrs(attributes)
+
+    about = {"summary": "", "references": []}
+    record = {
+        **found.record,
+        "methods": dict.fromkeys(names, about),
+        "reasons": {},
+        "settings": {
+            **found.record["settings"],
+            "analyzers": {name: {"options": {}} for name in names},
+        },
+    }
+    datasets = {name: repeated(dataset) for name, dataset in found.datasets.items()}
+    page = Page(report.Audit(datasets, record, found.thresholds).to_html())
+    images = [picture(image["src"]) for image in page.of("img") if "lrp." not in image["alt"]]
+    assert len(images) == 3 + len(PARTS) - 1
+    assert "cannot be drawn" not in page.text

@@ -10,6 +10,8 @@ import jinja2
 import numpy as np
 import xarray as xr
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tfexplain import plotting
 from tfexplain.references import REFERENCES
@@ -279,11 +281,17 @@ def _of_cascade(dataset: xr.Dataset) -> list[Picture | str]:
 def _of_convergence(dataset: xr.Dataset) -> list[Picture | str]:
     return [
         drawn(
-            lambda: plotting.convergence_curves(dataset, logarithmic=True),
+            lambda: plotting.convergence_curves(dataset, logarithmic=True, ax=_axes(dataset)),
             "Median |cos| over the layers",
             "From the output (left) to the input (right); 1-10^-3 means 0.999.",
         )
     ]
+
+
+def _axes(dataset: xr.Dataset) -> Axes:
+    """Returns axes that are high enough for a legend with a line per method."""
+    height = max(3.6, 0.6 + 0.17 * dataset.sizes["analyzer"])
+    return Figure(figsize=(8.4, height), layout="constrained").subplots()
 
 
 def _alone(draw: Callable[[xr.Dataset], Any], alt: str, caption: str) -> Callable:
@@ -301,7 +309,7 @@ _PICTURES: Mapping[str, Callable[[xr.Dataset], list[Picture | str]]] = {
     ),
     "cosine_convergence": _of_convergence,
     "spectrum": _alone(
-        plotting.singular_values,
+        lambda dataset: plotting.singular_values(dataset, ax=_axes(dataset)),
         "Singular values of each method",
         "Medians and quartiles over the samples.",
     ),
