@@ -136,7 +136,8 @@ def test_the_page_says_what_the_verdict_says(page, audited):
     for row in verdict.rows:
         assert f"{row.method} {row.trust} {row.passed} of {row.measured} tests" in page.text
         for cell in row.cells.values():
-            assert f"{cell.text} {cell.word}".strip() in page.text
+            word, _, reason = cell.word.partition(": ")
+            assert f"{cell.text} {word} {reason}".strip() in page.text
     assert "1 methods were not audited grad_cam grad_cam needs" in page.text
     passed = sum(row.trust == "trustworthy" for row in verdict.rows)
     assert f"3 methods were audited on 8 of 9 samples; {passed} of them passed" in page.text
@@ -182,6 +183,10 @@ def test_pictures_can_be_read(page):
     assert sum(min(size) > 100 for size in sizes) == len(PARTS) - 1
 
 
+def test_layers_of_one_channel_have_no_directions(page):
+    assert "vectors have a single channel there: input." in page.text
+
+
 def test_methods_have_rules_options_and_papers(page, audited):
     assert "In proportion to contributions" in page.text
     assert "Gradient averaged over noisy copies" in page.text and "samples=2" in page.text
@@ -191,7 +196,7 @@ def test_methods_have_rules_options_and_papers(page, audited):
         assert " ".join(" ".join(row).split()) in page.text
     links = {link["href"] for link in page.of("a")}
     assert "https://doi.org/10.1371/journal.pone.0130140" in links
-    assert "Not measured: 1 methods smoothgrad it has no single backward chain" in page.text
+    assert "Not measured: 1 methods smoothgrad no single backward chain" in page.text
 
 
 def test_the_page_is_made_again_from_the_files(audited, tmp_path):

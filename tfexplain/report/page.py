@@ -21,6 +21,7 @@ from tfexplain.report.verdict import (
     BOOTSTRAP,
     NOT_TRUSTWORTHY,
     OF_PAIRS,
+    ONE_DIMENSION,
     TESTS,
     TRUSTWORTHY,
     Cell,
@@ -115,12 +116,13 @@ def page(datasets: Mapping[str, xr.Dataset], record: Mapping[str, Any], verdict:
     sections = [
         _section(name, datasets[name], record, verdict) for name in SECTIONS if name in datasets
     ]
+    units = {test.name: _unit(test.name, verdict.rows) for test in TESTS}
     known = {name: heading for name, (heading, _, _) in SECTIONS.items()}
     return environment.from_string(PAGE).render(
         title=title,
         summary=summary,
-        checks=TESTS,
-        rows=[_row(row) for row in verdict.rows],
+        checks=[{**vars(test), "unit": units[test.name]} for test in TESTS],
+        rows=[_row(row, units) for row in verdict.rows],
         thresholds=_thresholds(verdict.thresholds),
         intervals=f"interval, {BOOTSTRAP}; for directions {OF_PAIRS}",
         left_out=verdict.left_out,
@@ -152,24 +154,31 @@ _Strict = jinja2.StrictUndefined
 # --- the verdict ---------------------------------------------------------------------------------
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _unit(test: str, rows: Sequence[Row]) -> str:
+    """Returns what the numbers of a column are; that of most rows."""
+    found = [row.cells[test].measure for row in rows if row.cells[test].measured]
+    return max(found, key=found.count) if found else ""
+
+
+def _row(row: Row, units: Mapping[str, str]) -> dict[str, Any]:
     style = {TRUSTWORTHY: "pass", NOT_TRUSTWORTHY: "fail"}.get(row.trust, "")
-    cells = [_cell(test.title, row.cells[test.name]) for test in TESTS]
+    cells = [_cell(test.title, row.cells[test.name], units[test.name]) for test in TESTS]
     return {**vars(row), "style": style, "cells": cells}
 
 
-def _cell(title: str, cell: Cell) -> dict[str, Any]:
-    interval = ""
+def _cell(title: str, cell: Cell, unit: str) -> dict[str, Any]:
+    word, _, reason = cell.word.partition(": ")
+    details = [reason]
     if cell.measured and np.isfinite([cell.low, cell.high]).all():
-        ends = (cell.text_of(cell.low), cell.text_of(cell.high))
-        interval = f"[{ends[0]}, {ends[1]}]"
-    details = [interval, cell.measure] if cell.measured else []
+        details.append(f"[{cell.text_of(cell.low)}, {cell.text_of(cell.high)}]")
+    if cell.measured and cell.measure != unit:
+        details.append(cell.measure)
     return {
         "title": title,
         "style": _STYLES[cell.passed],
         "text": cell.text,
-        "word": cell.word,
-        "interval": " ".join(filter(None, details)),
+        "word": word,
+        "details": " ".join(filter(None, details)),
     }
 
 
@@ -279,11 +288,18 @@ def _of_cascade(dataset: xr.Dataset) -> list[Picture | str]:
 
 
 def _of_convergence(dataset: xr.Dataset) -> list[Picture | str]:
+    # In one dimension all directions are the same.
+    alike = dataset["baseline"].max(("analyzer", "start")).values > ONE_DIMENSION
+    shown = dataset.sel(layer=dataset.layer.values[~alike])
+    caption = "From the output (left) towards the input (right); 1-10^-3 means 0.999."
+    if alike.any():
+        names = ", ".join(map(str, dataset.layer.values[alike]))
+        caption += f" Left out, because vectors have a single channel there: {names}."
     return [
         drawn(
-            lambda: plotting.convergence_curves(dataset, logarithmic=True, ax=_axes(dataset)),
+            lambda: plotting.convergence_curves(shown, logarithmic=True, ax=_axes(shown)),
             "Median |cos| over the layers",
-            "From the output (left) to the input (right); 1-10^-3 means 0.999.",
+            caption,
         )
     ]
 

@@ -275,10 +275,7 @@ def _run_cascade(analyzers: Analyzers, case: Case, settings: Settings, path: Pat
 
 def _refuses_chain(name: str, analyzer: Analyzer, case: Case) -> str:
     if not common.has_chain(analyzer):
-        return (
-            "it has no single backward chain: it averages over several inputs, contrasts two maps, "
-            "or reads one layer"
-        )
+        return "no single backward chain: it averages, contrasts two maps, or reads one layer"
     if not has_graph(case.model):
         return "the model is subclassed and has no layers to read"
     return _reason(lambda: common.check_one_baseline(name, analyzer))

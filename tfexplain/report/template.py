@@ -37,7 +37,7 @@ th, td { text-align: left; vertical-align: top; padding: .4rem .5rem;
   border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid var(--line); }
 td b { font-variant-numeric: tabular-nums; }
-td small { display: block; line-height: 1.3; }
+td small, th small { display: block; line-height: 1.3; font-weight: 400; }
 .wide { overflow-x: auto; }
 .pass { color: var(--good); background: var(--good-back); }
 .fail { color: var(--bad); background: var(--bad-back); }
@@ -93,7 +93,8 @@ tests passed, then by pixel flipping.</p>
 <div class="wide">
 <table class="verdict">
 <thead><tr><th>Method</th><th>Verdict</th>
-{% for check in checks %}<th>{{ check.title }}</th>{% endfor %}</tr></thead>
+{% for check in checks %}<th>{{ check.title }} <small>{{ check.unit }}</small></th>
+{% endfor %}</tr></thead>
 <tbody>
 {% for row in rows %}<tr>
 <th scope="row">{{ row.method }}</th>
@@ -101,14 +102,15 @@ tests passed, then by pixel flipping.</p>
 <small>{{ row.passed }} of {{ row.measured }} tests</small></td>
 {% for cell in row.cells %}<td data-title="{{ cell.title }}" class="{{ cell.style }}">
 {% if cell.text %}<b>{{ cell.text }}</b>{% endif %} {{ cell.word }}
-{% if cell.interval %}<small>{{ cell.interval }}</small>{% endif %}</td>
+{% if cell.details %}<small>{{ cell.details }}</small>{% endif %}</td>
 {% endfor %}</tr>
 {% endfor %}</tbody>
 </table>
 </div>
 <p class="soft">{{ thresholds }} In brackets: {{ intervals }}.</p>
 <details><summary>What the columns mean</summary>
-<dl>{% for check in checks %}<dt>{{ check.title }}</dt><dd>{{ check.meaning }}</dd>{% endfor %}</dl>
+<dl>{% for check in checks %}<dt>{{ check.title }}</dt><dd>{{ check.meaning }}
+{% if check.unit %}Number: {{ check.unit }}.{% endif %}</dd>{% endfor %}</dl>
 </details>
 {% if left_out %}<details><summary>{{ left_out|length }} methods were not audited</summary>
 <dl>{% for name, reason in left_out.items() %}<dt>{{ name }}</dt><dd>{{ reason }}</dd>
