@@ -88,6 +88,37 @@ def test_an_interrupted_run_continues(tmp_path):
     assert path.exists() and not folder.exists()
 
 
+def test_names_of_a_finished_file_are_not_cut_when_it_is_joined_with_others(tmp_path):
+    # xarray writes a coordinate with the encoding of the file from which its first part came.
+    parts = []
+    for name in ("ab", "ab", "abcdef"):
+
+        def combine(blocks, name=name):
+            values = np.zeros((1, 2))
+            return xr.Dataset(
+                {"value": (("analyzer", "step"), values)}, {"analyzer": [name], "step": ["a", "b"]}
+            )
+
+        path = tmp_path / f"{name}.nc"
+        parts.append(
+            in_blocks(
+                lambda block, advance: {},
+                combine,
+                title="",
+                count=1,
+                block_size=1,
+                steps=1,
+                settings={},
+                path=path,
+            )
+        )
+    options = {"data_vars": "minimal", "coords": "minimal", "compat": "override"}
+    joined = xr.concat(parts[1:], "analyzer", join="override", **options)
+    joined.to_netcdf(tmp_path / "joined.nc", engine="h5netcdf")
+    with xr.open_dataset(tmp_path / "joined.nc", engine="h5netcdf") as stored:
+        assert stored["analyzer"].values.tolist() == ["ab", "abcdef"]
+
+
 def test_blocks_left_beside_a_finished_file_are_removed(tmp_path):
     # Killed between writing the result and removing the blocks.
     path = tmp_path / "squares.nc"

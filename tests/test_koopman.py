@@ -154,6 +154,7 @@ def test_the_narrowest_width_counts_what_lies_inside(chain):
         ("weight", r"weights, layers, residual.*received 'weight'. Did you mean 'weights'"),
         ([], "list of names"),
         (["pool", 3], "list of names"),
+        (["weight"], r"no layer 'weight'. Did you mean 'weights'"),
         (["pol"], r"no layer 'pol'. Did you mean 'pool'.*A block can end at: .*conv1"),
         (["fc1", "pool"], r"in the order.*fc1, pool"),
         (["pool", "pool"], r"each end once"),

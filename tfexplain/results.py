@@ -320,7 +320,7 @@ def load(path: str | os.PathLike) -> xr.Dataset:
             f"There is no file {path}. Expected a NetCDF file that tfexplain.results.save wrote."
         )
     try:
-        dataset = xr.load_dataset(path, engine="h5netcdf")
+        dataset = xr.load_dataset(path, engine="h5netcdf").drop_encoding()
     except Exception as error:  # h5py, h5netcdf and xarray raise different classes
         raise ValueError(
             f"{path} cannot be read as NetCDF ({type(error).__name__}: {error}). It is damaged or "

@@ -154,7 +154,9 @@ class _Store:
             return None
         try:
             with xr.open_dataset(self.path, engine="h5netcdf") as dataset:
-                loaded = dataset.load()
+                # With the encoding of the file, names that are longer would be cut when it is
+                # joined with others and written again.
+                loaded = dataset.load().drop_encoding()
         except Exception as error:
             raise ValueError(
                 f"{self.path} exists and cannot be read as NetCDF ({error}). Choose another path, "

@@ -21,7 +21,6 @@ from tfexplain.cli.consoles import print_table, print_text, reported, show_warni
 from tfexplain.cli.models import input_shape, start_tensorflow, warn_of_random_weights
 
 if TYPE_CHECKING:
-    import keras
     import numpy as np
     import xarray as xr
 
@@ -126,6 +125,10 @@ def koopman(
         OutputActivation,
         typer.Option(help="drop: the last block gives logits. keep: with softmax or sigmoid."),
     ] = OutputActivation.drop,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|N", help="Output of a model with several: name or index."),
+    ] = None,
     batch_size: BatchSize = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the alignments.")] = 0,
     resume: Annotated[
@@ -158,7 +161,8 @@ def koopman(
         dataset = library.credit(
             network,
             x,
-            partition=_parsed_partition(partition, network),
+            partition=_parsed_partition(partition),
+            output=int(output) if output and output.isdecimal() else output,
             held_out=tested,
             steps=steps,
             max_snapshots=max_snapshots,
@@ -187,11 +191,12 @@ def koopman(
         print_text(f"{out_folder}: {', '.join(written)}.{left_out}")
 
 
-def _parsed_partition(text: str, network: "keras.Model") -> str | list[str]:
-    """Names of layers, or one word that is none."""
+def _parsed_partition(text: str) -> str | list[str]:
+    """A word for a partition, or names of layers."""
+    from tfexplain.koopman import PARTITIONS
+
     names = [name.strip() for name in text.split(",") if name.strip()]
-    single = len(names) == 1 and names[0] not in {layer.name for layer in network.layers}
-    return names[0] if single else names
+    return names[0] if names in [[word] for word in PARTITIONS] else names
 
 
 def _write(dataset: "xr.Dataset", inputs: "np.ndarray", folder: pathlib.Path) -> str:

@@ -363,7 +363,7 @@ def _by_names(segments: list[_Segment], graph: Graph, names: list[str]) -> _Grou
         if node is None:
             raise ValueError(
                 f"The model has no layer {name!r}."
-                + nearest(name, list(graph.readouts))
+                + nearest(name, [*PARTITIONS, *graph.readouts])
                 + _listed("A block can end at", possible)
             )
         if node not in ends:
