@@ -141,8 +141,9 @@ def test_a_stopped_command_says_how_to_continue(run, monkeypatch):
 
 def test_what_does_not_fit_is_listed(run):
     settings = ("--quick", "--methods", "gradient,grad_cam", "--audits", "random_logit,entropy")
-    said = run("table.keras", "x.npy", settings=settings)
+    said = run("table.keras", "x.npy", "--images", 2, settings=settings)
     assert "left out: grad_cam: grad_cam needs" in said
+    assert "2 of 4 samples, drawn at random (seed 0), are audited" in said
     assert "left out: the part random_logit: the structural similarity needs maps" in said
     assert os.path.exists("tfexplain-audit/results/entropy.nc")
 

@@ -178,7 +178,7 @@ def _command() -> str:
 
 def _print_plan(plan: "Plan", notes: list[str]) -> None:
     """Says what is going to be done and how long it may take, before it starts."""
-    for note in notes:
+    for note in [*notes, *plan.notes]:
         show_warning(note)
     for name, reason in list(plan.left_out.items())[:_MOST_REASONS]:
         print_text(f"left out: {name}: {reason}")

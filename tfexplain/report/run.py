@@ -43,6 +43,7 @@ class Plan:
         methods: Names of the methods.
         left_out: Method -> why it is not audited.
         reasons: Part -> method, or "" for all -> why it is not measured.
+        notes: What a reader may not expect.
         passes: Part -> about how many forward passes of the model.
         seconds: About how long all of it takes here, without what is done already.
     """
@@ -50,6 +51,7 @@ class Plan:
     methods: tuple[str, ...]
     left_out: Mapping[str, str]
     reasons: Mapping[str, Mapping[str, str]]
+    notes: tuple[str, ...]
     passes: Mapping[str, float]
     seconds: float
 
@@ -499,7 +501,9 @@ def _plan(
                 # Each part compiles networks of its own, as the first map of a method did.
                 seconds += part.compiled * sum(first_maps[name] for name in suited)
                 seconds += passes[part.name] * one_pass
-    return Plan(tuple(analyzers), state.record["left_out"], reasons, passes, seconds)
+    record = state.record
+    notes = tuple(record["notes"])
+    return Plan(tuple(analyzers), record["left_out"], reasons, notes, passes, seconds)
 
 
 def _seconds_per_pass(analyzer: Analyzer, case: Case) -> float:
