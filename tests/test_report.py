@@ -576,6 +576,25 @@ def test_analyzers_and_options_can_be_given(table, columns):
     assert configs["integrated_gradients"]["options"]["steps"] == 3
 
 
+def test_functions_without_a_name_cannot_be_continued(table, columns, tmp_path):
+    options = {
+        "methods": {"integrated_gradients": {"steps": 2, "baseline": lambda x: 0 * x}},
+        "audits": "entropy",
+    }
+    assert tfexplain.audit(table, columns, **options).verdict().methods == ["integrated_gradients"]
+    with pytest.raises(ValueError, match="must know its settings again.*integrated_gradients"):
+        tfexplain.audit(table, columns, folder=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_record_keeps_what_it_is_told(table, columns):
+    options = {"methods": "gradient", "audits": "entropy"}
+    found = tfexplain.audit(table, columns, about={"data": "columns"}, **options)
+    assert found.record["about"] == {"data": "columns"}
+    with pytest.raises(TypeError, match="about must be a dict of JSON-able data"):
+        tfexplain.audit(table, columns, about={"data": columns}, **options)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

@@ -20,7 +20,8 @@ PROBE = """<script>addEventListener("load", () => { document.title = [
 document.documentElement.scrollWidth, innerWidth,
 performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length,
 [...document.images].filter(i => !i.naturalWidth).length,
-Number(getComputedStyle(document.querySelector(".verdict thead")).display === "none")].join(" "); });</script>"""
+Number(getComputedStyle(document.querySelector(".verdict thead")).display === "none")
+].join(" "); });</script>"""
 
 
 @pytest.fixture(scope="module")

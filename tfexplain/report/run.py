@@ -142,7 +142,7 @@ def audit(
             "audit",
             analyzers,
             case.x,
-            with_data=True,
+            with_data=place is not None,
             preset=preset,
             seed=int(seed),
             batch_size=int(batch_size),
