@@ -49,7 +49,7 @@ STARTS: dict[str, tuple[str | None, ...]] = {
 }
 NOT_READ = (keras.layers.InputLayer, keras.layers.Dropout, keras.layers.ZeroPadding2D)
 # Network -> the layer of the histograms; elsewhere the first convolution.
-HISTOGRAM = {"resnet50": "conv2_1a"}
+HISTOGRAM = {"resnet50": "conv2_1a_relu"}
 
 
 def compute(part: Part) -> xr.Dataset:
