@@ -6,6 +6,8 @@ import pytest
 from keras import layers
 
 import models
+from experiments.sixt2020.csc import HISTOGRAM, read_points
+from experiments.sixt2020.protocol import CORRECTED, PUBLISHED
 from models import images
 from models.applications import renamed_application
 from models.resnet50 import KERAS_NAMES as RESNET_NAMES
@@ -220,3 +222,8 @@ def test_names_that_do_not_fit():
     del names["pool"]
     with pytest.raises(ValueError, match="do not fit 'tiny': avg_pool, block_add"):
         renamed_application(tiny, names)
+
+
+@pytest.mark.parametrize("protocol", [PUBLISHED, CORRECTED], ids=["published", "corrected"])
+def test_the_layer_of_the_histograms_is_read(resnet, protocol):
+    assert len(set(HISTOGRAM["resnet50"]) & set(read_points(resnet, protocol))) == 1

@@ -48,8 +48,9 @@ STARTS: dict[str, tuple[str | None, ...]] = {
     "resnet50": ("dense", "block5_1", "block4_2", "block3_4", "block3_2", "block2_2"),
 }
 NOT_READ = (keras.layers.InputLayer, keras.layers.Dropout, keras.layers.ZeroPadding2D)
-# Network -> the layer of the histograms; elsewhere the first convolution.
-HISTOGRAM = {"resnet50": "conv2_1a_relu"}
+# Network -> the layer of the histograms, by the protocol before or behind its activation; elsewhere
+# the first convolution.
+HISTOGRAM = {"resnet50": ("conv2_1a", "conv2_1a_relu")}
 
 
 def compute(part: Part) -> xr.Dataset:
@@ -235,8 +236,9 @@ def _medians(dataset: xr.Dataset, name: str) -> np.ndarray:
 
 def _first_convolution(dataset: xr.Dataset) -> str:
     """Returns the first layer of the network that the Dataset has."""
-    model = dataset.attrs["model"]
-    return HISTOGRAM.get(model, str(dataset["layer"].values[-2]))
+    layers = dataset["layer"].values.tolist()
+    (name,) = (n for n in HISTOGRAM.get(dataset.attrs["model"], layers[-2:-1]) if n in layers)
+    return name
 
 
 def _alpha5(say, end, best, dropped, residual: bool) -> Finding:
