@@ -24,12 +24,16 @@ def images(count=6, shape=(6, 6, 1), seed=3):
 
 
 def deep(depth=6, activation="relu", sign=None, shape=(6, 6, 1)):
-    """Dense layers as they are before training; with `sign` all weights are positive."""
+    """Dense layers as they are before training; with `sign` all weights are positive.
+
+    Random vectors are keyed by the name of the layer where they start, so that layers have names.
+    """
+    draw = keras.initializers.HeNormal
     stack = [
-        layers.Dense(24, activation, kernel_initializer=keras.initializers.HeNormal(seed=number))
+        layers.Dense(24, activation, kernel_initializer=draw(seed=number), name=f"hidden{number}")
         for number in range(depth)
     ]
-    scores = layers.Dense(4, kernel_initializer=keras.initializers.HeNormal(seed=99))
+    scores = layers.Dense(4, kernel_initializer=draw(seed=99), name="scores")
     model = sequential(shape, layers.Flatten(), *stack, scores)
     if sign:
         for weight in model.weights:

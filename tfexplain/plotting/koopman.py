@@ -14,10 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tfexplain.plotting.pictures import (
+    Margins,
     _given,
     _new_cells,
     draw_input,
     draw_map,
+    grid_of_axes,
     symmetric_limits,
 )
 
@@ -338,25 +340,8 @@ def _new_panels(groups: int, definitions: int) -> np.ndarray:
     columns = 1 + (groups > 6) + (groups > 18)
     rows = -(-groups // columns)
     across = columns * definitions
-    width, height = (3.0 if columns == 1 else 2.2), 0.9
-    left, right, top, bottom, gap, below = 0.75, 0.1, 0.3, 0.5, 0.75, 0.72
-    total = (
-        left + across * width + (across - 1) * gap + right,
-        top + rows * height + (rows - 1) * below + bottom,
-    )
-    grid = Figure(figsize=total, dpi=130).subplots(
-        rows,
-        across,
-        squeeze=False,
-        gridspec_kw={
-            "left": left / total[0],
-            "right": 1 - right / total[0],
-            "top": 1 - top / total[1],
-            "bottom": bottom / total[1],
-            "wspace": gap / width,
-            "hspace": below / height,
-        },
-    )
+    size = (3.0 if columns == 1 else 2.2), 0.9
+    grid = grid_of_axes((rows, across), size, (0.75, 0.72), Margins(0.75, 0.1, 0.3, 0.5))
     # Down the first column of groups, then down the next.
     cells = np.concatenate(np.split(grid, columns, axis=1))
     for panel in cells[groups:].ravel():

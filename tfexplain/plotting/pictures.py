@@ -7,6 +7,7 @@ diverging colour map, so that zero is neutral; the limit is printed with each ma
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -348,6 +349,52 @@ def _given(ax: object, shape: tuple[int, int]) -> np.ndarray:
     return cells.reshape(shape)
 
 
+class Margins(NamedTuple):
+    """Space around a grid of axes, in inches."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+
+def grid_of_axes(
+    shape: tuple[int, int],
+    size: tuple[float, float],
+    gaps: tuple[float, float],
+    margins: Margins,
+) -> np.ndarray:
+    """Returns axes on a new Figure that is as large as they need.
+
+    Args:
+        shape: Rows and columns.
+        size: Width and height of one of the axes, in inches.
+        gaps: Space between columns and between rows, in inches.
+        margins: Space around.
+
+    Returns:
+        Array of Axes, (rows, columns).
+    """
+    (rows, columns), (width, height), (gap, below) = shape, size, gaps
+    total = (
+        margins.left + columns * width + (columns - 1) * gap + margins.right,
+        margins.top + rows * height + (rows - 1) * below + margins.bottom,
+    )
+    return Figure(figsize=total, dpi=130).subplots(
+        rows,
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": margins.left / total[0],
+            "right": 1 - margins.right / total[0],
+            "top": 1 - margins.top / total[1],
+            "bottom": margins.bottom / total[1],
+            "wspace": gap / width,
+            "hspace": below / height,
+        },
+    )
+
+
 def _new_cells(
     shape: tuple[int, ...], titles: Sequence[str], labels: Sequence[str], widest: float = 2.2
 ) -> np.ndarray:
@@ -359,24 +406,10 @@ def _new_cells(
     left = 0.15 + 0.075 * max(len(str(label)) for label in labels) + (0 if rank == 3 else 0.3)
     top = 0.1 + _LINE * max(title.count("\n") + 1 for title in titles)
     bottom, below, right = 0.25, 0.2 if rank == 3 else 0.35, 0.75
-    total = (
-        left + columns * width + (columns - 1) * gap + right,
-        top + rows * height + (rows - 1) * below + bottom,
-    )
-    figure = Figure(figsize=total, dpi=130)
-    cells = figure.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        gridspec_kw={
-            "left": left / total[0],
-            "right": 1 - right / total[0],
-            "top": 1 - top / total[1],
-            "bottom": bottom / total[1],
-            "wspace": gap / width,
-            "hspace": below / height,
-        },
-    )
+    margins = Margins(left, right, top, bottom)
+    cells = grid_of_axes((rows, columns), (width, height), (gap, below), margins)
+    figure = cells[0, 0].figure
+    total = figure.get_size_inches()
     length = min(2.0, total[1] - top - bottom)
     scale = figure.add_axes(
         (
