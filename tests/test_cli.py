@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tfexplain import cli, demo, results
+from tfexplain import cli, demo, report, results
 
 # NumPy warns about Keras' variables when Keras saves them
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -353,8 +353,10 @@ def trained():
 
 @pytest.fixture
 def quick_demo(trained, monkeypatch, tmp_path):
-    """The demonstration without waiting for the training."""
+    """The demonstration without waiting for the training and the audit."""
     monkeypatch.setattr(demo, "_train", lambda x, y, step: trained[0])
+    audited = types.SimpleNamespace(verdict=lambda: report.judge({}))
+    monkeypatch.setattr(demo, "audit", lambda *_, **__: audited)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -368,6 +370,7 @@ def test_demo(runner, quick_demo, tmp_path):
     np.testing.assert_array_equal(dataset["output"].argmax("output_index"), np.arange(10))
     assert dataset.sizes["sample"] == 10
     assert "out/digits.png" in plain(done.stdout)
+    assert "out/report.html: which of these explanations" in plain(done.stdout)
     (cached,) = (tmp_path / "cache" / "tfexplain").iterdir()
     assert str(cached) in plain(done.stdout).replace(" ", "")
     cached.write_bytes(b"damaged")
@@ -375,6 +378,16 @@ def test_demo(runner, quick_demo, tmp_path):
     assert keras.models.load_model(cached).output_shape == (None, 10)
     done = runner("demo", "--out", "m.keras", code=2)
     assert "m.keras is a file. Choose another folder" in plain(done.stderr)
+
+
+def test_demo_that_is_stopped_says_how_to_continue(runner, quick_demo, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt("the same call continues")
+
+    monkeypatch.setattr(demo, "audit", stopped)
+    done = runner("demo", "--out", "out", code=130)
+    assert "the same call continues" in plain(done.stderr)
+    assert sorted(os.listdir("out")) == ["digits.nc", "digits.png"]
 
 
 def test_demo_refuses_a_bad_network(runner, quick_demo, monkeypatch):

@@ -243,6 +243,23 @@ def test_what_the_demo_says_about_its_maps(demonstration):
     assert (error.sel(analyzer="lrp.z") > 1e-3).any()
 
 
+def test_the_demo_audits_its_explanations(demonstration, tmp_path):
+    few = {name: demonstration.analyzers[name] for name in ("lrp.z", "lrp.z_plus")}
+    plans = []
+    found = demo.audit(
+        demonstration._replace(analyzers=few), tmp_path / "out", announce=plans.append
+    )
+    assert plans[0].methods == tuple(few)
+    assert found.record["samples"] == {"given": 10, "positions": list(range(10))}
+    verdict = found.verdict()
+    assert verdict["lrp.z"].trust == "trustworthy"
+    # Positive contributions alone forget the class.
+    assert verdict["lrp.z_plus"].cells["class"].word == "insensitive"
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "explained is digit 0" in text
+    assert f"tfexplain demo --out {tmp_path / 'out'}" in text
+
+
 # --- the README and the continuous integration ---------------------------------------------------
 
 

@@ -15,6 +15,7 @@ import tfexplain
 from tests.networks import randomize, sequential
 from tfexplain import report
 from tfexplain.report import Thresholds
+from tfexplain.report.figures import PERCENTILE, small_map
 from tfexplain.report.page import SECTIONS
 from tfexplain.report.parts import PARTS
 
@@ -53,7 +54,7 @@ class Page(html.parser.HTMLParser):
 
 def picture(source):
     kind, _, data = source.partition(",")
-    assert kind == "data:image/png;base64"
+    assert kind in ("data:image/png;base64", "data:image/jpeg;base64")
     image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
     image.load()
     return image
@@ -179,8 +180,25 @@ def test_the_gallery_has_a_map_of_each_method(page, audited):
 def test_pictures_can_be_read(page):
     sizes = [picture(image["src"]).size for image in page.of("img")]
     assert min(min(size) for size in sizes) == 6
-    # One figure per part, and one cascade, besides the gallery.
-    assert sum(min(size) > 100 for size in sizes) == len(PARTS) - 1
+    # One figure per part, besides the small maps of the gallery and the cascade.
+    assert sum(min(size) > 100 for size in sizes) == len(PARTS) - 2
+
+
+def test_cascades_have_a_map_for_each_step(page, audited):
+    cascade = audited[0].datasets["cascade"]
+    shown = [image["alt"] for image in page.of("img") if image["alt"].startswith("map by")]
+    for name in cascade.analyzer.values:
+        for step in cascade.step.values:
+            assert shown.count(f"map by {name}, {step}") == cascade.sizes["sample"]
+
+
+def test_large_maps_are_kept_as_jpeg():
+    noise = np.random.default_rng(0).normal(size=(300, 200, 1))
+    source, limit = small_map(noise, 120)
+    image = picture(source)
+    assert (image.format, image.size) == ("JPEG", (80, 120))
+    assert limit == pytest.approx(np.percentile(np.abs(noise), PERCENTILE), rel=1e-6)
+    assert picture(small_map(noise[:20, :30])[0]).format == "PNG"
 
 
 def test_layers_of_one_channel_have_no_directions(page):
@@ -258,5 +276,6 @@ def test_many_methods_fit_into_the_pictures(audited):
     datasets = {name: repeated(dataset) for name, dataset in found.datasets.items()}
     page = Page(report.Audit(datasets, record, found.thresholds).to_html())
     images = [picture(image["src"]) for image in page.of("img") if "lrp." not in image["alt"]]
-    assert len(images) == 3 + len(PARTS) - 1
+    # Three inputs, and a figure for each part but the gallery and the cascade.
+    assert len(images) == 3 + len(PARTS) - 2
     assert "cannot be drawn" not in page.text

@@ -1,4 +1,4 @@
-"""The demonstration: a small network for handwritten digits, explained by every analyzer.
+"""The demonstration: a small network for handwritten digits, explained by all methods, and audited.
 
 It needs no network and no data beside scikit-learn's 8 x 8 digits, and gives the same numbers each
 time: all random numbers come from seeds of its own, no global seed is set.
@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import keras
     import xarray as xr
 
+    from tfexplain.analyzers import Analyzer
+    from tfexplain.report import Audit, Plan
+
 CONFIG = {"seed": 0, "filters": [16, 32], "units": 64, "epochs": 12, "batch_size": 32, "rate": 2e-3}
 REQUIRED_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "deep_taylor.bounded": {"low": 0.0, "high": 1.0},
@@ -32,7 +36,19 @@ Step = Callable[[str, int, int], object]
 
 
 class Demonstration(NamedTuple):
-    """What `run` made: the Dataset, the two files, and what is worth saying about them."""
+    """What `run` made: the Dataset, the two files, and what is worth saying about them.
+
+    Attributes:
+        dataset: `relevance` (analyzer, sample, height, width, channel) and more.
+        picture: File of the maps.
+        data: File of the Dataset.
+        model: File of the network; None if the cache cannot be written.
+        accuracy: Of the network on test digits, in 0..1.
+        left_out: Method -> why it does not fit.
+        analyzers: The methods by name.
+        x: The ten digits, (10, 8, 8, 1).
+        y: Their classes, (10,).
+    """
 
     dataset: "xr.Dataset"
     picture: pathlib.Path
@@ -40,6 +56,9 @@ class Demonstration(NamedTuple):
     model: pathlib.Path | None
     accuracy: float
     left_out: dict[str, str]
+    analyzers: "dict[str, Analyzer]"
+    x: np.ndarray
+    y: np.ndarray
 
     def report(self) -> str:
         """Where everything is and what to look at."""
@@ -100,7 +119,7 @@ def run(
         )
     chosen = [int(np.flatnonzero((y_test == d) & (predicted == d))[0]) for d in range(10)]
     x, targets = x_test[chosen], [int(label) for label in y_test[chosen]]
-    attributions, left_out = {}, {}
+    analyzers, attributions, left_out = {}, {}, {}
     for number, name in enumerate(ANALYZERS):
         step(f"explaining: {name}", number, len(ANALYZERS))
         try:
@@ -108,6 +127,7 @@ def run(
             if ANALYZERS[name].fits:
                 analyzer.fit(x_train)
             attributions[name] = analyzer.attribute(x, target=targets)
+            analyzers[name] = analyzer
         except (UnsupportedLayerError, UnsupportedModelError) as error:
             left_out[name] = str(error)
     step("explaining", len(ANALYZERS), len(ANALYZERS))
@@ -128,7 +148,57 @@ def run(
         figure.savefig(temporary / "digits.png")
     step("drawing", 1, 1)
     out = pathlib.Path(out)
-    return Demonstration(dataset, out / "digits.png", out / "digits.nc", path, accuracy, left_out)
+    return Demonstration(
+        dataset,
+        out / "digits.png",
+        out / "digits.nc",
+        path,
+        accuracy,
+        left_out,
+        analyzers,
+        x,
+        y_test[chosen],
+    )
+
+
+def audit(
+    demonstration: Demonstration,
+    out: str | os.PathLike = "tfexplain-demo",
+    *,
+    announce: "Callable[[Plan], object] | None" = None,
+) -> "Audit":
+    """Asks which of the demonstration's explanations can be trusted, and writes the report.
+
+    Args:
+        demonstration: What `run` returned.
+        out: Folder for `report.html`, `verdict.json`, `audit.json` and `results`. An audit in it
+            that was stopped is continued.
+        announce: Function that is called with the `Plan` before the work begins.
+
+    Returns:
+        `Audit`, of the preset "quick" and the ten digits.
+
+    Raises:
+        ValueError: If the folder holds another audit.
+    """
+    from tfexplain import report
+
+    first = next(iter(demonstration.analyzers.values()))
+    return report.audit(
+        first.user_model,
+        demonstration.x,
+        demonstration.y,
+        methods=demonstration.analyzers,
+        preset="quick",
+        images=len(demonstration.x),
+        folder=out,
+        about={
+            "command": shlex.join(["tfexplain", "demo", "--out", os.fspath(out)]),
+            "data": "a test digit of each class, of scikit-learn's digits",
+            "classes": {str(digit): f"digit {digit}" for digit in range(10)},
+        },
+        announce=announce,
+    )
 
 
 def cache_folder() -> pathlib.Path:

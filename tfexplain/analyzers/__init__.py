@@ -149,13 +149,17 @@ ANALYZERS: dict[str, Entry] = {
         "Gradient of only the largest products of activation and gradient",
         ("kim2019saliency",),
     ),
-    "excitation_bp": Entry(ExcitationBackprop, "z+ everywhere, started with one", (ZHANG,)),
+    "excitation_bp": Entry(
+        ExcitationBackprop, "Positive contributions only, started with one", (ZHANG,)
+    ),
     "excitation_bp.contrastive": Entry(
         ContrastiveExcitationBackprop,
         "Excitation backpropagation minus that of the negated last layer",
         (ZHANG, SIXT),
     ),
-    "deep_taylor": Entry(DeepTaylor, "z+ for inputs >= 0, w^2 for others", (MONTAVON,)),
+    "deep_taylor": Entry(
+        DeepTaylor, "Positive contributions for inputs >= 0, else squared weights", (MONTAVON,)
+    ),
     "deep_taylor.bounded": Entry(
         BoundedDeepTaylor,
         "Deep Taylor with the box rule at the first layer",

@@ -3,13 +3,14 @@
 import pathlib
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tfexplain.cli.arguments import BatchSize, Debug, Model, OutFolder, Preprocess, Weights
-from tfexplain.cli.consoles import err, print_table, print_text, reported, show_warning
+from tfexplain.cli.consoles import err, print_text, reported, stoppable
 from tfexplain.cli.models import input_shape, start_tensorflow, warn_of_random_weights
+from tfexplain.cli.verdicts import print_plan, print_verdict
 
 if TYPE_CHECKING:
     import keras
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from tfexplain.report import Plan, Verdict
 
 NOT_TRUSTED = 3
-STOPPED = 130  # as shells say of Ctrl-C
-_MOST_REASONS = 8  # that are printed; audit.json has all
 
 
 def audit(
@@ -123,10 +122,10 @@ def audit(
         )
 
         def announce(plan: "Plan") -> None:
-            _print_plan(plan, samples.notes)
+            print_plan(plan, samples.notes)
             stage.begin_work()
 
-        try:
+        with stoppable():
             result = report.audit(
                 network,
                 samples.x,
@@ -149,11 +148,8 @@ def audit(
                 },
                 announce=announce,
             )
-        except KeyboardInterrupt as stop:
-            print_text(str(stop) or "stopped", console=err)
-            raise typer.Exit(STOPPED) from None
         verdict = result.verdict()
-        _print_verdict(verdict)
+        print_verdict(verdict)
         print_text(f"{out_folder}: report.html, verdict.json, audit.json, results/*.nc.")
         if distrusted := _distrusted(verdict, fail_on or []):
             print_text("; ".join(distrusted), console=err, label="not trusted", style="bold red")
@@ -174,42 +170,6 @@ def _num_outputs(network: "keras.Model") -> int | None:
 
 def _command() -> str:
     return shlex.join(["tfexplain", *sys.argv[1:]])
-
-
-def _print_plan(plan: "Plan", notes: list[str]) -> None:
-    """Says what is going to be done and how long it may take, before it starts."""
-    for note in [*notes, *plan.notes]:
-        show_warning(note)
-    for name, reason in list(plan.left_out.items())[:_MOST_REASONS]:
-        print_text(f"left out: {name}: {reason}")
-    if len(plan.left_out) > _MOST_REASONS:
-        print_text(f"left out: {len(plan.left_out) - _MOST_REASONS} more methods, see audit.json")
-    for part, reasons in plan.reasons.items():
-        if "" in reasons:
-            print_text(f"left out: the part {part}: {reasons['']}")
-    print_text(
-        f"{len(plan.methods)} methods, {len(plan.passes)} parts, about "
-        f"{sum(plan.passes.values()):.0f} passes of the model: about {_time(plan.seconds)} here."
-    )
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
-    minutes = seconds / 60
-    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
-
-
-def _print_verdict(verdict: "Verdict") -> None:
-    """Prints a row per method: the tests that decide, and flipping, which sorts."""
-    shown = ("last_layers", "class", "directions", "flipping")
-    heads = ("method", "verdict", "passed", "last layer", "class", "directions", "flipping")
-    rows: list[tuple[Any, ...]] = []
-    for row in verdict.rows:
-        cells = [row.cells[name] for name in shown]
-        texts = [cell.text or "not measured" for cell in cells]
-        rows.append((row.method, row.trust, f"{row.passed} of {row.measured}", *texts))
-    print_table(heads, rows, dense=True)
 
 
 def _distrusted(verdict: "Verdict", names: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from rich.table import Column, Table
 
 FAILED = 1
 BAD_INPUT = 2
+STOPPED = 130  # as shells say of Ctrl-C
 
 _MOST_LINES = 30  # of an error or a table: one screen
 _WIDEST = 200  # characters of a table in a file
@@ -56,6 +57,16 @@ def reported(debug: bool) -> Iterator[Stage]:
         raise typer.Exit(BAD_INPUT if expected and not stage.working else FAILED) from None
 
 
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Says of work that was stopped by Ctrl-C how it continues, and exits."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        print_text(str(stop) or "stopped", console=err)
+        raise typer.Exit(STOPPED) from None
+
+
 def show_warning(message: Warning | str, *_: object) -> None:
     """Prints a warning as one line."""
     print_text(str(message), console=err, label="warning", style="yellow")
@@ -69,18 +80,22 @@ def print_text(text: str, *, console: Console = out, label: str = "", style: str
 
 
 def print_table(
-    columns: Sequence[str | Column], rows: Sequence[Sequence[str]], *, dense: bool = False
+    columns: Sequence[str | Column],
+    rows: Sequence[Sequence[str]],
+    *,
+    dense: bool = False,
+    most: int | None = _MOST_LINES,
 ) -> None:
-    """Prints a table, of which at most one screen; a dense one has no lines between columns."""
+    """Prints a table, of which at most `most` rows; a dense one has no lines between columns."""
     look = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False} if dense else {}
     table = Table(*columns, **look)
-    for row in rows[:_MOST_LINES]:
+    for row in rows[:most]:
         table.add_row(*map(escape, map(str, row)))
     # A dense table is narrowed for terminals only, as texts are.
     width = _WIDEST if dense and not out.is_terminal else None
     out.print(table, width=width, crop=width is None)
-    if len(rows) > _MOST_LINES:
-        print_text(f"... {len(rows) - _MOST_LINES} more rows")
+    if most is not None and len(rows) > most:
+        print_text(f"... {len(rows) - most} more rows")
 
 
 def progress_bars() -> Progress:

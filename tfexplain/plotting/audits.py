@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from tfexplain.plotting.pictures import (
     COLORMAP,
+    MOST_BANDS,
     _check_rank,
     _given,
     _new_cells,
@@ -201,7 +202,7 @@ def randomization_curves(
         ax: Where to draw. `None`: a new Figure.
 
     Returns:
-        The Figure. Analyzers without any value are left out.
+        The Figure. Analyzers without any value are left out; more than ten have no bands.
 
     Raises:
         ValueError: If it is another Dataset, an unknown similarity, or one without any value.
@@ -220,7 +221,8 @@ def randomization_curves(
     )
     percent = 100 * dataset.attrs.get("confidence", 0.99)
     ends = np.array([part for curve in found for part in curve[1:]])
-    text = f"{SIMILARITIES.get(similarity, similarity)}\nmedian and {percent:g} % interval"
+    text = f"{SIMILARITIES.get(similarity, similarity)}\nmedian"
+    text += f" and {percent:g} % interval" if _has_bands(found) else ""
     _similarity_axis(ax, text, ends)
     _legend_beside(ax)
     return ax.figure
@@ -270,6 +272,7 @@ def pixel_flipping_curves(
 
     Returns:
         The Figure. The random order is grey; behind each name is the median area under its curves.
+        More than ten curves have no bands.
 
     Raises:
         ValueError: If it is another Dataset, an unknown output, or one without any value.
@@ -290,13 +293,15 @@ def pixel_flipping_curves(
     _draw_curves(ax, removed, labelled, colours)
     if random is not None:
         grey = {"color": "0.5", "zorder": 1}
-        ax.fill_between(removed, random.low, random.high, alpha=0.15, linewidth=0, **grey)
+        if _has_bands(found):
+            ax.fill_between(removed, random.low, random.high, alpha=0.15, linewidth=0, **grey)
         ax.plot(removed, random.median, ":", linewidth=1.6, label=random.name, **grey)
     ax.set_xlim(removed[0], removed[-1])
     ax.set_xlabel("removed pixels, the most relevant first", fontsize=_TEXT)
     ax.tick_params(axis="x", labelsize=_TEXT - 1)
     what = "logit, divided by its start" if output == "logit" else "probability of the class"
-    _value_axis(ax, f"{what}\nmedian and quartiles")
+    spread = " and quartiles" if _has_bands(found) else ""
+    _value_axis(ax, f"{what}\nmedian{spread}")
     _legend_beside(ax, title="median area")
     return ax.figure
 
@@ -305,7 +310,7 @@ def _draw_curves(
     ax: Axes, places: np.ndarray, found: Sequence[Curve], colours: Sequence = _COLOURS
 ) -> None:
     """Draws lines with bands, each with a look of its own."""
-    # Many bands lie over each other.
+    bands = _has_bands(found)
     shade = 0.15 if len(found) <= 4 else 0.08
     for index, curve in enumerate(found):
         turn, place = divmod(index, len(colours))
@@ -317,9 +322,15 @@ def _draw_curves(
             "markersize": 3.5,
         }
         ax.plot(places, curve.median, label=curve.name, **style)
-        ax.fill_between(
-            places, curve.low, curve.high, color=colours[place], alpha=shade, linewidth=0
-        )
+        if bands:
+            ax.fill_between(
+                places, curve.low, curve.high, color=colours[place], alpha=shade, linewidth=0
+            )
+
+
+def _has_bands(found: Sequence[Curve]) -> bool:
+    """Whether there are so few curves that their bands do not hide one another."""
+    return len(found) <= MOST_BANDS
 
 
 def _legend_beside(ax: Axes, title: str | None = None) -> None:

@@ -48,6 +48,7 @@ def convergence_curves(
     *,
     start: str | None = None,
     logarithmic: bool = False,
+    closest: float = 1e-16,
     ax: Axes | None = None,
     colors: Mapping[str, str] | None = None,
     legend: bool = True,
@@ -58,6 +59,7 @@ def convergence_curves(
         dataset: What `tfexplain.audits.cosine_convergence` returned.
         start: Name of the start; None is the first.
         logarithmic: Draw 1 - median on a logarithmic axis with 1 at the top, labelled 1 - 10^-k.
+        closest: On that axis, medians that are nearer to 1 are drawn at this distance from it.
         ax: Where to draw; by default on a new Figure (`ax.figure`).
         colors: Analyzer -> colour of matplotlib. Lines of one colour differ by their marker.
         legend: Name the lines.
@@ -72,14 +74,14 @@ def convergence_curves(
     styles = _styles(lines, colors)
     for name, line in lines.items():
         color, marker = styles[name]
-        shown = _shown(line, logarithmic)
+        shown = _shown(line, logarithmic, closest)
         ax.plot(places, shown, label=name, color=color, marker=marker, markersize=3, linewidth=1)
-    shown = _shown(baseline, logarithmic)
+    shown = _shown(baseline, logarithmic, closest)
     ax.plot(places, shown, ":", color="0.5", linewidth=1, label="random directions")
     ax.set_xticks(places, layers, rotation=60, ha="right", fontsize=_SMALL - 1)
     ax.tick_params(axis="y", labelsize=_SMALL)
     if logarithmic:
-        _one_minus_powers(ax, [*lines.values(), baseline])
+        _one_minus_powers(ax, [_shown(line, True, closest) for line in (*lines.values(), baseline)])
     else:
         ax.set_ylim(-0.05, 1.05)
     ax.set_ylabel("median |cos|", fontsize=_SMALL + 1)
@@ -182,13 +184,13 @@ def _of_start(dataset: xr.Dataset, start: str | None) -> xr.Dataset:
     return dataset.sel(start=start)
 
 
-def _shown(line: np.ndarray, logarithmic: bool) -> np.ndarray:
-    return np.maximum(1 - line, 1e-16) if logarithmic else line
+def _shown(line: np.ndarray, logarithmic: bool, closest: float) -> np.ndarray:
+    return np.maximum(1 - line, closest) if logarithmic else line
 
 
-def _one_minus_powers(ax: Axes, lines: list[np.ndarray]) -> None:
+def _one_minus_powers(ax: Axes, distances: list[np.ndarray]) -> None:
     """Makes a logarithmic axis of 1 - |cos|, turned over, with labels of |cos|."""
-    least = min(np.nanmin(_shown(line, True)) for line in lines)
+    least = min(map(np.nanmin, distances))
     decades = max(1, int(np.ceil(-np.log10(least))))
     ax.set_yscale("log")
     ax.set_ylim(1.3, 10.0 ** (-decades - 0.3))

@@ -17,6 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 COLORMAP = "RdBu_r"
+MOST_BANDS = 10  # curves, above which bands hide one another
 REDUCTIONS = ("sum", "mean", "max_abs", "norm")
 
 _TITLE_WIDTH = 12  # characters of a title line that fit over one cell

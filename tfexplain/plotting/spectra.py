@@ -8,9 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from tfexplain.plotting.pictures import COLORMAP, _given, _no_ticks, symmetric_limits
+from tfexplain.plotting.pictures import (
+    COLORMAP,
+    MOST_BANDS,
+    _given,
+    _no_ticks,
+    symmetric_limits,
+)
 
 _TEXT = 8  # points
+_ROUNDING = 1e-16  # of float64
 
 
 def singular_values(dataset: xr.Dataset, *, ax: Axes | None = None) -> Axes:
@@ -21,26 +28,32 @@ def singular_values(dataset: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         ax: Where to draw; by default on a new Figure (`ax.figure`).
 
     Returns:
-        The axes.
+        The axes. What is below rounding, 1e-16 of an analyzer's first value, is not drawn.
     """
     ax = Figure(figsize=(5.4, 3.4), layout="constrained").subplots() if ax is None else ax
     ranks = dataset["rank"].values
+    few = dataset.sizes["analyzer"] <= MOST_BANDS
     for name in dataset["analyzer"].values.tolist():
         values = dataset["singular_value"].sel(analyzer=name).values
         known = ~np.isnan(values).all(axis=0)
         low, middle, high = np.nanpercentile(values[:, known], [25, 50, 75], axis=0)
+        rounding = middle < _ROUNDING * middle[0]
+        low[rounding], middle[rounding], high[rounding] = np.nan, np.nan, np.nan
         marker = "o" if known.sum() < 30 else ""
         ssm = float(dataset["ssm"].sel(analyzer=name).median())
         label = f"{name}: SSM {ssm:.2f}"
         (line,) = ax.plot(ranks[known], middle, marker=marker, markersize=3, label=label)
-        ax.fill_between(ranks[known], low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        if few:
+            colour = line.get_color()
+            ax.fill_between(ranks[known], low, high, color=colour, alpha=0.15, linewidth=0)
     ax.set_yscale("log")
     if len(ranks) > 30:
         ax.set_xscale("log")
     ax.set_xlabel("rank", fontsize=_TEXT)
     ax.set_ylabel("singular value of R", fontsize=_TEXT)
     ax.tick_params(labelsize=_TEXT - 1)
-    ax.legend(fontsize=_TEXT - 1, frameon=False)
+    beside = {} if few else {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    ax.legend(fontsize=_TEXT - 1, frameon=False, **beside)
     return ax
 
 

@@ -17,6 +17,8 @@ from tfexplain import plotting
 
 # Pixels of the larger side of a small map, above which it is shrunk.
 LARGEST_MAP = 224
+# Above it a picture is kept as JPEG: noise, as of gradients, does not get small as PNG.
+LARGEST_EXACT = 64
 # Of the magnitudes of a map: single pixels can be much stronger than all others.
 PERCENTILE = 99.5
 
@@ -62,17 +64,18 @@ def small_input(x: np.ndarray) -> str:
     return _small(lambda ax: plotting.draw_input(ax, x))
 
 
-def small_map(relevance: np.ndarray) -> tuple[str, float]:
+def small_map(relevance: np.ndarray, largest: int = LARGEST_MAP) -> tuple[str, float]:
     """Returns the map of one input as a small picture, and the limit of its colours.
 
     Args:
         relevance: (height, width, channels), (steps, features) or (features,).
+        largest: Pixels of the larger side of an image, above which it is shrunk.
     """
     if relevance.ndim == 3:
         map = plotting.reduce_channels(relevance)
         limits = plotting.symmetric_limits(map, PERCENTILE)
         colours = matplotlib.colormaps[plotting.COLORMAP](Normalize(*limits, clip=True)(map))
-        return _pixels(colours[..., :3]), limits[1]
+        return _pixels(colours[..., :3], largest), limits[1]
     limits = plotting.symmetric_limits(relevance)
     return _small(lambda ax: plotting.draw_map(ax, relevance)), limits[1]
 
@@ -85,15 +88,18 @@ def _small(draw: Callable[[Any], object]) -> str:
     return _uri(stream)
 
 
-def _pixels(colours: np.ndarray) -> str:
+def _pixels(colours: np.ndarray, largest: int = LARGEST_MAP) -> str:
     """Returns (height, width, 3) in 0..1 as a picture."""
     image = Image.fromarray(np.round(colours * 255).astype("uint8"))
-    if max(image.size) > LARGEST_MAP:
-        image.thumbnail((LARGEST_MAP, LARGEST_MAP))
+    if max(image.size) > largest:
+        image.thumbnail((largest, largest))
     stream = io.BytesIO()
+    if max(image.size) > LARGEST_EXACT:
+        image.save(stream, format="jpeg", quality=90, subsampling=0)
+        return _uri(stream, "jpeg")
     image.save(stream, format="png", optimize=True)
     return _uri(stream)
 
 
-def _uri(stream: io.BytesIO) -> str:
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+def _uri(stream: io.BytesIO, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

@@ -32,6 +32,10 @@ from tfexplain.report.verdict import (
 
 # Outputs of the model beside an example.
 MOST_OUTPUTS = 5
+# Pixels of the larger side of a map in a cascade.
+LARGEST_CELL = 112
+# |cos| of float32 cannot be told from 1 when it is nearer.
+CLOSEST = 1e-8
 _STYLES = {True: "pass", False: "fail", None: ""}
 
 # Part -> (heading, what it shows, keys of papers).
@@ -46,14 +50,13 @@ SECTIONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
         "Random weights",
         "From the last layer to the first, trained weights are replaced by random ones. The maps "
         "of a method that explains what the model learned change at once; a line that stays near "
-        "1 does not depend on the layers that were randomised. Lines are medians, bands their 99 % "
-        "intervals.",
+        "1 does not depend on the layers that were randomised.",
         ("adebayo2018sanity", "sixt2020when"),
     ),
     "cascade": (
         "Maps of random weights",
-        "The same maps to look at: the first is that of the trained model, then more and more "
-        "layers are random.",
+        "The same maps to look at: the first is that of the trained model, then all layers down to "
+        "the named one are random. Each map has a scale of its own; the number is its limit.",
         ("adebayo2018sanity", "sixt2020when"),
     ),
     "random_logit": (
@@ -199,9 +202,11 @@ def _section(
     name: str, dataset: xr.Dataset, record: Mapping[str, Any], verdict: Verdict
 ) -> dict[str, Any]:
     heading, text, papers = SECTIONS[name]
-    pictures, examples = [], []
+    pictures, examples, grids = [], [], []
     if name == "maps":
         examples = _examples(dataset, record, verdict.methods)
+    elif name == "cascade":
+        grids = _grids(dataset, record, verdict.methods)
     else:
         pictures = _PICTURES[name](_sorted(dataset, verdict.methods))
     notes = [note for note in str(dataset.attrs.get("notes", "")).splitlines() if note]
@@ -213,6 +218,7 @@ def _section(
         "papers": [key for key in papers if key in REFERENCES],
         "notes": notes,
         "examples": examples,
+        "grids": grids,
         "pictures": [picture for picture in pictures if not isinstance(picture, str)],
         "reasons": {k: v for k, v in record["reasons"].get(name, {}).items() if k},
     }
@@ -259,6 +265,36 @@ def _examples(
     return found
 
 
+def _grids(
+    dataset: xr.Dataset, record: Mapping[str, Any], methods: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Returns, for each sample of a cascade, rows of small maps: a column per randomised layer."""
+    dataset = _sorted(dataset, methods)
+    found = []
+    for place in range(dataset.sizes["sample"]):
+        one = dataset["relevance"].isel(sample=place)
+        rows = []
+        for name in one.analyzer.values.tolist():
+            maps = [
+                _small_cell(one.sel(analyzer=name).isel(step=step)) for step in range(len(one.step))
+            ]
+            rows.append({"name": name, "maps": maps})
+        columns = [str(step) for step in one.step.values]
+        title = f"Sample {record['samples']['positions'][place]}"
+        found.append({"title": title, "columns": columns, "rows": rows})
+    return found
+
+
+def _small_cell(map: xr.DataArray) -> Picture | None:
+    """Returns a map of a cascade; None if it is not finite."""
+    values = map.values
+    if not np.isfinite(values).all():
+        return None
+    source, limit = small_map(values[..., None] if values.ndim == 2 else values, LARGEST_CELL)
+    alt = f"map by {map.analyzer.item()}, {map.step.item()}"
+    return Picture(source, alt, f"\N{PLUS-MINUS SIGN}{limit:.2g}")
+
+
 def _class(classes: Mapping[str, str], index: int) -> str:
     name = classes.get(str(index))
     return f"output {index}" if name is None else f"{name} (output {index})"
@@ -269,21 +305,10 @@ def _of_randomization(dataset: xr.Dataset) -> list[Picture | str]:
     title = "Rank correlation" if similarity == "spearman" else "Structural similarity"
     return [
         drawn(
-            lambda: plotting.randomization_curves(dataset, similarity),
+            lambda: plotting.randomization_curves(dataset, similarity, ax=_axes(dataset)),
             f"{title} of the maps as weights become random",
             f"{title} with the maps of the trained model, layer by layer from the last.",
         )
-    ]
-
-
-def _of_cascade(dataset: xr.Dataset) -> list[Picture | str]:
-    return [
-        drawn(
-            lambda place=place: plotting.cascade(dataset, place),
-            f"Maps of sample {place} as weights become random",
-            "Columns name the layer down to which weights are random.",
-        )
-        for place in range(dataset.sizes["sample"])
     ]
 
 
@@ -291,13 +316,16 @@ def _of_convergence(dataset: xr.Dataset) -> list[Picture | str]:
     # In one dimension all directions are the same.
     alike = dataset["baseline"].max(("analyzer", "start")).values > ONE_DIMENSION
     shown = dataset.sel(layer=dataset.layer.values[~alike])
-    caption = "From the output (left) towards the input (right); 1-10^-3 means 0.999."
+    caption = "From the output (left) towards the input (right); 1-10^-3 means 0.999. What is "
+    caption += "nearer to 1 than float32 can tell is drawn at 1-10^-8."
     if alike.any():
         names = ", ".join(map(str, dataset.layer.values[alike]))
         caption += f" Left out, because vectors have a single channel there: {names}."
     return [
         drawn(
-            lambda: plotting.convergence_curves(shown, logarithmic=True, ax=_axes(shown)),
+            lambda: plotting.convergence_curves(
+                shown, logarithmic=True, closest=CLOSEST, ax=_axes(shown)
+            ),
             "Median |cos| over the layers",
             caption,
         )
@@ -317,7 +345,6 @@ def _alone(draw: Callable[[xr.Dataset], Any], alt: str, caption: str) -> Callabl
 
 _PICTURES: Mapping[str, Callable[[xr.Dataset], list[Picture | str]]] = {
     "parameter_randomization": _of_randomization,
-    "cascade": _of_cascade,
     "random_logit": _alone(
         plotting.random_logit_boxes,
         "Structural similarity of the maps of two classes",
@@ -327,10 +354,10 @@ _PICTURES: Mapping[str, Callable[[xr.Dataset], list[Picture | str]]] = {
     "spectrum": _alone(
         lambda dataset: plotting.singular_values(dataset, ax=_axes(dataset)),
         "Singular values of each method",
-        "Medians and quartiles over the samples.",
+        "Medians over the samples.",
     ),
     "pixel_flipping": _alone(
-        lambda dataset: plotting.pixel_flipping_curves(dataset, "probability"),
+        lambda dataset: plotting.pixel_flipping_curves(dataset, "probability", ax=_axes(dataset)),
         "Probability of the class as pixels are removed",
         "Behind each name the median area under its curves; small is good.",
     ),

@@ -45,13 +45,18 @@ td small, th small { display: block; line-height: 1.3; font-weight: 400; }
 dt { font-weight: 600; margin-top: .6rem; }
 dd { margin: 0; }
 figure { margin: .6rem 0; }
-figure > img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px;
+figure > .wide > img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px;
   padding: 4px; }
 figcaption { color: var(--soft); font-size: .88rem; max-width: 48rem; }
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.6rem, 1fr)); gap: .6rem; }
 .maps figure { margin: 0; }
 .maps img { width: 100%; image-rendering: pixelated; padding: 0; }
 .maps figcaption { font-size: .74rem; line-height: 1.25; overflow-wrap: anywhere; }
+.grid { width: auto; }
+.grid th, .grid td { padding: .15rem .3rem; vertical-align: middle; border: 0; }
+.grid thead th { overflow-wrap: anywhere; max-width: 6rem; }
+.grid td small { font-size: .72rem; }
+.grid img { width: 5.6rem; image-rendering: pixelated; display: block; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); padding: .7rem;
@@ -59,6 +64,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); p
 code { overflow-wrap: anywhere; }
 @media (max-width: 44rem) {
   body { padding: .8rem; }
+  figure > .wide > img { max-width: none; width: 46rem; }
   .verdict thead { display: none; }
   .verdict tr { display: block; border: 1px solid var(--line); border-radius: 6px;
     margin-bottom: .8rem; }
@@ -127,8 +133,17 @@ tests passed, then by pixel flipping.</p>
 <figcaption>{{ picture.caption }}</figcaption></figure>{% endfor %}
 </div>
 {% endfor %}
+{% for grid in part.grids %}
+<details{% if loop.first %} open{% endif %}><summary>{{ grid.title }}</summary>
+<div class="wide"><table class="grid">
+<thead><tr><th>Method</th>{% for name in grid.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in grid.rows %}<tr><th scope="row">{{ row.name }}</th>
+{% for map in row.maps %}<td>{% if map %}<img src="{{ map.source }}" alt="{{ map.alt }}">
+<small>{{ map.caption }}</small>{% else %}not finite{% endif %}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div></details>
+{% endfor %}
 {% for picture in part.pictures %}
-<figure><img src="{{ picture.source }}" alt="{{ picture.alt }}">
+<figure><div class="wide"><img src="{{ picture.source }}" alt="{{ picture.alt }}"></div>
 <figcaption>{{ picture.caption }}</figcaption></figure>
 {% endfor %}
 {% if part.reasons %}<details><summary>Not measured: {{ part.reasons|length }} methods</summary>
@@ -139,8 +154,10 @@ tests passed, then by pixel flipping.</p>
 <dl>{% for title, reason in missing.items() %}<dt>{{ title }}</dt><dd>{{ reason }}</dd>
 {% endfor %}</dl>{% endif %}
 <h2 id="methods">Methods</h2>
-<p>What each method computes, where it was published, and the rule that it uses at each operation
-of the model.</p>
+<p>Most methods share the explained output among the inputs of each layer, from the last layer to
+the first. A contribution is an input of a layer times its weight; a rectifier is a ReLU. For each
+method: what it computes, where it was published, and the rule that it uses at each operation of
+the model.</p>
 {% for method in methods %}
 <details><summary><b>{{ method.name }}</b>: {{ method.summary }}</summary>
 <ul>{% for paper in method.papers %}<li>{{ link(paper) }}</li>{% endfor %}</ul>

@@ -1,0 +1,70 @@
+"""How the commands that audit say what they are going to do, and what they found."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Column
+
+from tfexplain.cli.consoles import print_table, print_text, show_warning
+
+if TYPE_CHECKING:
+    from tfexplain.report import Cell, Plan, Verdict
+
+_MOST_REASONS = 8  # that are printed; audit.json has all
+_TRUST = {"trustworthy": "yes", "not trustworthy": "no", "undecided": "?"}
+
+
+def print_plan(plan: "Plan", notes: Sequence[str] = ()) -> None:
+    """Says what is going to be done and how long it may take, before it starts.
+
+    Args:
+        plan: The plan of an audit.
+        notes: What else is worth saying.
+    """
+    for note in [*notes, *plan.notes]:
+        show_warning(note)
+    for name, reason in list(plan.left_out.items())[:_MOST_REASONS]:
+        print_text(f"left out: {name}: {reason}")
+    if len(plan.left_out) > _MOST_REASONS:
+        print_text(f"left out: {len(plan.left_out) - _MOST_REASONS} more methods, see audit.json")
+    for part, reasons in plan.reasons.items():
+        if "" in reasons:
+            print_text(f"left out: the part {part}: {reasons['']}")
+    print_text(
+        f"{len(plan.methods)} methods, {len(plan.passes)} parts, about "
+        f"{sum(plan.passes.values()):.0f} passes of the model: about {_time(plan.seconds)} here."
+    )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} seconds"
+    minutes = seconds / 60
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+
+
+def print_verdict(verdict: "Verdict") -> None:
+    """Prints a row per method: the tests that decide, and flipping, which sorts."""
+    shown = {
+        "last_layers": "last layer",
+        "class": "class",
+        "directions": "directions",
+        "flipping": "flipping",
+    }
+    # Names of methods are never cut: several begin alike.
+    heads = (Column("method", no_wrap=True), "trust", "tests", *shown.values())
+    rows = [
+        (
+            row.method,
+            _TRUST[row.trust],
+            f"{row.passed}/{row.measured}",
+            *(_number(row.cells[name]) for name in shown),
+        )
+        for row in verdict.rows
+    ]
+    print_table(heads, rows, dense=True, most=None)
+    print_text("!: fails the test. -: not measured; report.html says why.")
+
+
+def _number(cell: "Cell") -> str:
+    return f"{cell.text}!" if cell.passed is False else cell.text or "-"
