@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ def parameter_randomization(
     normalization: str | Mapping[str, str] | None = None,
     data_range: float = 1.0,
     flip: bool = False,
+    keep: int = 0,
     seed: int = 0,
     batch_size: int = 32,
     block_size: int = 32,
@@ -80,6 +82,7 @@ def parameter_randomization(
         normalization: See `random_logit`; for the structural similarity only.
         data_range: See `random_logit`.
         flip: See `random_logit`; for the structural similarity only, the others tell by their sign.
+        keep: Of so many samples, the first, the compared maps are kept, to look at.
         seed: Of weights and intervals, >= 0.
         batch_size: Samples that are computed together.
         block_size: Samples for which all steps are done before the next are taken. Random weights
@@ -96,7 +99,9 @@ def parameter_randomization(
           ends of its 99 % interval from 10,000 resamples of the samples (bootstrap, percentile
           method); what is missing is left out. One sample has no interval;
         * `missing` (analyzer, step, similarity): how many samples are left out;
-        * `target` (sample): the explained outputs.
+        * `target` (sample): the explained outputs;
+        * with `keep`: `relevance` (analyzer, map_step, kept, *sizes), float32, what `cascade_maps`
+          returns of these samples; the first step is "trained".
 
         Attributes: the arguments above, `versions` and `analyzers` (JSON text), and `notes`: what
         was left as trained, and why there is no structural similarity.
@@ -114,7 +119,10 @@ def parameter_randomization(
         ('analyzer', 'step', 'similarity')
     """
     common.check_common(data_range, flip, seed)
+    if not isinstance(keep, numbers.Integral) or isinstance(keep, bool) or keep < 0:
+        raise ValueError(f"keep must be an integer >= 0, received {keep!r}.")
     run = _Run(analyzers, x, y, layers, mode, weights, statistics, reduction, seed, batch_size)
+    kept = min(int(keep), len(run.samples))
     normalizations = common.map_functions(run.analyzers, reduction, normalization)[1]
     found = common.settings(
         "parameter_randomization",
@@ -125,6 +133,7 @@ def parameter_randomization(
         normalization=normalizations,
         data_range=float(data_range),
         flip=bool(flip),
+        keep=kept,
         resamples=metrics.RESAMPLES,
         confidence=metrics.CONFIDENCE,
     )
@@ -133,8 +142,11 @@ def parameter_randomization(
     def compute(block: slice, advance: Callable[[], None]) -> Arrays:
         size = block.stop - block.start
         scores = np.full((len(SIMILARITIES), len(names), len(run.steps), size), np.nan)
+        shown = max(0, min(kept - block.start, size))
+        looks = np.empty((len(names), 1 + len(run.steps), shown, *run.layout.sizes), "float32")
         run.set(None)
         trained = {name: run.maps(name, block) for name in names}
+        looks[:, 0] = [trained[name][:shown] for name in names]
         scaled = {
             name: [metrics.NORMALIZATIONS[normalizations[name]](map) for map in maps]
             for name, maps in trained.items()
@@ -144,6 +156,7 @@ def parameter_randomization(
             run.set(step)
             for row, name in enumerate(names):
                 maps = run.maps(name, block)
+                looks[row, 1 + place] = maps[:shown]
                 for sample, (map, own) in enumerate(zip(maps, trained[name], strict=True)):
                     if not run.layout.too_small:
                         scores[0, row, place, sample] = common.structural_similarity(
@@ -152,7 +165,7 @@ def parameter_randomization(
                     scores[1, row, place, sample] = metrics.spearman(own, map)
                     scores[2, row, place, sample] = metrics.cosine(own, map)
             advance()
-        return dict(zip(SIMILARITIES, scores, strict=True))
+        return {**dict(zip(SIMILARITIES, scores, strict=True)), "relevance": looks}
 
     def combine(blocks: list[Arrays]) -> xr.Dataset:
         scores = {
@@ -161,7 +174,7 @@ def parameter_randomization(
         stacked = np.stack(list(scores.values()), axis=2)  # (analyzer, step, similarity, sample)
         middle = np.apply_along_axis(metrics.median_interval, -1, stacked, seed=seed)
         dims = ("analyzer", "step", "similarity")
-        return xr.Dataset(
+        dataset = xr.Dataset(
             {
                 **{name: (("analyzer", "step", "sample"), part) for name, part in scores.items()},
                 **{
@@ -178,6 +191,13 @@ def parameter_randomization(
                 "similarity": list(SIMILARITIES),
             },
             attrs=common.attributes(found, run.notes()),
+        )
+        if not kept:
+            return dataset
+        looks = np.concatenate([block["relevance"] for block in blocks], axis=2)
+        sizes = ("analyzer", "map_step", "kept", *_dimensions(looks.ndim - 3))
+        return dataset.assign(relevance=(sizes, looks)).assign_coords(
+            map_step=[TRAINED, *(step.name for step in run.steps)]
         )
 
     return in_blocks(
@@ -237,10 +257,7 @@ def cascade_maps(
         run.set(step)
         found.append([run.maps(name, everything) for name in run.analyzers])
     maps = np.array(found).swapaxes(0, 1)  # (analyzer, step, sample, *sizes)
-    rank = len(run.layout.sizes)
-    sizes = {1: ("position",), 2: ("height", "width")}.get(
-        rank, tuple(f"axis_{axis + 1}" for axis in range(rank))
-    )
+    sizes = _dimensions(len(run.layout.sizes))
     inputs = sizes
     if run.layout.channel_axis is not None:
         inputs = ("channel", *sizes) if run.layout.channel_axis == 0 else (*sizes, "channel")
@@ -260,6 +277,12 @@ def cascade_maps(
         },
         attrs=common.attributes(options, run.notes()),
     )
+
+
+def _dimensions(rank: int) -> tuple[str, ...]:
+    """Returns the names of the axes of maps."""
+    several = tuple(f"axis_{axis + 1}" for axis in range(rank))
+    return {1: ("position",), 2: ("height", "width")}.get(rank, several)
 
 
 class Step(NamedTuple):
