@@ -168,7 +168,7 @@ def _fitting(array: np.ndarray, spec: Any, path: pathlib.Path) -> np.ndarray:
         raise ValueError(f"{path}: {spec.name!r} is {array.dtype}. Expected numbers.")
     with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(spec.dtype.as_numpy_dtype)
-    finite = np.isfinite(cast.astype("float64")).all(axis=tuple(range(1, cast.ndim)))
+    finite = np.isfinite(cast).all(axis=tuple(range(1, cast.ndim)))
     if not finite.all():
         raise ValueError(
             f"{path}: sample {int(finite.argmin())} of {spec.name!r} holds NaN or values that are "
@@ -362,6 +362,8 @@ def serve(
     if batch_size < 1:
         raise ValueError(f"--batch-size is {batch_size}. Expected at least 1.")
     check_out(out)
+    if out.resolve() == source.resolve():
+        raise ValueError(f"--out {out} is the file of inputs. Give another name.")
     signatures = load_signatures(folder)
     inputs, stored = load_inputs(source, signatures["serving_default"])
     count = len(next(iter(inputs.values())))

@@ -317,6 +317,7 @@ def test_files_that_cannot_be_read_or_written(ask, tmp_path):
     assert "objects.npy cannot be read" in ask(source="objects.npy")
     assert "the folder missing does not exist. Make it first" in ask(x=x, out="missing/out.nc")
     assert "it is a folder" in ask(x=x, out=tmp_path)
+    assert "given.npz is the file of inputs" in ask(x=x, out="./given.npz")
     assert "--batch-size is 0. Expected at least 1" in ask("--batch-size", "0", x=x)
 
 
