@@ -37,7 +37,7 @@ PREPROCESS = {
     "ResNet50": "resnet50",
     "VGG16": "vgg16",
 }
-NOT_TRUSTED = 3  # the exit status that the command has, too
+NOT_TRUSTED, STOPPED = 3, 130  # the exit statuses that the command has, too
 
 
 def build(name: str, weights: str | None, size: int) -> keras.Model:
@@ -151,6 +151,9 @@ def main(arguments: list[str] | None = None) -> report.Audit:
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(STOPPED)
     verdict = found.verdict()
     print(table(verdict))
     print(f"{pathlib.Path(given.out) / 'report.html'}: the report, with all maps and numbers.")

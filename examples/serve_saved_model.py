@@ -22,8 +22,8 @@ Out comes one NetCDF file; read it with `xarray.open_dataset("relevance.nc", eng
   tfexplain's `analyzer.attribute`. With several inputs `relevance_<input>` and `input_<input>`.
 * `prediction` (sample, output_index): the model's own output, flat. With several outputs
   `prediction_<output>`.
-* Attributes: `saved_model` (its folder), `fingerprint`, `signature`, `analyzer`, `versions`,
-  `notes`.
+* Attributes: `analyzer`, `config` and `assignment`, as there; `saved_model` (its folder),
+  `fingerprint`, `signature`, `exported_by` and `versions` (of what ran here), and `notes`.
 
 TensorFlow Serving answers the same questions. NOT TESTED HERE, it needs Docker. For an input
 called `digit` (`saved_model_cli show --dir served --all` lists the names), with [...] for samples
@@ -61,8 +61,8 @@ DIMENSIONS = {1: ("feature",), 2: ("step", "feature"), 3: ("height", "width", "c
 PROGRESS = 2.0  # seconds between two lines
 
 
-def load_signatures(folder: pathlib.Path) -> Mapping[str, Callable[..., Any]]:
-    """Loads the signatures `serving_default` and `explain`.
+def load_model(folder: pathlib.Path) -> Any:
+    """Loads a SavedModel with the signatures `serving_default` and `explain`.
 
     Raises:
         ValueError: If the folder holds no SavedModel that tfexplain exported.
@@ -82,17 +82,15 @@ def load_signatures(folder: pathlib.Path) -> Mapping[str, Callable[..., Any]]:
             f"{folder} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or of a "
             f"newer TensorFlow than {tf.__version__}; export it again."
         ) from error
-    signatures = dict(loaded.signatures)
     for name in ("serving_default", "explain"):
-        outputs = signatures[name].structured_outputs if name in signatures else {}
+        known = name in loaded.signatures
+        outputs = loaded.signatures[name].structured_outputs if known else {}
         if not any(key.startswith("relevance") for key in outputs):
             raise ValueError(
-                f"{folder} has the signatures {sorted(signatures)}, and {name!r} with an output "
-                "'relevance' is not among them. Give the folder that `tfexplain export` wrote."
+                f"{folder} has the signatures {sorted(loaded.signatures)}, and {name!r} with an "
+                "output 'relevance' is not among them. Give the folder that `tfexplain export` wrote."
             )
-    # The variables live as long as what was loaded.
-    signatures["serving_default"].loaded = loaded
-    return signatures
+    return loaded
 
 
 def load_inputs(
@@ -298,10 +296,11 @@ def _storable(array: np.ndarray) -> np.ndarray:
     return array.astype("float32")
 
 
-def describe(folder: pathlib.Path, signature: str) -> dict[str, str]:
+def describe(loaded: Any, folder: pathlib.Path, signature: str) -> dict[str, str]:
     """The attributes of the result: where the numbers come from, as text."""
     import tensorflow as tf
 
+    about = json.loads(loaded.about().numpy()) if hasattr(loaded, "about") else {}
     try:
         fingerprint = tf.saved_model.experimental.read_fingerprint(str(folder)).singleprint()
     except (OSError, ValueError, tf.errors.OpError):
@@ -309,7 +308,6 @@ def describe(folder: pathlib.Path, signature: str) -> dict[str, str]:
     versions = {"python": platform.python_version(), "tensorflow": tf.__version__}
     versions |= {"numpy": np.__version__, "xarray": xr.__version__}
     notes = [
-        "analyzer: the SavedModel does not say by which method it explains",
         "output and conservation_error: the SavedModel returns the model's own output, not the "
         "explained logits",
     ]
@@ -319,7 +317,10 @@ def describe(folder: pathlib.Path, signature: str) -> dict[str, str]:
         "saved_model": str(folder.resolve()),
         "fingerprint": fingerprint,
         "signature": signature,
-        "analyzer": "unknown",
+        "analyzer": about.get("analyzer", "unknown"),
+        "config": json.dumps(about.get("config", {})),
+        "assignment": json.dumps(about.get("assignment", [])),
+        "exported_by": json.dumps(about.get("versions", {})),
         "versions": json.dumps(versions),
         "notes": "\n".join(notes),
     }
@@ -364,12 +365,13 @@ def serve(
     check_out(out)
     if out.resolve() == source.resolve():
         raise ValueError(f"--out {out} is the file of inputs. Give another name.")
-    signatures = load_signatures(folder)
+    loaded = load_model(folder)
+    signatures = loaded.signatures
     inputs, stored = load_inputs(source, signatures["serving_default"])
     count = len(next(iter(inputs.values())))
     targets = choose_targets(option, stored, count, count_outputs(signatures["explain"]))
     results = run(signatures, inputs, targets, batch_size)
-    attributes = describe(folder, "serving_default" if targets is None else "explain")
+    attributes = describe(loaded, folder, "serving_default" if targets is None else "explain")
     dataset = as_dataset(inputs, targets, results, attributes)
     save(dataset, out)
     return dataset

@@ -234,12 +234,23 @@ def test_attributes_say_where_the_numbers_come_from(answers, exported):
     fingerprint = tf.saved_model.experimental.read_fingerprint(str(exported[0] / "single"))
     assert attributes["fingerprint"] == fingerprint.singleprint()
     assert attributes["signature"] == "explain"
+    dataset = exported[1]["single"][0].attribute(np.zeros((1, 8, 8, 3)))
+    assert dataset.attrs["analyzer"] == "lrp.epsilon"
+    for name in ("analyzer", "config", "assignment"):
+        assert attributes[name] == dataset.attrs[name]
+    assert attributes["exported_by"] == dataset.attrs["versions"]
     assert answers["largest.nc"].attrs["signature"] == "serving_default"
     versions = json.loads(attributes["versions"])
     ours = results.versions()
     assert versions == {name: ours[name] for name in ("python", "tensorflow", "numpy", "xarray")}
     assert "conservation_error" in attributes["notes"]
     assert attributes["fingerprint"] != answers["double.nc"].attrs["fingerprint"]
+
+
+def test_a_saved_model_that_does_not_say_what_it_is(serving, tmp_path):
+    attributes = serving.describe(object(), tmp_path, "serving_default")
+    assert attributes["analyzer"] == "unknown" and attributes["fingerprint"] == "none"
+    assert json.loads(attributes["config"]) == {}
 
 
 @pytest.fixture
@@ -509,6 +520,20 @@ def test_audit_of_mobilenet(photos, tmp_path):
     found = module.main(arguments)
     assert found.datasets["entropy"].sizes["sample"] == 1
     assert (tmp_path / "audit" / "report.html").is_file()
+
+
+def test_a_stopped_audit_says_how_to_continue(photos, monkeypatch, capsys):
+    monkeypatch.setattr(keras.applications, "Tiny", tiny, raising=False)
+
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt("stopped; the same call continues")
+
+    monkeypatch.setattr(tfexplain, "audit", stopped)
+    known = ["--application", "Tiny", "--preprocess", "mobilenet", "--size", "16"]
+    with pytest.raises(SystemExit) as ended:
+        load("audit_keras_application").main([str(photos), "--weights", "none", *known])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.strip() == "stopped; the same call continues"
 
 
 def test_mistakes_of_the_audit(photos, monkeypatch, tmp_path):
