@@ -88,7 +88,8 @@ def load_model(folder: pathlib.Path) -> Any:
         if not any(key.startswith("relevance") for key in outputs):
             raise ValueError(
                 f"{folder} has the signatures {sorted(loaded.signatures)}, and {name!r} with an "
-                "output 'relevance' is not among them. Give the folder that `tfexplain export` wrote."
+                "output 'relevance' is not among them. Give the folder that `tfexplain export` "
+                "wrote."
             )
     return loaded
 
