@@ -3,7 +3,8 @@ r"""Which explanations of a Keras application can be trusted on your photographs
 The same as one command, with the network at its own size:
 
     tfexplain audit keras.applications:MobileNet photos/ --weights imagenet \
-        --preprocess mobilenet --quick --images 8 --methods gradient,lrp.epsilon,lrp.z_plus
+        --preprocess mobilenet --quick --images 8 --methods gradient,lrp.epsilon,lrp.z_plus \
+        --out audit
 
 and from Python, where methods can have options and the network its input size:
 
@@ -136,6 +137,8 @@ def main(arguments: list[str] | None = None) -> report.Audit:
         weights = None if given.weights == "none" else given.weights
         model = build(given.application, weights, given.size)
         data = load(given.photos, model, preprocess, given.images)
+        for note in data.notes:
+            print(f"note: {note}")
         found = tfexplain.audit(
             model,
             data.x,
