@@ -269,6 +269,12 @@ def test_grad_cam_needs_a_convolution(model):
         ("gradient", {"bias": "ignore"}, "gradient has no option 'bias'.*Options: .*head"),
         ("gradient", {"add": "rule"}, "no option 'add'"),
         ("lrp.z", {"epsilon": 1.0}, "lrp.z has no option 'epsilon'"),
+        (
+            "lrp.z",
+            {"input_layer_rule": "Flat", "neuron_selection_mode": "index"},
+            r"innvestigate's input_layer_rule is input_rule here, neuron_selection_mode is "
+            r"analyze\(x, target=...\) here. Options",
+        ),
         *(
             (name, {"bias": value}, f"{name} has no option 'bias'")
             for name in ("lrp.z_plus", "lrp.w_square", "lrp.flat", "excitation_bp", "deep_taylor")

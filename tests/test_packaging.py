@@ -65,7 +65,7 @@ def wheel(tmp_path_factory):
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, source / "tfexplain", ignore=ignored)
     # Packages of the checkout that a search for packages could find.
-    for folder in ("models", "experiments", "benchmarks", "docs", "tests"):
+    for folder in ("models", "examples", "experiments", "benchmarks", "docs", "tests"):
         (source / folder).mkdir()
         (source / folder / "__init__.py").touch()
     options = ("--no-deps", "--no-build-isolation", "--quiet", "--no-index")

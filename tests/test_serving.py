@@ -352,6 +352,19 @@ def test_exported_weights_are_those_of_the_export(tmp_path):
     np.testing.assert_allclose(found["relevance"], expected, rtol=1e-5, atol=1e-7)
 
 
+def test_the_saved_model_says_what_it_is(tmp_path):
+    low = np.linspace(-4, -3, 72).reshape(SHAPE)
+    analyzer = tfexplain.create_analyzer(
+        "lrp.gamma", made(images), gamma=0.5, input_rule=("box", low, 4.0)
+    )
+    analyzer.export(tmp_path / "model")
+    found = json.loads(tf.saved_model.load(tmp_path / "model").about().numpy())
+    dataset = analyzer.attribute(sample(analyzer)[argument(analyzer)])
+    assert found["analyzer"] == "lrp.gamma"
+    for name in ("config", "assignment", "versions"):
+        assert found[name] == json.loads(dataset.attrs[name])
+
+
 @pytest.mark.skipif(
     bool(tf.config.list_physical_devices("GPU")), reason="a GPU runs channels_first"
 )

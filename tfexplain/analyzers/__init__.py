@@ -258,6 +258,17 @@ REMOVED = {
     "random": "numpy.random",
     "gradient.baseline": "integrated_gradients with a baseline",
 }
+# innvestigate's options that have another name, or another place.
+RENAMED = {
+    "neuron_selection_mode": "analyze(x, target=...)",
+    "postprocess": "numpy.abs or numpy.square of the result",
+    "input_layer_rule": "input_rule",
+    "until_layer_idx": "until",
+    "reference_inputs": "baseline",
+    "augment_by_n": "samples",
+    "pattern_type": "estimator",
+    "reverse_keep_tensors": "propagate(..., layers=...)",
+}
 
 
 def resolve_name(name: str) -> tuple[Entry, dict[str, Any]]:
@@ -316,9 +327,11 @@ def create_analyzer(name: str, model: keras.Model, **options: Any) -> Analyzer:
     known = entry.options
     unknown = [key for key in options if key not in known]
     if unknown:
+        renamed = [f"{key} is {RENAMED[key]} here" for key in unknown if key in RENAMED]
+        hint = f" innvestigate's {', '.join(renamed)}." if renamed else None
         raise ValueError(
             f"{name} has no option {', '.join(map(repr, unknown))}."
-            + nearest(unknown[0], list(known))
+            + (hint or nearest(unknown[0], list(known)))
             + f" Options: {', '.join(sorted(known))}."
         )
     missing = [key for key in entry.required if key not in options]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfexplain import results
 from tfexplain.analyzers.base import Analyzer
 from tfexplain.analyzers.reversed import ReversedAnalyzer
 from tfexplain.canonizers import canonize
@@ -26,6 +28,7 @@ def export(analyzer: Analyzer, path: Any) -> None:
     Signatures: `serving_default` takes the model's inputs and returns `prediction` (the model's
     own output; several: `prediction_<output>`) and `relevance` (several inputs:
     `relevance_<input>`) for the largest output; `explain` also takes `target`, int32 (batch,).
+    `tf.saved_model.load(path).about()` is JSON text: analyzer, config, assignment, versions.
 
     Args:
         analyzer: Any analyzer.
@@ -122,6 +125,8 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
     module.variables_read = [*own, *(variable.value for variable in model.variables)]
     module.explaining = tf.function(explain, input_signature=[*specs, target], autograph=False)
     module.default = tf.function(serve, input_signature=specs, autograph=False)
+    about = _about(analyzer)
+    module.about = tf.function(lambda: tf.constant(about), input_signature=[], autograph=False)
     try:
         signatures = {
             "serving_default": module.default.get_concrete_function(),
@@ -141,6 +146,18 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
             "runs without. Use Keras' layers in a functional model."
         )
     return module, signatures
+
+
+def _about(analyzer: Analyzer) -> str:
+    """Returns what a Dataset of the analyzer says of it, as JSON text."""
+    return json.dumps(
+        {
+            "analyzer": analyzer.name,
+            "config": analyzer.get_config(strict=False),
+            "assignment": analyzer.describe().rows,
+            "versions": results.versions(),
+        }
+    )
 
 
 def runs_anywhere(function: Any) -> bool:

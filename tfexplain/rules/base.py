@@ -129,7 +129,10 @@ def rule_from_config(config: dict[str, Any]) -> Rule:
     values = dict(config)
     name = values.pop("rule", None)
     if name not in RULES:
-        raise ValueError(f"There is no rule {name!r}; known rules: {', '.join(sorted(RULES))}.")
+        raise ValueError(
+            f"There is no rule {name!r}; known rules: {', '.join(sorted(RULES))}. Of a rule of "
+            "your own, import the module that defines it first."
+        )
     return RULES[name](**values)
 
 
