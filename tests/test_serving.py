@@ -352,6 +352,26 @@ def test_exported_weights_are_those_of_the_export(tmp_path):
     np.testing.assert_allclose(found["relevance"], expected, rtol=1e-5, atol=1e-7)
 
 
+def test_targets_out_of_range_fail(tmp_path):
+    analyzer = tfexplain.create_analyzer("gradient", made(images))
+    analyzer.export(tmp_path / "model")
+    served = tf.saved_model.load(tmp_path / "model")
+    explain = served.signatures["explain"]
+    name = argument(analyzer)
+    x = np.ones((2, *SHAPE), "float32")
+
+    def ask(*targets):
+        given = {name: tf.constant(x), "target": tf.constant(targets, "int32")}
+        return explain(**given)["relevance"].numpy()
+
+    np.testing.assert_allclose(ask(2, 0), analyzer.analyze(x, target=[2, 0]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ask(-1, -1), analyzer.analyze(x), rtol=1e-5, atol=1e-6)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="less than 3, the number of outputs"):
+        ask(0, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="target must be >= 0"):
+        ask(-2, 0)
+
+
 def test_the_saved_model_says_what_it_is(tmp_path):
     low = np.linspace(-4, -3, 72).reshape(SHAPE)
     analyzer = tfexplain.create_analyzer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -27,7 +28,8 @@ def export(analyzer: Analyzer, path: Any) -> None:
 
     Signatures: `serving_default` takes the model's inputs and returns `prediction` (the model's
     own output; several: `prediction_<output>`) and `relevance` (several inputs:
-    `relevance_<input>`) for the largest output; `explain` also takes `target`, int32 (batch,).
+    `relevance_<input>`) for the largest output; `explain` also takes `target`, int32 (batch,), and
+    fails for one that is no output.
     `tf.saved_model.load(path).about()` is JSON text: analyzer, config, assignment, versions.
 
     Args:
@@ -114,6 +116,9 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
 
     def explain(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         *tensors, target = tensors
+        # Out of range a target would select nothing: a map of zeros.
+        with tf.control_dependencies(_checks(target, analyzer.output_shape)):
+            target = tf.identity(target)
         return {**predictions(tensors), **relevances(tensors, tf.reshape(target, [-1, 1]))}
 
     def serve(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -146,6 +151,16 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
             "runs without. Use Keras' layers in a functional model."
         )
     return module, signatures
+
+
+def _checks(target: tf.Tensor, shape: tuple[int | None, ...]) -> list[tf.Operation]:
+    """Returns what fails where a target is no flat index of an output; -1 is the largest one."""
+    checks = [tf.debugging.assert_greater_equal(target, -1, "target must be >= 0")]
+    if None not in shape:
+        count = math.prod(shape)
+        message = f"target must be less than {count}, the number of outputs"
+        checks.append(tf.debugging.assert_less(target, count, message))
+    return [check for check in checks if check is not None]
 
 
 def _about(analyzer: Analyzer) -> str:
