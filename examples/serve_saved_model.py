@@ -37,8 +37,7 @@ as nested lists, (n, *input_shape):
         -d '{"signature_name": "explain", "inputs": {"digit": [...], "target": [3]}}'
 
 Both answer {"outputs": {"prediction": [...], "relevance": [...]}}. Serving must be at least as new
-as the TensorFlow that exported. It does not check targets: the relevance of an output that does
-not exist is zero.
+as the TensorFlow that exported. A target that is no output is an error.
 """
 
 from __future__ import annotations
@@ -212,7 +211,7 @@ def choose_targets(
                 f"integer for each of the {count} samples; --target none ignores it."
             )
         targets = targets.reshape(count)
-    # The SavedModel itself gives zeros for an output that does not exist.
+    # The SavedModel fails too, in the middle of the work, and takes -1 for the largest output.
     if targets.min() < 0 or (num_outputs is not None and targets.max() >= num_outputs):
         last = " and up" if num_outputs is None else f" to {num_outputs - 1}"
         raise ValueError(

@@ -306,7 +306,6 @@ def test_what_does_not_fit_the_model(ask):
 
 
 def test_targets_that_do_not_exist(ask):
-    """The SavedModel itself would give zeros."""
     x = np.zeros((2, 8, 8, 3))
     assert "Targets go from 3 to 3. Expected indices of outputs, 0 to 2" in ask(
         "--target", "3", x=x
