@@ -172,8 +172,7 @@ def test_conservation_is_relative_to_the_explained_output():
     dataset = xr.Dataset(
         {
             "conservation_error": (dims, [[-0.01, 0.02, 0.0], [5.0, -5.0, 5.0]]),
-            "output": (("sample", "output_index"), [[9.0, 10.0], [-10.0, 1.0], [5.0, 0.0]]),
-            "target": ("sample", [1, 0, 1]),
+            "explained": (dims, [[10.0, -10.0, 0.0]] * 2),
         },
         coords={"analyzer": ["kept", "lost"]},
     )

@@ -208,8 +208,9 @@ def _section(
     elif name == "cascade":
         grids = _grids(dataset, record, verdict.methods)
     else:
-        pictures = _PICTURES[name](_sorted(dataset, verdict.methods))
-    notes = [note for note in str(dataset.attrs.get("notes", "")).splitlines() if note]
+        pictures = _PICTURES[name](_for_figures(dataset, record, verdict.methods))
+    notes = _of_outputs(record) if name == "maps" else []
+    notes += [note for note in str(dataset.attrs.get("notes", "")).splitlines() if note]
     notes += [picture for picture in pictures if isinstance(picture, str)]
     return {
         "name": name,
@@ -232,6 +233,20 @@ def _sorted(dataset: xr.Dataset, methods: Sequence[str]) -> xr.Dataset:
     return dataset.sel(analyzer=[name for name in methods if name in known])
 
 
+def _for_figures(
+    dataset: xr.Dataset, record: Mapping[str, Any], methods: Sequence[str]
+) -> xr.Dataset:
+    """Returns a Dataset whose samples are named as x has them, and methods as matplotlib reads."""
+    found = _sorted(dataset, methods)
+    names = {}
+    if "sample" in found.dims:
+        names["sample"] = record["samples"]["positions"][: found.sizes["sample"]]
+    if "analyzer" in found.coords:
+        # What is between two dollars would be a formula.
+        names["analyzer"] = [str(name).replace("$", r"\$") for name in found.analyzer.values]
+    return found.assign_coords(names)
+
+
 def _examples(
     dataset: xr.Dataset, record: Mapping[str, Any], methods: Sequence[str]
 ) -> list[dict[str, Any]]:
@@ -242,6 +257,8 @@ def _examples(
     found = []
     for place, position in enumerate(dataset.example.values.tolist()):
         one = dataset.isel(example=place)
+        if "channel" in one.dims:
+            one = one.transpose(..., "channel")
         target = int(dataset["target"].values[position])
         outputs = dataset["output"].values[position]
         best = np.argsort(-outputs)[:MOST_OUTPUTS]
@@ -293,6 +310,14 @@ def _small_cell(map: xr.DataArray) -> Picture | None:
     source, limit = small_map(values[..., None] if values.ndim == 2 else values, LARGEST_CELL)
     alt = f"map by {map.analyzer.item()}, {map.step.item()}"
     return Picture(source, alt, f"\N{PLUS-MINUS SIGN}{limit:.2g}")
+
+
+def _of_outputs(record: Mapping[str, Any]) -> list[str]:
+    """Says that outputs are not probabilities, where that could be expected."""
+    first = next(iter(record["settings"]["analyzers"].values()))
+    if first["options"].get("output_activation") == "keep":
+        return []
+    return ["Outputs are values before a last softmax or sigmoid, which methods leave out."]
 
 
 def _class(classes: Mapping[str, str], index: int) -> str:
@@ -399,6 +424,7 @@ def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
         "Seed": str(settings["seed"]),
         "Samples": f"{len(record['samples']['positions'])} of {record['samples']['given']}, "
         f"in batches of {settings['batch_size']}",
+        "Explained": record.get("explained", ""),
         "Versions": ", ".join(f"{k} {v}" for k, v in settings["versions"].items()),
         "Hardware": f"{hardware['system']}, {hardware['processor']}, {hardware['cpus']} CPUs"
         + "".join(f", {gpu}" for gpu in hardware["gpus"]),

@@ -22,7 +22,7 @@ from tfexplain.audits.redistribution import LARGEST_MATRIX
 from tfexplain.files import write_atomically
 from tfexplain.graph import has_graph, trace
 from tfexplain.report.maps import maps
-from tfexplain.report.methods import BACKWARD, passes_per_map
+from tfexplain.report.methods import BACKWARD, FAILURES, passes_per_map, why
 
 PRESETS = ("quick", "default", "thorough")
 IMAGES = {"quick": 8, "default": 32, "thorough": 128}
@@ -47,6 +47,7 @@ class Case:
         batch_size: Of all parts.
         pixels: uint8 images of which `preprocess` makes x, or None.
         preprocess: Function of pixels, or None.
+        tokens: Whether inputs are integers that name things.
     """
 
     model: keras.Model
@@ -59,6 +60,7 @@ class Case:
     batch_size: int
     pixels: np.ndarray | None = None
     preprocess: Callable[[np.ndarray], Any] | None = None
+    tokens: bool = False
 
     @property
     def outputs(self) -> int | None:
@@ -112,8 +114,8 @@ def _reason(function: Callable[[], object]) -> str:
     """Returns why a function refuses its arguments; empty if it does not."""
     try:
         function()
-    except ValueError as error:
-        return str(error)
+    except FAILURES as error:
+        return why(error)
     return ""
 
 
@@ -378,6 +380,8 @@ def _flipping_cost(analyzers: Analyzers, case: Case, settings: Settings) -> floa
 
 
 def _suits_koopman(case: Case) -> str:
+    if case.tokens:
+        return "inputs are tokens, and between two of them there is nothing a block could be asked"
     return _reason(lambda: koopman.blocks(case.model, output=case.output))
 
 
