@@ -132,11 +132,12 @@ def passes_per_map(analyzer: Analyzer, x: np.ndarray) -> float:
 
 
 def why(error: BaseException) -> str:
-    """Returns what an error says as one paragraph, with its class if that tells more."""
+    """Returns what an error says; of one that is no ValueError its class and first words."""
+    if isinstance(error, ValueError):
+        return str(error)
     text = " ".join(str(error).split())
-    if not isinstance(error, ValueError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} ..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def refusal(analyzer: Analyzer, x: np.ndarray, targets: np.ndarray) -> str:
