@@ -179,5 +179,7 @@ def test_images_of_a_folder_are_audited_with_inpainting(run):
     settings = ("--quick", "--methods", "gradient", "--audits", "pixel_flipping,maps")
     run("images.keras", "photos", "--preprocess", "scale=0.004", settings=settings)
     found = report.load("tfexplain-audit")
+    about = found.record["about"]
+    assert about["given"] == 6 and about["names"][2:4] == ["dog/10.png", "dog/11.png"]
     assert found.datasets["pixel_flipping"].attrs["fill"] == "telea"
     assert found.datasets["maps"].target.values.tolist() == [0, 0, 1, 1, 2, 2]

@@ -164,6 +164,7 @@ def test_pixels_that_do_not_fit_are_refused_before_the_work(
     [
         ({"about": {"notes": None}}, "notes None"),
         ({"about": {"notes": "one"}}, "notes 'one'"),
+        ({"about": {"names": "one"}}, "names 'one'"),
         ({"about": {"classes": ["cat"]}}, r"classes \['cat'\]"),
         ({"about": {"classes": {"0": 1}}}, "about has 1 where the report prints text"),
         ({"about": {"command": ["a"]}}, "where the report prints text"),
@@ -174,3 +175,9 @@ def test_pixels_that_do_not_fit_are_refused_before_the_work(
 def test_what_the_report_cannot_print_is_refused(table, columns, changes, message):
     with pytest.raises(TypeError, match=message):
         tfexplain.audit(table, columns, **{**QUICK, **changes})
+
+
+@pytest.mark.parametrize("about", [{"names": ["a"]}, {"given": 4}, {"given": "many"}])
+def test_names_and_numbers_of_samples_must_fit(table, columns, about):
+    with pytest.raises(ValueError, match="for 5 samples. Expected a name for each"):
+        tfexplain.audit(table, columns, about=about, **QUICK)

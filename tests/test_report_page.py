@@ -339,3 +339,25 @@ def test_the_page_says_which_outputs_are_explained(page):
     text = Page(tfexplain.audit(model, x, methods=kept, audits="maps").to_html()).text
     assert "Explained the largest output of each sample" in text
     assert "before a last softmax" not in text
+
+
+def test_samples_have_the_names_and_the_number_of_their_source():
+    model = randomize(sequential((6,), layers.Dense(3)))
+    x = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
+    about = {"names": ["a.png", "b.png", "c.png", "<d>.png"], "given": 90}
+    options = {"methods": "gradient", "audits": ["maps", "cascade"], "preset": "quick"}
+    found = tfexplain.audit(model, x, images=3, seed=2, about=about, **options)
+    page, positions = Page(found.to_html()), found.record["samples"]["positions"]
+    assert positions != [0, 1, 2]
+    for place in positions:
+        assert f"Sample {place} ({about['names'][place]}): explained is" in page.text
+    assert f"Sample {positions[0]} ({about['names'][positions[0]]}). Columns" in page.text
+    assert "audited on 3 of 90 samples" in page.text and "Samples 3 of 90," in page.text
+
+
+def test_options_are_no_walls_of_numbers():
+    model = randomize(sequential((6,), layers.Dense(3)))
+    x = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
+    found = tfexplain.audit(model, x, methods="pattern.net", audits="entropy", preset="quick")
+    (options,) = re.findall(r"Options: (.*?) Settings", Page(found.to_html()).text)
+    assert "patterns=" in options and "estimator=relu" in options and len(options) < 300

@@ -15,7 +15,7 @@ from tfexplain.cli.verdicts import print_plan, print_verdict
 if TYPE_CHECKING:
     import keras
 
-    from tfexplain.report import Plan, Verdict
+    from tfexplain.report import Data, Plan, Verdict
 
 NOT_TRUSTED = 3
 
@@ -140,12 +140,7 @@ def audit(
                 seed=seed,
                 batch_size=batch_size,
                 folder=out_folder,
-                about={
-                    "command": _command(),
-                    "data": data,
-                    "notes": samples.notes,
-                    "classes": samples.classes,
-                },
+                about=_about(data, samples),
                 announce=announce,
             )
         verdict = result.verdict()
@@ -166,6 +161,13 @@ def _num_outputs(network: "keras.Model") -> int | None:
     if not isinstance(shape, tuple) or len(shape) != 2:
         return None
     return shape[1]
+
+
+def _about(source: str, samples: "Data") -> dict[str, Any]:
+    """What the report says of the command and its data."""
+    found: dict[str, Any] = {"command": _command(), "data": source, "notes": samples.notes}
+    found |= {"classes": samples.classes, "names": samples.names}
+    return found if samples.given is None else {**found, "given": samples.given}
 
 
 def _command() -> str:

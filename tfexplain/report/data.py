@@ -38,6 +38,8 @@ class Data:
         preprocess: Function of pixels, or None.
         notes: What was left out or guessed.
         classes: Index of an output, as text -> name of the class, where it is known.
+        names: Name of each sample, where it is a file of a folder.
+        given: How many samples there are in the source, where fewer were read.
     """
 
     x: np.ndarray
@@ -46,6 +48,8 @@ class Data:
     preprocess: Callable[[np.ndarray], Any] | None = None
     notes: list[str] = field(default_factory=list)
     classes: dict[str, str] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    given: int | None = None
 
 
 def load_data(
@@ -216,6 +220,8 @@ def _from_folder(
         notes.append(f"{count} of {len(files)} images, drawn at random (seed {seed}), are audited.")
     data = _from_files([files[place] for place in chosen], shape, preprocess)
     data.notes = notes
+    data.names = [files[place].relative_to(folder).as_posix() for place in chosen]
+    data.given = len(files)
     if indices is not None:
         data.y = np.array([indices[owners[place]] for place in chosen])
         data.classes = {str(index): name for name, index in indices.items()}

@@ -36,6 +36,8 @@ MOST_OUTPUTS = 5
 LARGEST_CELL = 112
 # |cos| of float32 cannot be told from 1 when it is nearer.
 CLOSEST = 1e-8
+# Characters of an option of a method.
+LONGEST_OPTION = 120
 _STYLES = {True: "pass", False: "fail", None: ""}
 
 # Part -> (heading, what it shows, keys of papers).
@@ -113,7 +115,7 @@ def page(datasets: Mapping[str, xr.Dataset], record: Mapping[str, Any], verdict:
     trusted = sum(row.trust == TRUSTWORTHY for row in verdict.rows)
     used = len(record["samples"]["positions"])
     summary = (
-        f"{len(verdict.rows)} methods were audited on {used} of {record['samples']['given']} "
+        f"{len(verdict.rows)} methods were audited on {used} of {_given(record)} "
         f"samples; {trusted} of them passed every test that decides and could be measured."
     )
     sections = [
@@ -149,6 +151,11 @@ def page(datasets: Mapping[str, xr.Dataset], record: Mapping[str, Any], verdict:
         ],
         link=_link,
     )
+
+
+def _given(record: Mapping[str, Any]) -> int:
+    """Returns of how many samples those of the audit were drawn."""
+    return record["about"].get("given", record["samples"]["given"])
 
 
 _Strict = jinja2.StrictUndefined
@@ -240,7 +247,7 @@ def _for_figures(
     found = _sorted(dataset, methods)
     names = {}
     if "sample" in found.dims:
-        names["sample"] = record["samples"]["positions"][: found.sizes["sample"]]
+        names["sample"] = [_sample(record, place) for place in range(found.sizes["sample"])]
     if "analyzer" in found.coords:
         # What is between two dollars would be a formula.
         names["analyzer"] = [str(name).replace("$", r"\$") for name in found.analyzer.values]
@@ -273,7 +280,7 @@ def _examples(
             pictures.append(Picture(source, f"map by {name}", caption))
         found.append(
             {
-                "title": f"Sample {record['samples']['positions'][position]}: explained is "
+                "title": f"Sample {_sample(record, position)}: explained is "
                 f"{_class(classes, target)}",
                 "text": f"The model's largest outputs: {names}.",
                 "pictures": pictures,
@@ -310,6 +317,13 @@ def _small_cell(map: xr.DataArray) -> Picture | None:
     source, limit = small_map(values[..., None] if values.ndim == 2 else values, LARGEST_CELL)
     alt = f"map by {map.analyzer.item()}, {map.step.item()}"
     return Picture(source, alt, f"\N{PLUS-MINUS SIGN}{limit:.2g}")
+
+
+def _sample(record: Mapping[str, Any], position: int) -> str:
+    """Returns the place of an audited sample in x, and its name where there is one."""
+    place = record["samples"]["positions"][position]
+    names = record["about"].get("names")
+    return f"{place} ({names[place]})" if names else str(place)
 
 
 def _of_outputs(record: Mapping[str, Any]) -> list[str]:
@@ -410,9 +424,15 @@ def _method(
         "name": name,
         "summary": about["summary"],
         "papers": [key for key in about["references"] if key in REFERENCES],
-        "options": ", ".join(f"{key}={value}" for key, value in options.items()),
+        "options": ", ".join(f"{key}={_shortened(value)}" for key, value in options.items()),
         "rows": rows.get(name, []),
     }
+
+
+def _shortened(value: Any) -> str:
+    """Returns an option; of arrays the first numbers."""
+    text = str(value)
+    return text if len(text) <= LONGEST_OPTION else f"{text[:LONGEST_OPTION]} ..."
 
 
 def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, str]:
@@ -422,7 +442,7 @@ def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
         "Data": record["about"].get("data", ""),
         "Preset": settings["preset"],
         "Seed": str(settings["seed"]),
-        "Samples": f"{len(record['samples']['positions'])} of {record['samples']['given']}, "
+        "Samples": f"{len(record['samples']['positions'])} of {_given(record)}, "
         f"in batches of {settings['batch_size']}",
         "Explained": record.get("explained", ""),
         "Versions": ", ".join(f"{k} {v}" for k, v in settings["versions"].items()),

@@ -119,7 +119,8 @@ def audit(
             (what was run and what was left out). An audit that was stopped is continued by the same
             call. None: nothing is written.
         about: JSON-able data for the record. The report prints the texts `command` and `data`, the
-            list of texts `notes`, and names outputs by `classes` (index, as text -> name).
+            list of texts `notes`, names outputs by `classes` (index, as text -> name) and samples
+            by `names` (one for each of x), and says of how many x was drawn (`given`).
         announce: Function that is called with the `Plan` before the work begins.
 
     Returns:
@@ -139,7 +140,7 @@ def audit(
     """
     check_built(model)
     parts = _parts(audits)
-    _check_about(about)
+    _check_about(about, len(x) if hasattr(x, "__len__") else 0)
     _check(preset, images, thresholds, seed, batch_size, announce)
     thresholds = thresholds or Thresholds()
     place = None if folder is None else files.check_folder(folder)
@@ -248,28 +249,28 @@ def _check(
         raise TypeError(f"announce must be a function of a Plan, received {announce!r}.")
 
 
-def _check_about(about: Any) -> None:
+def _check_about(about: Any, count: int) -> None:
     try:
         found = dict(about or {})
         json.dumps(found, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"about must be a dict of JSON-able data, received {about!r}.") from error
-    notes, classes = found.get("notes", []), found.get("classes", {})
-    texts = [found.get(key, "") for key in ("command", "data")]
-    if not isinstance(notes, list | tuple) or not isinstance(classes, Mapping):
+    given = {"notes": [], "names": [], "classes": {}, "given": count, **found}
+    for key, kind in (("notes", list), ("names", list), ("classes", dict)):
+        if not isinstance(given[key], kind):
+            raise TypeError(f"about has the {key} {given[key]!r}. Expected a {kind.__name__}.")
+    texts = [given.get(key, "") for key in ("command", "data")]
+    texts += [*given["notes"], *given["names"], *given["classes"], *given["classes"].values()]
+    if wrong := [text for text in texts if not isinstance(text, str)]:
         raise TypeError(
-            f"about has the notes {notes!r} and the classes {classes!r}. Expected a list of texts, "
-            "and a dict of output index, as text -> name."
-        )
-    if wrong := [t for t in (*texts, *notes, *classes, *classes.values()) if not _is_text(t)]:
-        raise TypeError(
-            f"about has {wrong[0]!r} where the report prints text: command, data, notes and "
+            f"about has {wrong[0]!r} where the report prints text: command, data, notes, names and "
             "classes hold texts."
         )
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    if len(given["names"]) not in (0, count) or not _is_integer(given["given"], count):
+        raise ValueError(
+            f"about has {len(given['names'])} names and given={given['given']!r} for {count} "
+            "samples. Expected a name for each, or none, and a number that is not smaller."
+        )
 
 
 def _is_integer(value: Any, least: int) -> bool:
