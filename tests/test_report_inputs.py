@@ -80,6 +80,17 @@ def test_a_method_that_runs_out_of_memory_is_left_out(table, columns, monkeypatc
 # --- samples and outputs ---
 
 
+def test_parts_that_take_few_samples_see_all_classes():
+    # Folders of classes are read one after another.
+    model = sequential((4,), layers.Dense(3))
+    x = np.repeat(np.eye(4, dtype="float32")[:3], 4, axis=0)
+    options = {"methods": "gradient", "audits": "cascade", "preset": "thorough"}
+    found = tfexplain.audit(model, x, np.repeat([0, 1, 2], 4), **options).datasets["cascade"]
+    assert found.sample.values.tolist() == [0, 4, 7, 11]
+    assert found.target.values.tolist() == [0, 1, 1, 2]
+    np.testing.assert_array_equal(found.input, x[[0, 4, 7, 11]])
+
+
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [

@@ -324,6 +324,7 @@ def test_pictures_name_samples_as_x_has_them(page, audited):
     positions = audited[0].record["samples"]["positions"]
     # Nine were given and eight drawn.
     assert positions != list(range(8))
+    assert audited[0].datasets["cascade"].sample.values.tolist() == [0]
     captions = re.findall(r"Sample (\d+)\. Columns name the layer", page.text)
     assert captions == [str(positions[0])]
     alts = {image["alt"] for image in page.of("img")}

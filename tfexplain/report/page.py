@@ -246,8 +246,8 @@ def _for_figures(
     """Returns a Dataset whose samples are named as x has them, and methods as matplotlib reads."""
     found = _sorted(dataset, methods)
     names = {}
-    if "sample" in found.dims:
-        names["sample"] = [_sample(record, place) for place in range(found.sizes["sample"])]
+    if "sample" in found.coords:
+        names["sample"] = [_sample(record, place) for place in found.sample.values.tolist()]
     if "analyzer" in found.coords:
         # What is between two dollars would be a formula.
         names["analyzer"] = [str(name).replace("$", r"\$") for name in found.analyzer.values]

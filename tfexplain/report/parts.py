@@ -69,9 +69,10 @@ class Case:
             return None
         return int(np.prod(self.output_shape, dtype=int))
 
-    def some(self, settings: Settings) -> slice:
-        """Returns which samples a part takes."""
-        return slice(0, min(len(self.x), settings.get("samples", len(self.x))))
+    def some(self, settings: Settings) -> np.ndarray:
+        """Returns which samples a part takes: evenly spread, because classes come in turn."""
+        count = min(len(self.x), settings.get("samples", len(self.x)))
+        return np.linspace(0, len(self.x) - 1, count).round().astype(int)
 
     def common(self) -> dict[str, Any]:
         """Returns the options that the audits share."""
@@ -120,7 +121,7 @@ def _reason(function: Callable[[], object]) -> str:
 
 
 def _count(case: Case, settings: Settings) -> int:
-    return case.some(settings).stop
+    return len(case.some(settings))
 
 
 def _maps_cost(analyzers: Analyzers, case: Case) -> float:
@@ -267,6 +268,7 @@ def _run_cascade(analyzers: Analyzers, case: Case, settings: Settings, path: Pat
     some = case.some(settings)
     options = _randomization_options(case, settings)
     dataset = audits.cascade_maps(analyzers, case.x[some], case.targets[some], **options)
+    dataset = dataset.assign_coords(sample=some)
     if path is not None:
         write_atomically(path, lambda name: dataset.to_netcdf(name, engine="h5netcdf"))
     return dataset

@@ -81,7 +81,7 @@ class Cell:
         passed: For tests that decide on trust; None for others, and where nothing was measured.
         measure: What the number is.
         interval: What the interval is.
-        samples: How many samples count.
+        samples: How many samples count; 0 where pairs of vectors do.
     """
 
     word: str
