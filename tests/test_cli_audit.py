@@ -161,6 +161,7 @@ def test_bad_arguments_are_refused_before_work(run, arguments, message):
         (("--methods", "gradeint"), "no analyzer 'gradeint'. Did you mean 'gradient'"),
         (("--audits", "spectra"), "no part 'spectra' of an audit. Did you mean 'spectrum'"),
         (("--fail-on", "gradeint"), "no analyzer 'gradeint'"),
+        (("--fail-on", "lrp"), "--fail-on lrp is another name of a method"),
         (("--methods", ","), "methods is empty"),
     ],
 )

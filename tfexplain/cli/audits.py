@@ -102,10 +102,15 @@ def audit(
         files.check_folder(out_folder)
         start_tensorflow()
         from tfexplain import loading, report
-        from tfexplain.analyzers import resolve_name
+        from tfexplain.analyzers import ANALYZERS, resolve_name
 
         for name in fail_on or []:
             resolve_name(name)
+            if chosen is None and name not in ANALYZERS:
+                raise ValueError(
+                    f"--fail-on {name} is another name of a method, and all are audited by their "
+                    "own. Give that, or the same name to --methods."
+                )
         given = {"last_layers": last_layers, "other_class": other_class, "directions": directions}
         thresholds = report.Thresholds(**{k: v for k, v in given.items() if v is not None})
         preset = "quick" if quick else "thorough" if thorough else "default"
