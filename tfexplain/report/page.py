@@ -215,7 +215,7 @@ def _section(
     elif name == "cascade":
         grids = _grids(dataset, record, verdict.methods)
     else:
-        pictures = _PICTURES[name](_for_figures(dataset, record, verdict.methods))
+        pictures = _PICTURES[name](_for_figures(dataset, verdict.methods))
     notes = _of_outputs(record) if name == "maps" else []
     notes += [note for note in str(dataset.attrs.get("notes", "")).splitlines() if note]
     notes += [picture for picture in pictures if isinstance(picture, str)]
@@ -240,18 +240,14 @@ def _sorted(dataset: xr.Dataset, methods: Sequence[str]) -> xr.Dataset:
     return dataset.sel(analyzer=[name for name in methods if name in known])
 
 
-def _for_figures(
-    dataset: xr.Dataset, record: Mapping[str, Any], methods: Sequence[str]
-) -> xr.Dataset:
-    """Returns a Dataset whose samples are named as x has them, and methods as matplotlib reads."""
+def _for_figures(dataset: xr.Dataset, methods: Sequence[str]) -> xr.Dataset:
+    """Returns a Dataset in the order of the verdict, its methods named as matplotlib reads them."""
     found = _sorted(dataset, methods)
-    names = {}
-    if "sample" in found.coords:
-        names["sample"] = [_sample(record, place) for place in found.sample.values.tolist()]
-    if "analyzer" in found.coords:
-        # What is between two dollars would be a formula.
-        names["analyzer"] = [str(name).replace("$", r"\$") for name in found.analyzer.values]
-    return found.assign_coords(names)
+    if "analyzer" not in found.coords:
+        return found
+    # What is between two dollars would be a formula.
+    names = [str(name).replace("$", r"\$") for name in found.analyzer.values]
+    return found.assign_coords(analyzer=names)
 
 
 def _examples(
@@ -295,8 +291,8 @@ def _grids(
     """Returns, for each sample of a cascade, rows of small maps: a column per randomised layer."""
     dataset = _sorted(dataset, methods)
     found = []
-    for place in range(dataset.sizes["sample"]):
-        one = dataset["relevance"].isel(sample=place)
+    for position in dataset.sample.values.tolist():
+        one = dataset["relevance"].sel(sample=position)
         rows = []
         for name in one.analyzer.values.tolist():
             maps = [
@@ -304,7 +300,7 @@ def _grids(
             ]
             rows.append({"name": name, "maps": maps})
         columns = [str(step) for step in one.step.values]
-        title = f"Sample {record['samples']['positions'][place]}"
+        title = f"Sample {_sample(record, position)}"
         found.append({"title": title, "columns": columns, "rows": rows})
     return found
 
