@@ -91,7 +91,7 @@ def choose(
             found[name] = options
             continue
         resolve_name(name)
-        # What the audit chose by itself may not fit; what the caller chose is an error.
+        # Options that the audit chose may not fit the model; wrong ones of the caller are errors.
         refused = (UnsupportedLayerError, UnsupportedModelError) if options else FAILURES
         options = {**_own_options(name, x, preset), **options}
         if output is not None:
