@@ -17,37 +17,6 @@ from tfexplain import audits, cli, report
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 QUICK = ("--quick", "--methods", "gradient,lrp.z", "--audits", "entropy")
-FUNCTIONS = """
-import numpy as np
-import tensorflow as tf
-
-x = np.arange(60, dtype="float32").reshape(12, 5)
-y = np.arange(12) % 3
-
-def batches():
-    return tf.data.Dataset.from_tensor_slices((x, y)).batch(5)
-
-def one_hot():
-    return tf.data.Dataset.from_tensor_slices((x, np.eye(3)[y]))
-
-def inputs():
-    return tf.data.Dataset.from_tensor_slices(x).repeat()
-
-def empty():
-    return tf.data.Dataset.from_tensor_slices((x, y)).take(0)
-
-def triple():
-    return tf.data.Dataset.from_tensor_slices((x, y, y))
-
-def arrays():
-    return x, y
-
-def text():
-    return "nothing"
-
-def broken():
-    raise RuntimeError("no disk")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +40,6 @@ def folder(tmp_path_factory):
     x = generator.normal(size=(4, 5)).astype("float32")
     np.save(path / "x.npy", x)
     np.savez(path / "xy.npz", x=x, y=[2, 1, 0, 0])
-    rows = ["a,b,label,c,d,e"]
-    rows += [
-        ",".join([*map(str, row[:2]), name, *map(str, row[2:])])
-        for row, name in zip(x, "usvu", strict=True)
-    ]
-    (path / "named.csv").write_text("\n".join(rows))
-    (path / "plain.csv").write_text("\n".join(",".join(map(str, [*row, 1])) for row in x))
-    (path / "functions_of_audits.py").write_text(FUNCTIONS)
     return path
 
 
@@ -170,131 +131,6 @@ def test_a_method_that_is_not_known_to_be_trusted_fails_the_command(run):
     assert "grad_cam was not audited: grad_cam needs" in said
 
 
-# --- data ---
-
-
-def targets(source, model="table.keras", **options):
-    """The labels that are read from a source."""
-    given = {"count": 8, **options}
-    shape, outputs = ((6, 6, 1), 3) if model == "images.keras" else ((5,), 3)
-    return report.load_data(source, shape, outputs, **given)
-
-
-@pytest.fixture
-def here(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-
-
-@pytest.mark.usefixtures("here")
-def test_class_folders_are_labels():
-    data = targets("photos", "images.keras")
-    assert data.y.tolist() == [0, 0, 1, 1, 2, 2]
-    assert data.x.shape == (6, 6, 6, 1) and data.pixels.dtype == np.uint8
-    np.testing.assert_array_equal(data.preprocess(data.pixels), data.x)
-    scaled = targets("photos", "images.keras", preprocess="scale=0.5,mean=1")
-    np.testing.assert_allclose(scaled.x, data.x / 2 - 1)
-    np.testing.assert_allclose(scaled.preprocess(scaled.pixels), scaled.x)
-    assert targets("photos", "images.keras", labels="none").y is None
-    some = targets("photos", "images.keras", count=2, seed=1)
-    assert len(some.x) == 2 and "2 of 6 images, drawn at random" in some.notes[0]
-    places = [next(i for i in range(6) if (data.x[i] == image).all()) for image in some.x]
-    np.testing.assert_array_equal(some.y, data.y[places])
-
-
-@pytest.mark.usefixtures("here")
-def test_class_folders_follow_the_names_of_the_labels(tmp_path):
-    (tmp_path / "names.txt").write_text("eel\nnewt\ncat\ndog\n")
-    data = report.load_data("photos", (6, 6, 1), 4, labels=str(tmp_path / "names.txt"), count=8)
-    assert data.y.tolist() == [2, 2, 3, 3, 0, 0]
-    unknown = report.load_data("photos", (6, 6, 1), 4, count=8)
-    assert unknown.y is None and "are 3, and the model has 4 outputs" in unknown.notes[0]
-    (tmp_path / "names.json").write_text('["eel", "cat"]')
-    with pytest.raises(ValueError, match="dog are not among the names"):
-        targets("photos", "images.keras", labels=str(tmp_path / "names.json"))
-
-
-@pytest.mark.usefixtures("here")
-def test_tables_hold_labels_in_a_column(folder):
-    x = np.load("x.npy")
-    named = targets("named.csv")
-    np.testing.assert_allclose(named.x, x)
-    assert named.y.tolist() == [1, 0, 2, 1]
-    plain_table = targets("plain.csv")
-    np.testing.assert_allclose(plain_table.x, x)
-    assert plain_table.y.tolist() == [1] * 4
-    scaled = targets("plain.csv", preprocess="scale=2")
-    np.testing.assert_allclose(scaled.x, 2 * x)
-
-
-@pytest.mark.usefixtures("here")
-def test_functions_return_datasets():
-    for name in ("batches", "one_hot", "arrays"):
-        data = targets(f"functions_of_audits:{name}")
-        count = 12 if name == "arrays" else 8
-        np.testing.assert_array_equal(data.x, np.arange(60).reshape(12, 5)[:count])
-        assert data.y.tolist() == [place % 3 for place in range(count)]
-    inputs = targets("functions_of_audits:inputs", preprocess="scale=0.5")
-    assert inputs.y is None and inputs.x[0, 1] == 0.5
-    assert "the first 8 samples" in inputs.notes[0]
-
-
-@pytest.mark.usefixtures("here")
-def test_labels_of_arrays(tmp_path):
-    assert targets("xy.npz").y.tolist() == [2, 1, 0, 0]
-    assert targets("x.npy").y is None
-    np.save(tmp_path / "y.npy", [1, 1, 2, 0])
-    assert targets("x.npy", labels=str(tmp_path / "y.npy")).y.tolist() == [1, 1, 2, 0]
-    np.save(tmp_path / "y.npy", np.eye(3)[[1, 1, 2, 0]])
-    assert targets("x.npy", labels=str(tmp_path / "y.npy")).y.tolist() == [1, 1, 2, 0]
-
-
-@pytest.mark.parametrize(
-    ("source", "options", "error", "message"),
-    [
-        ("nothing", {}, ValueError, "There is no such file. Expected a folder of images"),
-        ("x.txt", {}, ValueError, "Expected a folder of images"),
-        ("empty", {}, ValueError, "holds no image"),
-        ("missing.csv", {}, FileNotFoundError, "missing.csv does not exist"),
-        ("bad.csv", {}, ValueError, "row 2 of the data has 'none', no number"),
-        ("narrow.csv", {}, ValueError, "1 rows of 2 columns. The model takes 5"),
-        ("functions_of_audits:empty", {}, ValueError, "an empty Dataset"),
-        ("functions_of_audits:triple", {}, TypeError, "elements of 3 parts"),
-        ("functions_of_audits:text", {}, TypeError, "returned str"),
-        ("functions_of_audits:broken", {}, ValueError, "RuntimeError: no disk"),
-        ("functions_of_audits:absent", {}, ValueError, "no function 'absent'"),
-        ("x.npy", {"labels": "cats"}, ValueError, "The labels are 'cats'"),
-        ("x.npy", {"labels": "cats.txt"}, FileNotFoundError, "cats.txt does not exist"),
-        ("x.npy", {"labels": "short.npy"}, ValueError, "4 samples and labels of shape"),
-        ("x.npy", {"labels": "large.npy"}, ValueError, "go from 0 to 3. Expected"),
-        ("x.npy", {"labels": "real.npy"}, ValueError, "are float64. Expected class indices"),
-        ("x.npy", {"labels": "list.json"}, ValueError, "no list of names"),
-        ("x.npy", {"labels": "twice.txt"}, ValueError, "must be different names"),
-        ("photos", {"labels": "short.npy"}, ValueError, "one label per sample, and the samples"),
-    ],
-)
-def test_wrong_data(folder, tmp_path, monkeypatch, source, options, error, message):
-    for file in folder.iterdir():
-        (tmp_path / file.name).symlink_to(file)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "bad.csv").write_text("1,2,3,4,5\n1,2,none,4,5\n")
-    (tmp_path / "narrow.csv").write_text("1,2\n")
-    (tmp_path / "list.json").write_text('{"cat": 1}')
-    (tmp_path / "twice.txt").write_text("cat\ncat\n")
-    np.save("short.npy", [1, 2])
-    np.save("large.npy", [0, 1, 2, 3])
-    np.save("real.npy", [0.5, 1, 2, 0])
-    model = "images.keras" if source == "photos" else "table.keras"
-    with pytest.raises(error, match=message):
-        targets(source, model, **options)
-
-
-@pytest.mark.usefixtures("here")
-def test_a_table_for_images_is_refused():
-    with pytest.raises(ValueError, match="is a table, and the model takes inputs of shape"):
-        targets("plain.csv", "images.keras")
-
-
 # --- bad arguments ---
 
 
@@ -325,6 +161,7 @@ def test_bad_arguments_are_refused_before_work(run, arguments, message):
         (("--methods", "gradeint"), "no analyzer 'gradeint'. Did you mean 'gradient'"),
         (("--audits", "spectra"), "no part 'spectra' of an audit. Did you mean 'spectrum'"),
         (("--fail-on", "gradeint"), "no analyzer 'gradeint'"),
+        (("--fail-on", "lrp"), "--fail-on lrp is another name of a method"),
         (("--methods", ","), "methods is empty"),
     ],
 )
@@ -343,5 +180,7 @@ def test_images_of_a_folder_are_audited_with_inpainting(run):
     settings = ("--quick", "--methods", "gradient", "--audits", "pixel_flipping,maps")
     run("images.keras", "photos", "--preprocess", "scale=0.004", settings=settings)
     found = report.load("tfexplain-audit")
+    about = found.record["about"]
+    assert about["given"] == 6 and about["names"][2:4] == ["dog/10.png", "dog/11.png"]
     assert found.datasets["pixel_flipping"].attrs["fill"] == "telea"
     assert found.datasets["maps"].target.values.tolist() == [0, 0, 1, 1, 2, 2]

@@ -10,7 +10,7 @@ from keras import layers
 
 import tfexplain
 from tests.networks import randomize, sequential
-from tfexplain import audits, report
+from tfexplain import report
 from tfexplain.report import Thresholds, judge
 from tfexplain.report.verdict import TESTS, first_layer
 
@@ -172,8 +172,7 @@ def test_conservation_is_relative_to_the_explained_output():
     dataset = xr.Dataset(
         {
             "conservation_error": (dims, [[-0.01, 0.02, 0.0], [5.0, -5.0, 5.0]]),
-            "output": (("sample", "output_index"), [[9.0, 10.0], [-10.0, 1.0], [5.0, 0.0]]),
-            "target": ("sample", [1, 0, 1]),
+            "explained": (dims, [[10.0, -10.0, 0.0]] * 2),
         },
         coords={"analyzer": ["kept", "lost"]},
     )
@@ -345,18 +344,6 @@ def test_a_table_gets_the_audits_that_make_sense(audited):
     assert {name for name, cell in cells.items() if not cell.measured} == {"class", "flipping"}
 
 
-def test_the_folder_is_read_again_without_computing(audited):
-    found, folder, _ = audited
-    again = report.load(folder)
-    assert set(again.datasets) == set(found.datasets)
-    for name, dataset in found.datasets.items():
-        xr.testing.assert_equal(again.datasets[name], dataset)
-    assert again.verdict().to_dict() == found.verdict().to_dict()
-    assert json.loads((folder / "verdict.json").read_text()) == found.verdict().to_dict()
-    strict = report.load(folder, thresholds=Thresholds(directions=0))
-    assert {row.trust for row in strict.verdict().rows} == {"not trustworthy"}
-
-
 def test_the_plan_is_announced(audited):
     found, _, plan = audited
     assert plan.methods == tuple(METHODS)
@@ -387,83 +374,6 @@ def test_the_conservation_error_is_that_of_the_maps(audited, table, columns):
     )
     rows = json.loads(dataset.attrs["assignment"])["lrp.z"]
     assert [str(cell) for cell in analyzer.describe().rows[0]] == rows[0]
-
-
-def test_a_stopped_audit_continues_to_the_same_numbers(
-    audited, table, columns, tmp_path, monkeypatch
-):
-    options = {"methods": METHODS, "preset": "quick", "folder": tmp_path}
-    with monkeypatch.context() as patch:
-
-        def stop(*args, **kwargs):
-            raise KeyboardInterrupt
-
-        patch.setattr(audits, "cosine_convergence", stop)
-        with pytest.raises(KeyboardInterrupt, match="'cosine_convergence'.*results.*continues"):
-            tfexplain.audit(table, columns, **options)
-    assert [path.name for path in (tmp_path / "results").iterdir()] == ["maps.nc"]
-    stopped = report.load(tmp_path)
-    assert list(stopped.datasets) == ["maps"]
-    assert "was not run" in stopped.verdict()["lrp.z"].cells["directions"].word
-    done = (tmp_path / "results" / "maps.nc").stat().st_mtime_ns
-    found = tfexplain.audit(table, columns, **options)
-    assert (tmp_path / "results" / "maps.nc").stat().st_mtime_ns == done
-    for name, dataset in audited[0].datasets.items():
-        xr.testing.assert_equal(found.datasets[name], dataset)
-
-
-def test_a_method_that_fails_a_part_is_left_out_of_it(table, columns, tmp_path, monkeypatch):
-    real = audits.entropy
-
-    def fails(analyzers, *args, **options):
-        if "lrp.z" in analyzers:
-            raise ValueError("lrp.z overflows")
-        return real(analyzers, *args, **options)
-
-    monkeypatch.setattr(audits, "entropy", fails)
-    options = {"methods": METHODS, "preset": "quick", "audits": "entropy", "folder": tmp_path}
-    with pytest.warns(UserWarning, match="Entropy: left out lrp.z. lrp.z overflows"):
-        found = tfexplain.audit(table, columns, **options)
-    assert found.datasets["entropy"].analyzer.values.tolist() == ["gradient"]
-    assert found.record["reasons"]["entropy"] == {"lrp.z": "lrp.z overflows"}
-    # It is known when the audit runs again.
-    assert tfexplain.audit(table, columns, **options).record["reasons"] == found.record["reasons"]
-
-
-def test_a_part_that_fails_for_all_is_left_out(table, columns, monkeypatch):
-    def fails(*args, **options):
-        raise ValueError("nothing works")
-
-    monkeypatch.setattr(audits, "entropy", fails)
-    with pytest.warns(UserWarning, match="nothing works"):
-        found = tfexplain.audit(
-            table, columns, methods=METHODS, audits=["entropy", "maps"], preset="quick"
-        )
-    assert list(found.datasets) == ["maps"]
-    assert found.record["reasons"]["entropy"][""] == "nothing works"
-
-
-def test_parts_can_be_added_to_a_folder(table, columns, tmp_path):
-    options = {"methods": "gradient", "preset": "quick", "folder": tmp_path}
-    tfexplain.audit(table, columns, audits="entropy", **options)
-    tfexplain.audit(table, columns, audits="maps", **options)
-    assert set(report.load(tmp_path).datasets) == {"entropy", "maps"}
-
-
-def test_another_audit_in_the_folder_is_refused(table, columns, tmp_path):
-    options = {"methods": "gradient", "audits": "entropy", "folder": tmp_path}
-    tfexplain.audit(table, columns, **options)
-    with pytest.raises(ValueError, match="another audit; they differ in seed. Choose another"):
-        tfexplain.audit(table, columns, seed=1, **options)
-    with pytest.raises(ValueError, match="differ in samples_sha256, targets_sha256"):
-        tfexplain.audit(table, columns[::-1], **options)
-    (tmp_path / "audit.json").write_text("{")
-    with pytest.raises(ValueError, match="audit.json cannot be read"):
-        tfexplain.audit(table, columns, **options)
-    with pytest.raises(ValueError, match="audit.json cannot be read"):
-        report.load(tmp_path)
-    with pytest.raises(FileNotFoundError, match="There is no audit in"):
-        report.load(tmp_path / "nowhere")
 
 
 def test_a_sequence_model():
@@ -580,17 +490,6 @@ def test_analyzers_and_options_can_be_given(table, columns):
     assert configs["integrated_gradients"]["options"]["steps"] == 3
 
 
-def test_functions_without_a_name_cannot_be_continued(table, columns, tmp_path):
-    options = {
-        "methods": {"integrated_gradients": {"steps": 2, "baseline": lambda x: 0 * x}},
-        "audits": "entropy",
-    }
-    assert tfexplain.audit(table, columns, **options).verdict().methods == ["integrated_gradients"]
-    with pytest.raises(ValueError, match="must know its settings again.*integrated_gradients"):
-        tfexplain.audit(table, columns, folder=tmp_path / "run", **options)
-    assert not (tmp_path / "run").exists()
-
-
 def test_the_record_keeps_what_it_is_told(table, columns):
     options = {"methods": "gradient", "audits": "entropy"}
     found = tfexplain.audit(table, columns, about={"data": "columns"}, **options)
@@ -634,12 +533,6 @@ def test_wrong_arguments(table, columns, changes, error, message):
     given = {"model": table, "x": columns, "methods": "gradient", "audits": "entropy", **changes}
     with pytest.raises(error, match=message):
         tfexplain.audit(given.pop("model"), given.pop("x"), **given)
-
-
-def test_a_file_is_no_folder(table, columns, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="is a file"):
-        tfexplain.audit(table, columns, methods="gradient", folder=tmp_path / "file")
 
 
 def test_an_analyzer_of_another_model_is_refused(table, columns):

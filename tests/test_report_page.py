@@ -9,13 +9,14 @@ import re
 import numpy as np
 import pytest
 from keras import layers
+from matplotlib.figure import Figure
 from PIL import Image
 
 import tfexplain
 from tests.networks import randomize, sequential
 from tfexplain import report
 from tfexplain.report import Thresholds
-from tfexplain.report.figures import PERCENTILE, small_map
+from tfexplain.report.figures import PERCENTILE, drawn, small_map
 from tfexplain.report.page import SECTIONS
 from tfexplain.report.parts import PARTS
 
@@ -279,3 +280,76 @@ def test_many_methods_fit_into_the_pictures(audited):
     # Three inputs, and a figure for each part but the gallery and the cascade.
     assert len(images) == 3 + len(PARTS) - 2
     assert "cannot be drawn" not in page.text
+
+
+# --- names and shapes that are rare ---
+
+
+def test_channels_first_are_drawn_as_images():
+    model = randomize(
+        sequential(
+            (3, 6, 8), layers.Flatten(data_format="channels_first"), layers.Dense(3, name="scores")
+        )
+    )
+    x = np.random.default_rng(1).uniform(size=(2, 3, 6, 8)).astype("float32")
+    found = tfexplain.audit(model, x, methods="gradient", audits="maps")
+    assert found.datasets["maps"].input.dims == ("example", "channel", "height", "width")
+    page = Page(found.to_html())
+    images = [picture(image["src"]) for image in page.of("img")]
+    assert len(images) == 4 and {image.size for image in images} == {(8, 6)}
+    shown = np.array(images[0], "float64") / 255
+    expected = x[found.datasets["maps"].example.values[0]].transpose(1, 2, 0)
+    expected = (expected - expected.min()) / (expected.max() - expected.min())
+    np.testing.assert_allclose(shown[..., :3], expected, atol=0.003)
+
+
+def test_names_are_no_formulas():
+    model = randomize(sequential((6,), layers.Dense(4, "relu"), layers.Dense(3)))
+    x = np.random.default_rng(1).normal(size=(3, 6)).astype("float32")
+    name = r"$\frac{a$"
+    methods = {name: tfexplain.create_analyzer("gradient", model), "lrp.z": {}}
+    page = Page(tfexplain.audit(model, x, methods=methods, preset="quick").to_html())
+    assert "cannot be drawn" not in page.text
+    assert name in page.text and r"\$" not in page.text
+
+
+def test_what_cannot_be_drawn_says_so():
+    def broken():
+        return Figure().text(0.5, 0.5, r"$\frac{a$")
+
+    assert drawn(broken, "A figure", "").startswith("A figure cannot be drawn: ")
+
+
+def test_the_page_says_which_outputs_are_explained(page):
+    assert "Explained the given classes" in page.text
+    assert "Outputs are values before a last softmax or sigmoid" in page.text
+    model = randomize(sequential((6,), layers.Dense(3, "softmax")))
+    kept = {"kept": tfexplain.create_analyzer("gradient", model, output_activation="keep")}
+    x = np.random.default_rng(1).normal(size=(2, 6)).astype("float32")
+    text = Page(tfexplain.audit(model, x, methods=kept, audits="maps").to_html()).text
+    assert "Explained the largest output of each sample" in text
+    assert "before a last softmax" not in text
+
+
+def test_samples_have_the_names_and_the_number_of_their_source():
+    model = randomize(sequential((6,), layers.Dense(3)))
+    x = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
+    about = {"names": ["a.png", "b.png", "c.png", "<d>.png"], "given": 90}
+    options = {"methods": "gradient", "audits": ["maps", "cascade"]}
+    found = tfexplain.audit(model, x, images=3, seed=2, about=about, **options)
+    page, positions = Page(found.to_html()), found.record["samples"]["positions"]
+    assert positions != [0, 1, 2]
+    for place in positions:
+        assert f"Sample {place} ({about['names'][place]}): explained is" in page.text
+    # The cascade takes the first and the last of the three.
+    titles = re.findall(r"(Sample \S+ \(\S+\)) Method", page.text)
+    assert titles == [f"Sample {place} ({about['names'][place]})" for place in positions[::2]]
+    assert "audited on 3 of 90 samples" in page.text and "Samples 3 of 90," in page.text
+
+
+def test_options_are_no_walls_of_numbers():
+    model = randomize(sequential((6,), layers.Dense(3)))
+    x = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
+    found = tfexplain.audit(model, x, methods="pattern.net", audits="entropy", preset="quick")
+    (options,) = re.findall(r"Options: (.*?) Settings", Page(found.to_html()).text)
+    assert "patterns=" in options and "estimator=relu" in options and len(options) < 300

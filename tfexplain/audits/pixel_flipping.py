@@ -286,6 +286,29 @@ def area(curves: np.ndarray, removed: np.ndarray) -> np.ndarray:
     return ((curves[..., 1:, :] + curves[..., :-1, :]) / 2 * widths).sum(axis=-2)
 
 
+def check_pixels(
+    x: np.ndarray,
+    shape: common.Layout,
+    pixels: Any,
+    preprocess: Callable[[np.ndarray], Any] | None,
+    batch_size: int,
+) -> None:
+    """Refuses pixels of which x was not made.
+
+    Args:
+        x: The checked samples.
+        shape: How they are laid out.
+        pixels: See `pixel_flipping`.
+        preprocess: See `pixel_flipping`.
+        batch_size: Samples that are computed together.
+
+    Raises:
+        ValueError: If one of the two is missing or wrong, or x is not `preprocess(pixels)`.
+    """
+    removal = _Removal(x, shape, "constant", 0.0, 1.0, pixels, preprocess)
+    removal.check(batch_size, np.zeros(1, int))
+
+
 def _curve(outputs: np.ndarray, target: int) -> np.ndarray:
     """Returns the logit divided by its start, and the probability, (step, 2)."""
     logit = outputs[:, target]

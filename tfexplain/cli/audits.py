@@ -3,7 +3,7 @@
 import pathlib
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from tfexplain.cli.verdicts import print_plan, print_verdict
 if TYPE_CHECKING:
     import keras
 
-    from tfexplain.report import Plan, Verdict
+    from tfexplain.report import Data, Plan, Verdict
 
 NOT_TRUSTED = 3
 
@@ -102,10 +102,15 @@ def audit(
         files.check_folder(out_folder)
         start_tensorflow()
         from tfexplain import loading, report
-        from tfexplain.analyzers import resolve_name
+        from tfexplain.analyzers import ANALYZERS, resolve_name
 
         for name in fail_on or []:
             resolve_name(name)
+            if chosen is None and name not in ANALYZERS:
+                raise ValueError(
+                    f"--fail-on {name} is another name of a method, and all are audited by their "
+                    "own. Give that, or the same name to --methods."
+                )
         given = {"last_layers": last_layers, "other_class": other_class, "directions": directions}
         thresholds = report.Thresholds(**{k: v for k, v in given.items() if v is not None})
         preset = "quick" if quick else "thorough" if thorough else "default"
@@ -140,12 +145,7 @@ def audit(
                 seed=seed,
                 batch_size=batch_size,
                 folder=out_folder,
-                about={
-                    "command": _command(),
-                    "data": data,
-                    "notes": samples.notes,
-                    "classes": samples.classes,
-                },
+                about=_about(data, samples),
                 announce=announce,
             )
         verdict = result.verdict()
@@ -166,6 +166,13 @@ def _num_outputs(network: "keras.Model") -> int | None:
     if not isinstance(shape, tuple) or len(shape) != 2:
         return None
     return shape[1]
+
+
+def _about(source: str, samples: "Data") -> dict[str, Any]:
+    """What the report says of the command and its data."""
+    found: dict[str, Any] = {"command": _command(), "data": source, "notes": samples.notes}
+    found |= {"classes": samples.classes, "names": samples.names}
+    return found if samples.given is None else {**found, "given": samples.given}
 
 
 def _command() -> str:

@@ -22,7 +22,7 @@ FORMS = (
     "a folder of images, an image, .npz (keys x and y), .npy, .csv, or module:function (a function "
     "that returns a tf.data.Dataset)"
 )
-# Names of the column of a table that holds labels.
+# Names of the column of a table that holds labels, the surest first: y can be a coordinate.
 LABELS = ("label", "labels", "target", "class", "y")
 NAMES = (".txt", ".json")
 
@@ -38,6 +38,8 @@ class Data:
         preprocess: Function of pixels, or None.
         notes: What was left out or guessed.
         classes: Index of an output, as text -> name of the class, where it is known.
+        names: Name of each sample, where it is a file of a folder.
+        given: How many samples there are in the source, where fewer were read.
     """
 
     x: np.ndarray
@@ -46,6 +48,8 @@ class Data:
     preprocess: Callable[[np.ndarray], Any] | None = None
     notes: list[str] = field(default_factory=list)
     classes: dict[str, str] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    given: int | None = None
 
 
 def load_data(
@@ -67,7 +71,8 @@ def load_data(
         outputs: Number of outputs; None if it is unknown.
         preprocess: As in `loading.load_images`.
         labels: None; "none" to leave labels out; a `.txt` or `.json` file with the names of all
-            classes in the order of the outputs; or a `.npy` file with one label per sample.
+            classes in the order of the outputs; or a `.npy` file with one label per sample. A
+            model with a single output explains that one, whatever the labels are.
         count: Of a folder or Dataset that holds more, this many samples are read.
         seed: By which files of a folder are drawn.
 
@@ -87,10 +92,9 @@ def load_data(
     elif path.suffix.lower() == ".csv":
         data = _from_table(path, shape, outputs, names, preprocess)
     elif path.suffix.lower() in (*loading.ARRAY_SUFFIXES, *loading.IMAGE_SUFFIXES):
+        y = _labels_of(path) if path.suffix.lower() == ".npz" and path.is_file() else None
         data = _from_files([path], shape, preprocess)
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                data.y = archive["y"] if "y" in archive.files else None
+        data.y = y
     elif ":" in source:
         data = _from_function(source, shape, preprocess, count)
     else:
@@ -105,6 +109,16 @@ def load_data(
                 f"no order. Give a file with the names of the classes ({', '.join(NAMES)})."
             )
         data.y = given
+    if outputs == 1 and data.y is not None:
+        data.notes.append(f"the model has a single output: the labels of {source} choose none.")
+        data.y, data.classes = None, {}
+    elif names is not None and outputs != 1:
+        if outputs is not None and len(names) != outputs:
+            raise ValueError(
+                f"The labels {labels} are {len(names)} names, and the model has {outputs} outputs. "
+                "Expected a name for each, in their order."
+            )
+        data.classes = {str(index): name for index, name in enumerate(names)}
     data.y = _checked(data.y, len(data.x), outputs, source)
     return data
 
@@ -125,15 +139,35 @@ def _labels(text: str | None) -> tuple[list[str] | None, np.ndarray | None]:
         if path.suffix == ".npy":
             return None, np.load(path, allow_pickle=False)
         content = path.read_text(encoding="utf-8")
-        names = json.loads(content) if path.suffix == ".json" else content.splitlines()
+        names = json.loads(content) if path.suffix == ".json" else content.rstrip().splitlines()
     except ValueError as error:
         raise ValueError(f"The labels {text} cannot be read ({error}).") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"The labels {text} are no list of names.")
-    names = [name.strip() for name in names if name.strip()]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"The labels {text} must be different names, at least one.")
+    names = [name.strip() for name in names]
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise ValueError(
+            f"The labels {text} must be different names, at least one, and none of them empty."
+        )
     return names, None
+
+
+def _labels_of(path: pathlib.Path) -> np.ndarray | None:
+    """Returns the labels of an archive, if it has some."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            known = archive.files
+            y = archive["y"] if "y" in known else None
+    except Exception as error:  # zipfile, zlib and NumPy raise many classes
+        raise ValueError(
+            f"{path} cannot be read as NumPy arrays ({type(error).__name__}: {error}). Expected "
+            "the keys x and, for labels, y."
+        ) from error
+    if "x" not in known and len(known) > 1:
+        raise ValueError(
+            f"{path} has the keys {', '.join(known)}. Expected the samples as x and, for labels, y."
+        )
+    return y
 
 
 def _from_files(paths: Sequence[pathlib.Path], shape: tuple, preprocess: str | None) -> Data:
@@ -158,9 +192,10 @@ def _from_folder(
     count: int,
     seed: int,
 ) -> Data:
+    # What is hidden belongs to a program, as ._image.png and .ipynb_checkpoints do.
     files = sorted(
         file
-        for file in [*folder.glob("*"), *folder.glob("*/*")]
+        for file in [*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*")]
         if file.suffix.lower() in loading.IMAGE_SUFFIXES and file.is_file()
     )
     if not files:
@@ -174,12 +209,19 @@ def _from_folder(
         classes = sorted(set(owners))
         indices, note = _indices(classes, outputs, names, f"the class folders of {folder}")
         notes += [note] if note else []
+    elif set(owners) != {None}:
+        notes.append(
+            f"{folder} holds images beside folders of images, so folders are no labels: "
+            "predictions are explained."
+        )
     chosen = np.arange(len(files))
     if len(files) > count:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(files))[:count])
         notes.append(f"{count} of {len(files)} images, drawn at random (seed {seed}), are audited.")
     data = _from_files([files[place] for place in chosen], shape, preprocess)
     data.notes = notes
+    data.names = [files[place].relative_to(folder).as_posix() for place in chosen]
+    data.given = len(files)
     if indices is not None:
         data.y = np.array([indices[owners[place]] for place in chosen])
         data.classes = {str(index): name for name, index in indices.items()}
@@ -218,47 +260,63 @@ def _from_table(
         raise ValueError(f"{path} is a table, and the model takes inputs of shape {shape}.")
     if not path.is_file():
         raise FileNotFoundError(f"The table {path} does not exist.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row]
-    head = None
-    if rows and not all(_is_number(cell) for cell in rows[0][: shape[0]]):
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path} cannot be read as a table ({type(error).__name__}: {error}). Expected "
+            "comma-separated values in UTF-8."
+        ) from error
+    head, notes = None, []
+    if rows and not any(map(_is_number, rows[0])):
         head, *rows = rows
+    elif rows and len(rows[0]) > 2 and rows[0] == [str(place) for place in range(len(rows[0]))]:
+        head, *rows = rows
+        notes.append(f"the first row of {path}, {', '.join(head)}, names columns and is left out.")
+    if head and not all(name.strip() for name in head):
+        raise ValueError(
+            f"{path} has a column without a name. Numbers of rows are no input: leave that column "
+            "out, or name it."
+        )
     widths = {len(row) for row in [*rows, *([head] if head else [])]}
     if not rows or len(widths) > 1 or not widths <= {shape[0], (shape[0] or 0) + 1}:
         raise ValueError(
             f"{path} has {len(rows)} rows of {', '.join(map(str, sorted(widths))) or 'no'} columns."
             f" The model takes {shape[0]} columns; one more is the label."
         )
-    notes: list[str] = []
-    labels = None
+    labels, classes = None, {}
     if widths != {shape[0]}:
-        named = [place for place, name in enumerate(head or []) if name.strip().lower() in LABELS]
+        columns = [name.strip().lower() for name in head or []]
+        named = [columns.index(name) for name in LABELS if name in columns]
         place = named[0] if named else len(rows[0]) - 1
         texts = [row[place].strip() for row in rows]
         rows = [[*row[:place], *row[place + 1 :]] for row in rows]
-        labels, notes = _column(texts, outputs, names, path)
+        labels, classes, note = _column(texts, outputs, names, path)
+        notes += [note] if note else []
     for number, row in enumerate(rows):
         if wrong := [cell for cell in row if not _is_number(cell)]:
             raise ValueError(f"{path}: row {number + 1} of the data has {wrong[0]!r}, no number.")
     x = np.array(rows, "float32")
     if preprocess:
         x = np.asarray(loading.preprocessing(preprocess)(x), "float32")
-    return Data(x, labels, notes=notes)
+    return Data(x, labels, notes=notes, classes=classes)
 
 
 def _column(
     texts: list[str], outputs: int | None, names: list[str] | None, path: pathlib.Path
-) -> tuple[np.ndarray | None, list[str]]:
-    """Returns the labels that a column of a table holds."""
+) -> tuple[np.ndarray | None, dict[str, str], str]:
+    """Returns the labels that a column of a table holds, the names of classes, and a note."""
     if names is None and all(_is_number(text) for text in texts):
         values = np.array(texts, "float64")
         if (values % 1 == 0).all():
-            return values.astype("int64"), []
-        return None, [f"the last column of {path} holds no classes: predictions are explained."]
+            return values.astype("int64"), {}, ""
+        return None, {}, f"the labels of {path} are no classes: predictions are explained."
     indices, note = _indices(sorted(set(texts)), outputs, names, f"the labels of {path}")
     if indices is None:
-        return None, [note]
-    return np.array([indices[text] for text in texts]), []
+        return None, {}, note
+    classes = {str(index): name for name, index in indices.items()}
+    return np.array([indices[text] for text in texts]), classes, ""
 
 
 def _is_number(text: str) -> bool:
@@ -270,17 +328,17 @@ def _is_number(text: str) -> bool:
 
 def _from_function(source: str, shape: tuple, preprocess: str | None, count: int) -> Data:
     function, _ = loading.import_function(source, "data")
-    try:
-        made = function()
-    except Exception as error:  # whatever the user's function raises
-        raise ValueError(f"{source} failed: {type(error).__name__}: {error}") from error
+    made = _tried(function, source)
     notes = []
     if hasattr(made, "element_spec"):
-        x, y = _first(made, shape, count, source)
+        _check_elements(made.element_spec, source)
+        x, y = _tried(lambda: _first(made, shape, count), source)
         notes.append(f"the first {len(x)} samples of {source} are audited.")
     else:
         x, y = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-        x = np.asarray(x)
+        x = _tried(lambda: np.asarray(x), source)
+    if not x.size:
+        raise ValueError(f"{source} returned no sample.")
     if x.dtype.kind not in "biuf":
         raise TypeError(f"{source} returned {type(made).__name__}. Expected {FORMS}.")
     data = Data(x.astype("float32"), None if y is None else np.asarray(y), notes=notes)
@@ -289,16 +347,39 @@ def _from_function(source: str, shape: tuple, preprocess: str | None, count: int
     return data
 
 
-def _first(dataset: Any, shape: tuple, count: int, source: str) -> tuple[np.ndarray, Any]:
+def _tried(function: Callable[[], Any], source: str) -> Any:
+    """Returns what a function of the user's, or reading its Dataset, returns.
+
+    Raises:
+        ValueError: If it raises anything.
+    """
+    try:
+        return function()
+    except Exception as error:
+        raise ValueError(f"{source} failed: {type(error).__name__}: {error}") from error
+
+
+def _check_elements(spec: Any, source: str) -> None:
+    parts = spec if isinstance(spec, tuple) else (spec,)
+    if len(parts) > 2:
+        raise TypeError(f"{source} has elements of {len(spec)} parts. Expected x, or (x, y).")
+    for part in parts:
+        if not hasattr(part, "shape"):
+            raise TypeError(
+                f"{source} has elements of {type(part).__name__}. Expected x, or (x, y)."
+            )
+
+
+def _first(dataset: Any, shape: tuple, count: int) -> tuple[np.ndarray, Any]:
     """Returns the first samples of a Dataset of samples or batches, with labels if it has them."""
     spec = dataset.element_spec
     pair = isinstance(spec, tuple)
-    if pair and len(spec) != 2:
-        raise TypeError(f"{source} has elements of {len(spec)} parts. Expected x, or (x, y).")
-    inputs = spec[0] if pair else spec
-    if not hasattr(inputs, "shape"):
-        raise TypeError(f"{source} has elements of {type(inputs).__name__}. Expected x, or (x, y).")
-    if inputs.shape.rank == len(shape):
+    rank = (spec[0] if pair else spec).shape.rank
+    if rank is None:
+        # As of parsed records; the first one tells.
+        for element in dataset.take(1).as_numpy_iterator():
+            rank = np.ndim(element[0] if pair else element)
+    if rank == len(shape):
         dataset = dataset.batch(min(count, 32))
     xs, ys = [], []
     for element in dataset.as_numpy_iterator():
@@ -308,7 +389,7 @@ def _first(dataset: Any, shape: tuple, count: int, source: str) -> tuple[np.ndar
         if sum(map(len, xs)) >= count:
             break
     if not xs:
-        raise ValueError(f"{source} returned an empty Dataset.")
+        raise ValueError("it is an empty Dataset")
     y = np.concatenate(ys)[:count] if pair else None
     return np.concatenate(xs)[:count], y
 
@@ -319,7 +400,12 @@ def _checked(
     if y is None:
         return None
     if y.ndim == 2 and y.shape[1] == outputs and (outputs or 0) > 1:
-        y = y.argmax(axis=1)  # one-hot
+        if not ((y == 1).sum(axis=1) == 1).all() or not np.isin(y, (0, 1)).all():
+            raise ValueError(
+                f"The labels of {source} have {outputs} columns that are not one-hot. Expected "
+                "class indices; --labels none explains the predictions."
+            )
+        y = y.argmax(axis=1)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1 or len(y) != count:

@@ -45,13 +45,13 @@ def drawn(make: Callable[[], Any], alt: str, caption: str) -> Picture | str:
         alt: See `Picture`.
         caption: See `Picture`.
     """
+    stream = io.BytesIO()
     try:
         made = make()
+        figure = made if isinstance(made, Figure) else made.figure
+        figure.savefig(stream, format="png", dpi=130)
     except ValueError as error:
         return f"{alt} cannot be drawn: {error}"
-    figure = made if isinstance(made, Figure) else made.figure
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=130)
     return Picture(_uri(stream), alt, caption)
 
 

@@ -47,7 +47,10 @@ def maps(
         * `output` (sample, output_index) and `target` (sample): all outputs, and which is
           explained;
         * `relevance` (analyzer, example, *input dimensions), `input` (example, *input dimensions):
-          the maps that are kept; the coordinate `example` is the position of the sample.
+          the maps that are kept; the coordinate `example` is the position of the sample. Images
+          with channels first are (channel, height, width);
+        * `explained` (analyzer, sample): the explained output, which differs between analyzers
+          where some keep a last softmax or sigmoid.
 
         The attribute `assignment` is JSON text: analyzer -> rows (call, operation, rule).
 
@@ -77,6 +80,7 @@ def maps(
     def compute(block: slice, advance: Callable[[], None]) -> Arrays:
         inside = kept[(kept >= block.start) & (kept < block.stop)] - block.start
         errors = np.empty((len(named), block.stop - block.start))
+        explained = np.empty_like(errors)
         shown = np.empty((len(named), len(inside), *samples.shape[1:]))
         places = np.arange(block.stop - block.start), targets[block]
         outputs: np.ndarray | None = None
@@ -87,20 +91,24 @@ def maps(
             out = out.reshape(len(out), -1).astype("float64")
             outputs = out if outputs is None else outputs
             sums = relevance[:, 0].reshape(len(relevance), -1).sum(axis=1, dtype="float64")
-            errors[row] = sums - out[places]
+            explained[row] = out[places]
+            errors[row] = sums - explained[row]
             shown[row] = relevance[inside, 0]
             advance()
-        return {"error": errors, "relevance": shown, "output": outputs}
+        return {"error": errors, "explained": explained, "relevance": shown, "output": outputs}
 
     def combine(blocks: list[Arrays]) -> xr.Dataset:
         joined = {
             name: np.concatenate([block[name] for block in blocks], axis=axis)
-            for name, axis in (("error", 1), ("relevance", 1), ("output", 0))
+            for name, axis in (("error", 1), ("explained", 1), ("relevance", 1), ("output", 0))
         }
         dimensions = results.input_dimensions(samples.ndim - 1)
+        if "channel" in dimensions and common.layout(named, samples).channel_axis == 0:
+            dimensions = ("channel", *(name for name in dimensions if name != "channel"))
         return xr.Dataset(
             {
                 "conservation_error": (("analyzer", "sample"), joined["error"]),
+                "explained": (("analyzer", "sample"), joined["explained"]),
                 "output": (("sample", "output_index"), joined["output"]),
                 "target": (("sample",), targets.astype("int64")),
                 "relevance": (("analyzer", "example", *dimensions), joined["relevance"]),

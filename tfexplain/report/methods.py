@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from tfexplain.analyzers import ANALYZERS, Analyzer, create_analyzer
+from tfexplain.analyzers import ANALYZERS, Analyzer, create_analyzer, resolve_name
 from tfexplain.analyzers.patterns import PatternAnalyzer
+from tfexplain.analyzers.reversed import explained_output
 from tfexplain.analyzers.shapley import ShapleySampling
 from tfexplain.audits import common
 from tfexplain.errors import UnsupportedLayerError, UnsupportedModelError
+from tfexplain.graph import has_graph, trace
 
 # Draws of methods that average, in the quick preset.
 QUICK: Mapping[str, Mapping[str, Any]] = {
@@ -22,6 +25,18 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
 }
 # Forward passes of one map, above which a method is audited only if it is asked for.
 MOST_PASSES = {"quick": 500, "default": 3000, "thorough": 30_000}
+# What makes a method or a part fail alone; a full disk stops everything.
+FAILURES = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    tf.errors.OpError,
+)
+# Characters of a reason: TensorFlow's errors hold whole graphs.
+_LONGEST = 500
 # A backward pass takes about twice the time of a forward pass.
 BACKWARD = 2
 
@@ -54,7 +69,7 @@ def choose(
     Args:
         model: The model.
         methods: None (all that fit), a name, names, or a dict of name -> options or analyzer.
-        x: The samples, which give bounds to box rules.
+        x: The samples, checked, which give bounds to box rules.
         fit_data: Inputs to which pattern methods are fitted; None: x.
         output: Name or index of the explained output, for a model with several.
         preset: Its name; a quick audit draws less.
@@ -72,8 +87,12 @@ def choose(
                     f"The analyzer {name!r} explains {options.user_model.name!r}, another model "
                     "than the audited one."
                 )
+            _check_output(name, options, output)
             found[name] = options
             continue
+        resolve_name(name)
+        # Options that the audit chose may not fit the model; wrong ones of the caller are errors.
+        refused = (UnsupportedLayerError, UnsupportedModelError) if options else FAILURES
         options = {**_own_options(name, x, preset), **options}
         if output is not None:
             options["output"] = output
@@ -81,15 +100,17 @@ def choose(
             analyzer = create_analyzer(name, model, **options)
             if methods is None:
                 _check_cost(analyzer, x, preset)
-            if isinstance(analyzer, PatternAnalyzer) and analyzer.patterns is None:
-                analyzer.fit(x if fit_data is None else fit_data)
+            if _unfitted(analyzer) and fit_data is None:
+                analyzer.fit(x)
                 fitted.append(name)
-        except (UnsupportedLayerError, UnsupportedModelError, _TooCostly) as error:
-            left_out[name] = str(error)
+        except refused as error:
+            left_out[name] = why(error)
             continue
+        if _unfitted(analyzer):
+            analyzer.fit(fit_data)
         found[name] = analyzer
     notes = []
-    if fitted and fit_data is None:
+    if fitted:
         notes.append(
             f"{', '.join(fitted)}: fitted to the audited samples. Give training data as fit_data."
         )
@@ -110,16 +131,45 @@ def passes_per_map(analyzer: Analyzer, x: np.ndarray) -> float:
     return one * draws * chains
 
 
+def why(error: BaseException) -> str:
+    """Returns what an error says; of one that is no ValueError its class and first words."""
+    if isinstance(error, ValueError):
+        return str(error)
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} ..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def refusal(analyzer: Analyzer, x: np.ndarray, targets: np.ndarray) -> str:
     """Returns why a method has no map of the first sample; empty if it has one."""
     array = common.typed({"": analyzer}, x)[""]
     try:
         _, (found,) = analyzer.explain_part([array], targets[:, None], slice(0, 1), 1)
-    except ValueError as error:
-        return str(error)
+    except FAILURES as error:
+        return why(error)
     if not np.isfinite(found).all():
         return 'its relevance of the first sample is not finite; dtype="float64" may help'
     return ""
+
+
+def _unfitted(analyzer: Analyzer) -> bool:
+    return isinstance(analyzer, PatternAnalyzer) and analyzer.patterns is None
+
+
+def _check_output(name: str, analyzer: Analyzer, output: str | int | None) -> None:
+    """Refuses an analyzer of another output than the audited one.
+
+    Raises:
+        ValueError: If it explains another one.
+    """
+    if not has_graph(analyzer.user_model):
+        return
+    graph = trace(analyzer.user_model)
+    if explained_output(graph, analyzer.output) is not explained_output(graph, output):
+        raise ValueError(
+            f"The analyzer {name!r} explains the output {analyzer.output!r} of the model, and "
+            f"output={output!r} is audited. Give output= the one that it explains."
+        )
 
 
 class _TooCostly(ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -12,10 +11,8 @@ from typing import Any
 import xarray as xr
 
 from tfexplain.files import write_atomically
+from tfexplain.report.folder import RECORD, read_parts, read_record
 from tfexplain.report.verdict import Thresholds, Verdict, judge
-
-RECORD, RESULTS, VERDICT, REPORT = "audit.json", "results", "verdict.json", "report.html"
-SCHEMA, SCHEMA_VERSION = "tfexplain.audit", 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +24,8 @@ class Audit:
         record: JSON-able: `settings`, `parts` (their settings), `samples` (how many were `given`,
             and the `positions` of those audited), `left_out` (method -> reason), `reasons` (part ->
             method, or "" for all -> reason), `notes`, `about`, `seconds` (part -> time) and
-            `hardware`; `model` (its name) and `methods` (name -> `summary` and `references`).
+            `hardware`; `model` (its name), `methods` (name -> `summary` and `references`) and
+            `thresholds`.
         thresholds: Of the verdict.
     """
 
@@ -75,7 +73,7 @@ def load(folder: str | os.PathLike, *, thresholds: Thresholds | None = None) -> 
 
     Args:
         folder: The folder that `tfexplain.audit` wrote.
-        thresholds: Of the verdict; None for the defaults.
+        thresholds: Of the verdict; None for those of the audit.
 
     Raises:
         FileNotFoundError: If there is no audit.
@@ -88,25 +86,12 @@ def load(folder: str | os.PathLike, *, thresholds: Thresholds | None = None) -> 
             f"There is no audit in {folder}: {RECORD} is missing. Expected a folder that "
             "tfexplain.audit wrote."
         )
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        known = (record["schema"], record["schema_version"])
-        names = list(record["parts"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
-    if known != (SCHEMA, SCHEMA_VERSION):
-        raise ValueError(
-            f"{file} has the schema {known[0]} {known[1]}; this tfexplain reads {SCHEMA} "
-            f"{SCHEMA_VERSION}."
-        )
-    datasets = {}
-    for name in names:
-        path = folder / RESULTS / f"{name}.nc"
-        if path.exists():
-            try:
-                datasets[name] = xr.load_dataset(path, engine="h5netcdf")
-            except Exception as error:  # h5py, h5netcdf and xarray raise different classes
-                raise ValueError(
-                    f"{path} cannot be read as NetCDF ({type(error).__name__}: {error})."
-                ) from error
-    return Audit(datasets, record, thresholds or Thresholds())
+    record = read_record(file)
+    if thresholds is None:
+        try:
+            thresholds = Thresholds(**record.get("thresholds", {}))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{file} cannot be read: its thresholds are wrong ({error})."
+            ) from error
+    return Audit(read_parts(folder, record["parts"]), record, thresholds)

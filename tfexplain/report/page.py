@@ -36,6 +36,8 @@ MOST_OUTPUTS = 5
 LARGEST_CELL = 112
 # |cos| of float32 cannot be told from 1 when it is nearer.
 CLOSEST = 1e-8
+# Characters of an option of a method.
+LONGEST_OPTION = 120
 _STYLES = {True: "pass", False: "fail", None: ""}
 
 # Part -> (heading, what it shows, keys of papers).
@@ -113,7 +115,7 @@ def page(datasets: Mapping[str, xr.Dataset], record: Mapping[str, Any], verdict:
     trusted = sum(row.trust == TRUSTWORTHY for row in verdict.rows)
     used = len(record["samples"]["positions"])
     summary = (
-        f"{len(verdict.rows)} methods were audited on {used} of {record['samples']['given']} "
+        f"{len(verdict.rows)} methods were audited on {used} of {_given(record)} "
         f"samples; {trusted} of them passed every test that decides and could be measured."
     )
     sections = [
@@ -149,6 +151,11 @@ def page(datasets: Mapping[str, xr.Dataset], record: Mapping[str, Any], verdict:
         ],
         link=_link,
     )
+
+
+def _given(record: Mapping[str, Any]) -> int:
+    """Returns of how many samples those of the audit were drawn."""
+    return record["about"].get("given", record["samples"]["given"])
 
 
 _Strict = jinja2.StrictUndefined
@@ -208,8 +215,9 @@ def _section(
     elif name == "cascade":
         grids = _grids(dataset, record, verdict.methods)
     else:
-        pictures = _PICTURES[name](_sorted(dataset, verdict.methods))
-    notes = [note for note in str(dataset.attrs.get("notes", "")).splitlines() if note]
+        pictures = _PICTURES[name](_for_figures(dataset, verdict.methods))
+    notes = _of_outputs(record) if name == "maps" else []
+    notes += [note for note in str(dataset.attrs.get("notes", "")).splitlines() if note]
     notes += [picture for picture in pictures if isinstance(picture, str)]
     return {
         "name": name,
@@ -232,6 +240,16 @@ def _sorted(dataset: xr.Dataset, methods: Sequence[str]) -> xr.Dataset:
     return dataset.sel(analyzer=[name for name in methods if name in known])
 
 
+def _for_figures(dataset: xr.Dataset, methods: Sequence[str]) -> xr.Dataset:
+    """Returns a Dataset in the order of the verdict, its methods named as matplotlib reads them."""
+    found = _sorted(dataset, methods)
+    if "analyzer" not in found.coords:
+        return found
+    # What is between two dollars would be a formula.
+    names = [str(name).replace("$", r"\$") for name in found.analyzer.values]
+    return found.assign_coords(analyzer=names)
+
+
 def _examples(
     dataset: xr.Dataset, record: Mapping[str, Any], methods: Sequence[str]
 ) -> list[dict[str, Any]]:
@@ -242,6 +260,8 @@ def _examples(
     found = []
     for place, position in enumerate(dataset.example.values.tolist()):
         one = dataset.isel(example=place)
+        if "channel" in one.dims:
+            one = one.transpose(..., "channel")
         target = int(dataset["target"].values[position])
         outputs = dataset["output"].values[position]
         best = np.argsort(-outputs)[:MOST_OUTPUTS]
@@ -256,7 +276,7 @@ def _examples(
             pictures.append(Picture(source, f"map by {name}", caption))
         found.append(
             {
-                "title": f"Sample {record['samples']['positions'][position]}: explained is "
+                "title": f"Sample {_sample(record, position)}: explained is "
                 f"{_class(classes, target)}",
                 "text": f"The model's largest outputs: {names}.",
                 "pictures": pictures,
@@ -271,8 +291,8 @@ def _grids(
     """Returns, for each sample of a cascade, rows of small maps: a column per randomised layer."""
     dataset = _sorted(dataset, methods)
     found = []
-    for place in range(dataset.sizes["sample"]):
-        one = dataset["relevance"].isel(sample=place)
+    for position in dataset.sample.values.tolist():
+        one = dataset["relevance"].sel(sample=position)
         rows = []
         for name in one.analyzer.values.tolist():
             maps = [
@@ -280,7 +300,7 @@ def _grids(
             ]
             rows.append({"name": name, "maps": maps})
         columns = [str(step) for step in one.step.values]
-        title = f"Sample {record['samples']['positions'][place]}"
+        title = f"Sample {_sample(record, position)}"
         found.append({"title": title, "columns": columns, "rows": rows})
     return found
 
@@ -293,6 +313,21 @@ def _small_cell(map: xr.DataArray) -> Picture | None:
     source, limit = small_map(values[..., None] if values.ndim == 2 else values, LARGEST_CELL)
     alt = f"map by {map.analyzer.item()}, {map.step.item()}"
     return Picture(source, alt, f"\N{PLUS-MINUS SIGN}{limit:.2g}")
+
+
+def _sample(record: Mapping[str, Any], position: int) -> str:
+    """Returns the place of an audited sample in x, and its name where there is one."""
+    place = record["samples"]["positions"][position]
+    names = record["about"].get("names")
+    return f"{place} ({names[place]})" if names else str(place)
+
+
+def _of_outputs(record: Mapping[str, Any]) -> list[str]:
+    """Says that outputs are not probabilities, where that could be expected."""
+    first = next(iter(record["settings"]["analyzers"].values()))
+    if first["options"].get("output_activation") == "keep":
+        return []
+    return ["Outputs are values before a last softmax or sigmoid, which methods leave out."]
 
 
 def _class(classes: Mapping[str, str], index: int) -> str:
@@ -385,9 +420,15 @@ def _method(
         "name": name,
         "summary": about["summary"],
         "papers": [key for key in about["references"] if key in REFERENCES],
-        "options": ", ".join(f"{key}={value}" for key, value in options.items()),
+        "options": ", ".join(f"{key}={_shortened(value)}" for key, value in options.items()),
         "rows": rows.get(name, []),
     }
+
+
+def _shortened(value: Any) -> str:
+    """Returns an option; of arrays the first numbers."""
+    text = str(value)
+    return text if len(text) <= LONGEST_OPTION else f"{text[:LONGEST_OPTION]} ..."
 
 
 def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, str]:
@@ -397,8 +438,9 @@ def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
         "Data": record["about"].get("data", ""),
         "Preset": settings["preset"],
         "Seed": str(settings["seed"]),
-        "Samples": f"{len(record['samples']['positions'])} of {record['samples']['given']}, "
+        "Samples": f"{len(record['samples']['positions'])} of {_given(record)}, "
         f"in batches of {settings['batch_size']}",
+        "Explained": record.get("explained", ""),
         "Versions": ", ".join(f"{k} {v}" for k, v in settings["versions"].items()),
         "Hardware": f"{hardware['system']}, {hardware['processor']}, {hardware['cpus']} CPUs"
         + "".join(f", {gpu}" for gpu in hardware["gpus"]),

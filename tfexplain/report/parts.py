@@ -22,7 +22,7 @@ from tfexplain.audits.redistribution import LARGEST_MATRIX
 from tfexplain.files import write_atomically
 from tfexplain.graph import has_graph, trace
 from tfexplain.report.maps import maps
-from tfexplain.report.methods import BACKWARD, passes_per_map
+from tfexplain.report.methods import BACKWARD, FAILURES, passes_per_map, why
 
 PRESETS = ("quick", "default", "thorough")
 IMAGES = {"quick": 8, "default": 32, "thorough": 128}
@@ -47,6 +47,7 @@ class Case:
         batch_size: Of all parts.
         pixels: uint8 images of which `preprocess` makes x, or None.
         preprocess: Function of pixels, or None.
+        tokens: Whether inputs are integers that name things.
     """
 
     model: keras.Model
@@ -59,6 +60,7 @@ class Case:
     batch_size: int
     pixels: np.ndarray | None = None
     preprocess: Callable[[np.ndarray], Any] | None = None
+    tokens: bool = False
 
     @property
     def outputs(self) -> int | None:
@@ -67,9 +69,10 @@ class Case:
             return None
         return int(np.prod(self.output_shape, dtype=int))
 
-    def some(self, settings: Settings) -> slice:
-        """Returns which samples a part takes."""
-        return slice(0, min(len(self.x), settings.get("samples", len(self.x))))
+    def some(self, settings: Settings) -> np.ndarray:
+        """Returns which samples a part takes: evenly spread, because classes come in turn."""
+        count = min(len(self.x), settings.get("samples", len(self.x)))
+        return np.linspace(0, len(self.x) - 1, count).round().astype(int)
 
     def common(self) -> dict[str, Any]:
         """Returns the options that the audits share."""
@@ -112,13 +115,13 @@ def _reason(function: Callable[[], object]) -> str:
     """Returns why a function refuses its arguments; empty if it does not."""
     try:
         function()
-    except ValueError as error:
-        return str(error)
+    except FAILURES as error:
+        return why(error)
     return ""
 
 
 def _count(case: Case, settings: Settings) -> int:
-    return case.some(settings).stop
+    return len(case.some(settings))
 
 
 def _maps_cost(analyzers: Analyzers, case: Case) -> float:
@@ -265,6 +268,7 @@ def _run_cascade(analyzers: Analyzers, case: Case, settings: Settings, path: Pat
     some = case.some(settings)
     options = _randomization_options(case, settings)
     dataset = audits.cascade_maps(analyzers, case.x[some], case.targets[some], **options)
+    dataset = dataset.assign_coords(sample=some)
     if path is not None:
         write_atomically(path, lambda name: dataset.to_netcdf(name, engine="h5netcdf"))
     return dataset
@@ -378,6 +382,8 @@ def _flipping_cost(analyzers: Analyzers, case: Case, settings: Settings) -> floa
 
 
 def _suits_koopman(case: Case) -> str:
+    if case.tokens:
+        return "inputs are tokens, and between two of them there is nothing a block could be asked"
     return _reason(lambda: koopman.blocks(case.model, output=case.output))
 
 

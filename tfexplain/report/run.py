@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import numbers
 import os
 import pathlib
 import platform
-import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,25 @@ import xarray as xr
 
 from tfexplain import files
 from tfexplain.analyzers import Analyzer, resolve_name
+from tfexplain.analyzers.arrays import Inputs
+from tfexplain.analyzers.reversed import explained_output, is_index
 from tfexplain.audits import common
 from tfexplain.audits.blocks import digest, one_display
+from tfexplain.audits.pixel_flipping import check_pixels
 from tfexplain.errors import nearest
-from tfexplain.graph import check_built
+from tfexplain.graph import check_built, has_graph, trace
 from tfexplain.report import methods as chosen_methods
-from tfexplain.report.outcome import RECORD, REPORT, RESULTS, SCHEMA, SCHEMA_VERSION, VERDICT, Audit
+from tfexplain.report.folder import (
+    REPORT,
+    RESULTS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    VERDICT,
+    Folder,
+    check_owner,
+)
+from tfexplain.report.methods import FAILURES, why
+from tfexplain.report.outcome import Audit
 from tfexplain.report.parts import IMAGES, PARTS, PRESETS, Case, Part
 from tfexplain.report.verdict import Thresholds
 
@@ -105,7 +118,9 @@ def audit(
         folder: Where results go: `report.html`, `verdict.json`, `results/*.nc` and `audit.json`
             (what was run and what was left out). An audit that was stopped is continued by the same
             call. None: nothing is written.
-        about: JSON-able data for the record, such as where x comes from.
+        about: JSON-able data for the record. The report prints the texts `command` and `data`, the
+            list of texts `notes`, names outputs by `classes` (index, as text -> name) and samples
+            by `names` (one for each of x), and says of how many x was drawn (`given`).
         announce: Function that is called with the `Plan` before the work begins.
 
     Returns:
@@ -125,10 +140,15 @@ def audit(
     """
     check_built(model)
     parts = _parts(audits)
-    _check_json(about)
+    _check_about(about, len(x) if hasattr(x, "__len__") else 0)
     _check(preset, images, thresholds, seed, batch_size, announce)
+    thresholds = thresholds or Thresholds()
     place = None if folder is None else files.check_folder(folder)
+    if place is not None:
+        check_owner(place)
     chosen = _choose_samples(x, y, pixels, IMAGES[preset] if images is None else images, seed)
+    output = int(output) if is_index(output) else output
+    _check_samples(model, chosen.x, output)
     with _rows_of_progress() as show:
         show("preparing methods", 0, 1)
         found = chosen_methods.choose(
@@ -158,29 +178,35 @@ def audit(
             "methods": {name: _about(analyzer) for name, analyzer in analyzers.items()},
             "parts": {part.name: dict(part.presets[preset]) for part in parts},
             "samples": {"given": chosen.given, "positions": chosen.positions.tolist()},
+            "explained": "the largest output of each sample" if y is None else "the given classes",
             "left_out": left_out,
             "reasons": reasons,
+            "thresholds": dataclasses.asdict(thresholds),
             "notes": [*found.notes, *chosen.notes],
             "about": dict(about or {}),
             "seconds": {},
             "hardware": _hardware(),
         }
-        state = _State(place, record)
+        state = Folder(place, record)
         if announce is not None:
             announce(_plan(parts, analyzers, case, preset, state, first_maps))
-        datasets = {}
+        datasets = state.others(parts)
         for number, part in enumerate(parts):
             show(part.title, number, len(parts))
             try:
                 dataset = _run_part(part, analyzers, case, part.presets[preset], state)
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(_how_to_continue(part, place)) from None
+                raise KeyboardInterrupt(_how_to_continue(part.name, place)) from None
             if dataset is not None:
                 datasets[part.name] = dataset
-    result = Audit(datasets, state.record, thresholds or Thresholds())
+    ordered = {part.name: datasets[part.name] for part in PARTS if part.name in datasets}
+    result = Audit(ordered, state.record, thresholds)
     if place is not None:
-        result.verdict().to_json(place / VERDICT)
-        result.to_html(place / REPORT)
+        try:
+            result.verdict().to_json(place / VERDICT)
+            result.to_html(place / REPORT)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_how_to_continue("report", place)) from None
     return result
 
 
@@ -191,6 +217,8 @@ def _parts(audits: str | Sequence[str] | None) -> list[Part]:
     known = {part.name: part for part in PARTS}
     if audits is None:
         return list(PARTS)
+    if not isinstance(audits, Iterable):
+        raise TypeError(f"audits must be names of parts, received {audits!r}.")
     names = [audits] if isinstance(audits, str) else list(audits)
     for name in names:
         if name not in known:
@@ -221,11 +249,28 @@ def _check(
         raise TypeError(f"announce must be a function of a Plan, received {announce!r}.")
 
 
-def _check_json(about: Any) -> None:
+def _check_about(about: Any, count: int) -> None:
     try:
-        json.dumps(dict(about or {}))
+        found = dict(about or {})
+        json.dumps(found, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"about must be a dict of JSON-able data, received {about!r}.") from error
+    given = {"notes": [], "names": [], "classes": {}, "given": count, **found}
+    for key, kind in (("notes", list), ("names", list), ("classes", dict)):
+        if not isinstance(given[key], kind):
+            raise TypeError(f"about has the {key} {given[key]!r}. Expected a {kind.__name__}.")
+    texts = [given.get(key, "") for key in ("command", "data")]
+    texts += [*given["notes"], *given["names"], *given["classes"], *given["classes"].values()]
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise TypeError(
+            f"about has {wrong[0]!r} where the report prints text: command, data, notes, names and "
+            "classes hold texts."
+        )
+    if len(given["names"]) not in (0, count) or not _is_integer(given["given"], count):
+        raise ValueError(
+            f"about has {len(given['names'])} names and given={given['given']!r} for {count} "
+            "samples. Expected a name for each, or none, and a number that is not smaller."
+        )
 
 
 def _is_integer(value: Any, least: int) -> bool:
@@ -247,12 +292,14 @@ class _Samples:
 
 
 def _choose_samples(x: Any, y: Any, pixels: Any, count: int, seed: int) -> _Samples:
-    x = np.asarray(x)
+    given, x = x, np.asarray(x)
     if x.ndim < 2 or not len(x):
         raise ValueError(
-            f"x must be an array (n, *input_shape) with at least one sample, received the shape "
-            f"{x.shape}."
+            f"x must be an array (n, *input_shape) with at least one sample, received "
+            f"{type(given).__name__} of shape {x.shape}."
         )
+    if pixels is not None and not np.ndim(pixels):
+        raise ValueError(f"pixels must be uint8 images, received {pixels!r}.")
     for name, value in (("y", y), ("pixels", pixels)):
         if value is not None and np.ndim(value) and len(value) != len(x):
             raise ValueError(f"x has {len(x)} samples and {name} {len(value)}. Give one each.")
@@ -267,6 +314,28 @@ def _choose_samples(x: Any, y: Any, pixels: Any, count: int, seed: int) -> _Samp
     y = np.asarray(y)[positions] if y is not None and np.ndim(y) else y
     pixels = None if pixels is None else np.asarray(pixels)[positions]
     return _Samples(x[positions], y, pixels, len(x), positions, notes)
+
+
+def _check_samples(model: keras.Model, x: np.ndarray, output: str | int | None) -> None:
+    """Checks what can be known before there is a method.
+
+    Raises:
+        TypeError: If samples are no numbers.
+        ValueError: For several inputs, a wrong shape, NaN or infinity, or an unknown output.
+    """
+    if has_graph(model):
+        graph = trace(model)
+        explained_output(graph, output)
+        if len(graph.inputs) > 1:
+            raise ValueError(
+                f"An audit takes models with one input; {model.name!r} has {len(graph.inputs)} "
+                f"({', '.join(graph.input_names)})."
+            )
+        Inputs(graph.inputs, graph.input_names, "float64").arrays(x)
+    elif x.dtype.kind not in "biuf":
+        raise TypeError(f"x must be an array of numbers, received {x.dtype}.")
+    elif not np.isfinite(x).all():
+        raise ValueError("x holds NaN or infinity; remove or replace them first.")
 
 
 def _case(
@@ -293,6 +362,10 @@ def _case(
         raise ValueError(
             f"pixels and preprocess belong together: x = preprocess(pixels). {missing} is missing."
         )
+    first = next(iter(named.values()))
+    shape = common.layout(named, samples)
+    if chosen.pixels is not None and samples.ndim == 4:
+        check_pixels(samples, shape, chosen.pixels, preprocess, batch_size)
     seconds = {}
     for name, analyzer in named.items():
         began = time.perf_counter()
@@ -306,13 +379,14 @@ def _case(
         model,
         samples,
         targets,
-        common.layout(analyzers, samples),
-        tuple(next(iter(analyzers.values())).output_shape),
+        shape,
+        tuple(first.output_shape),
         output,
         seed,
         batch_size,
         chosen.pixels,
         preprocess,
+        not first.inputs.nodes[0].floating,
     )
     return case, analyzers, left_out, seconds
 
@@ -341,76 +415,12 @@ def _reasons(
 # --- one part ------------------------------------------------------------------------------------
 
 
-class _State:
-    """What is known of an audit, kept in its folder.
-
-    Args:
-        folder: The folder, or None.
-        record: What the audit is going to do.
-
-    Raises:
-        ValueError: If the folder holds another audit.
-    """
-
-    def __init__(self, folder: pathlib.Path | None, record: dict[str, Any]) -> None:
-        self.folder, self.record = folder, record
-        if folder is None:
-            return
-        file = folder / RECORD
-        if file.exists():
-            self._continue(file)
-        (folder / RESULTS).mkdir(parents=True, exist_ok=True)
-        self.write()
-
-    def _continue(self, file: pathlib.Path) -> None:
-        try:
-            before = json.loads(file.read_text(encoding="utf-8"))
-            theirs, mine = before["settings"], json.loads(json.dumps(self.record["settings"]))
-            keys = sorted(k for k in {*theirs, *mine} if theirs.get(k) != mine.get(k))
-            reasons, seconds = before["reasons"], before["seconds"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{file} cannot be read ({type(error).__name__}: {error}). Choose another folder, "
-                "or remove it."
-            ) from error
-        if keys:
-            raise ValueError(
-                f"{file.parent} holds another audit; they differ in {', '.join(keys)}. Choose "
-                "another folder, or remove it."
-            )
-        for part, found in self.record["reasons"].items():
-            self.record["reasons"][part] = {**reasons.get(part, {}), **found}
-        # Parts that were asked for before are still there.
-        self.record["reasons"] = {**reasons, **self.record["reasons"]}
-        self.record["parts"] = {**before.get("parts", {}), **self.record["parts"]}
-        self.record["seconds"] = seconds
-
-    def write(self) -> None:
-        """Writes the record, whole or not at all."""
-        if self.folder is not None:
-            text = json.dumps(self.record, indent=2) + "\n"
-            files.write_atomically(
-                self.folder / RECORD, lambda name: name.write_text(text, encoding="utf-8")
-            )
-
-    def path(self, part: Part) -> pathlib.Path | None:
-        """Returns the file of a part."""
-        return None if self.folder is None else self.folder / RESULTS / f"{part.name}.nc"
-
-    def leave_out(self, part: Part, reasons: Mapping[str, str]) -> None:
-        """Notes why some methods, or "" for all, are not measured, and forgets their blocks."""
-        self.record["reasons"].setdefault(part.name, {}).update(reasons)
-        self.write()
-        if (path := self.path(part)) is not None:
-            shutil.rmtree(path.with_name(path.name + ".blocks"), ignore_errors=True)
-
-
 def _run_part(
     part: Part,
     analyzers: Mapping[str, Analyzer],
     case: Case,
     settings: Mapping[str, Any],
-    state: _State,
+    state: Folder,
 ) -> xr.Dataset | None:
     """Returns the Dataset of a part; None if it does not fit the case.
 
@@ -423,21 +433,17 @@ def _run_part(
         suited = {name: a for name, a in analyzers.items() if name not in known}
         began = time.perf_counter()
         try:
-            dataset = part.run(suited, case, settings, state.path(part))
-        except ValueError as error:
+            return part.run(suited, case, settings, state.file(part))
+        except FAILURES as error:
             found = {} if part.of_model else _culprits(part, suited, case, settings)
             if not found or len(found) == len(suited):
-                found[""] = str(error)
+                found[""] = why(error)
             state.leave_out(part, found)
-            warnings.warn(
-                f"{part.title}: left out {', '.join(filter(None, found)) or 'everything'}. {error}",
-                stacklevel=3,
-            )
-            continue
-        took = time.perf_counter() - began
-        state.record["seconds"][part.name] = state.record["seconds"].get(part.name, 0.0) + took
-        state.write()
-        return dataset
+            names = ", ".join(filter(None, found)) or "everything"
+            warnings.warn(f"{part.title}: left out {names}. {why(error)}", stacklevel=3)
+        finally:
+            # Also of a part that is stopped here and continued later.
+            state.took(part, time.perf_counter() - began)
 
 
 def _culprits(
@@ -449,18 +455,18 @@ def _culprits(
         for name, analyzer in analyzers.items():
             try:
                 part.run({name: analyzer}, case, {**settings, "samples": count}, None)
-            except ValueError as error:
-                found[name] = str(error)
+            except FAILURES as error:
+                found[name] = why(error)
         if found:
             return found
     return {}
 
 
-def _how_to_continue(part: Part, place: pathlib.Path | None) -> str:
+def _how_to_continue(part: str, place: pathlib.Path | None) -> str:
     if place is None:
-        return f"stopped in the part {part.name!r}; without a folder nothing is kept"
+        return f"stopped in the part {part!r}; without a folder nothing is kept"
     return (
-        f"stopped in the part {part.name!r}. What is done is in {place / RESULTS}; the same call "
+        f"stopped in the part {part!r}. What is done is in {place / RESULTS}; the same call "
         f"with the folder {place} continues."
     )
 
@@ -485,7 +491,7 @@ def _plan(
     analyzers: Mapping[str, Analyzer],
     case: Case,
     preset: str,
-    state: _State,
+    state: Folder,
     first_maps: Mapping[str, float],
 ) -> Plan:
     reasons = state.record["reasons"]
@@ -496,7 +502,7 @@ def _plan(
         if "" not in known:
             suited = {name: a for name, a in analyzers.items() if name not in known}
             passes[part.name] = float(part.passes(suited, case, part.presets[preset]))
-            path = state.path(part)
+            path = state.file(part)
             if path is None or not path.exists():
                 # Each part compiles networks of its own, as the first map of a method did.
                 seconds += part.compiled * sum(first_maps[name] for name in suited)

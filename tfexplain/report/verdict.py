@@ -62,8 +62,11 @@ class Thresholds:
     def __post_init__(self) -> None:
         """Checks the values."""
         for name, value in dataclasses.asdict(self).items():
-            if real(name, value, 0) > 1:
+            number = real(name, value, 0)
+            if number > 1:
                 raise ValueError(f"{name} must be a number in 0..1, received {value!r}.")
+            # JSON knows no NumPy numbers.
+            object.__setattr__(self, name, number)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Cell:
         passed: For tests that decide on trust; None for others, and where nothing was measured.
         measure: What the number is.
         interval: What the interval is.
-        samples: How many samples count.
+        samples: How many samples count; 0 where pairs of vectors do.
     """
 
     word: str
@@ -440,8 +443,8 @@ def _flipping(dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Cell:
 
 
 def _conservation(dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Cell:
-    error = dataset["conservation_error"].sel(analyzer=method).values
-    value = dataset["output"].values[np.arange(len(error)), dataset["target"].values]
+    one = dataset.sel(analyzer=method)
+    error, value = one["conservation_error"].values, one["explained"].values
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.abs(error / value)
     relative = np.where(np.isfinite(relative), relative, _NAN)
