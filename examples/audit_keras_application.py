@@ -89,20 +89,6 @@ def announce(plan: report.Plan) -> None:
     print(f"methods: {len(plan.methods)}, audits: {len(plan.passes)}, about {plan.seconds:.0f} s")
 
 
-def table(verdict: report.Verdict) -> str:
-    """A row per method with the three tests that decide; `print(verdict)` shows all tests."""
-    rows = [("method", "verdict", "passed", "last layers", "other class", "directions")]
-    for row in verdict.rows:
-        tests = [row.cells[name] for name in ("last_layers", "class", "directions")]
-        texts = [test.text or "not measured" for test in tests]
-        rows.append((row.method, row.trust, f"{row.passed} of {row.measured}", *texts))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [zip(row, widths, strict=True) for row in rows]
-    return "\n".join(
-        "  ".join(f"{text:{width}}" for text, width in line).rstrip() for line in lines
-    )
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -158,7 +144,7 @@ def main(arguments: list[str] | None = None) -> report.Audit:
         print(stop, file=sys.stderr)
         sys.exit(STOPPED)
     verdict = found.verdict()
-    print(table(verdict))
+    print(verdict)
     print(f"{pathlib.Path(given.out) / 'report.html'}: the report, with all maps and numbers.")
     trusted = {row.method for row in verdict.rows if row.trust == "trustworthy"}
     if distrusted := [name for name in given.fail_on if name not in trusted]:

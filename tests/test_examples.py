@@ -496,7 +496,7 @@ def test_audit_of_an_application(photos, tmp_path, monkeypatch, capsys):
     assert "methods: 2, audits: 2" in shown and str(out / "report.html") in shown
     assert shown.startswith("note: 2 of 3 images, drawn at random")
     head, *rows = shown.splitlines()[2:5]
-    assert head.split()[:3] == ["method", "verdict", "passed"]
+    assert head.split()[:3] == ["method", "trust", "tests"]
     trust = {row.method: row.trust for row in found.verdict().rows}
     for row, (name, word) in zip(rows, trust.items(), strict=True):
         assert re.match(rf"{re.escape(name)} +{word} +\d of 1 ", row)

@@ -130,18 +130,18 @@ def test_the_weights_of_pattern_attribution_are_random(model, analyzers):
 def test_kept_maps_are_those_of_the_cascade(model, tmp_path):
     analyzer, x = create("lrp.z", model), images(3)
     options = {"layers": ["scores", "conv1"], "seed": 5}
-    maps = cascade_maps(analyzer, x[:2], [0, 1], **options)
+    maps = cascade_maps(analyzer, x, [0, 1, 2], **options).isel(sample=[0, 2])
     for block_size, path in ((1, tmp_path / "run.nc"), (32, None)):
         found = parameter_randomization(
-            analyzer, x, [0, 1, 2], keep=2, block_size=block_size, path=path, **options
+            analyzer, x, [0, 1, 2], keep=[2, 0], block_size=block_size, path=path, **options
         )
         assert found.relevance.dims == ("analyzer", "map_step", "kept", "height", "width")
         assert found.map_step.values.tolist() == maps.step.values.tolist()
+        assert found.kept.values.tolist() == [0, 2]
         np.testing.assert_allclose(found.relevance, maps.relevance, rtol=1e-6)
-    assert parameter_randomization(analyzer, x, 0, keep=9, **options).sizes["kept"] == 3
     assert "relevance" not in parameter_randomization(analyzer, x, 0, **options)
-    for wrong in (-1, True, 1.5):
-        with pytest.raises(ValueError, match="keep must be an integer >= 0"):
+    for wrong in ([-1], [3], [0.5], 1, ["a"]):
+        with pytest.raises(ValueError, match="keep must be positions of the 3 samples"):
             parameter_randomization(analyzer, x, 0, keep=wrong)
 
 

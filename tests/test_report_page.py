@@ -17,7 +17,7 @@ from tests.networks import randomize, sequential
 from tfexplain import report
 from tfexplain.report import Thresholds
 from tfexplain.report.figures import PERCENTILE, drawn, small_map
-from tfexplain.report.page import SECTIONS
+from tfexplain.report.page import MOST_COLUMNS, SECTIONS
 from tfexplain.report.parts import PARTS
 
 # A name that would be markup.
@@ -129,7 +129,7 @@ def test_the_page_is_for_all_screens(page, audited):
 def test_links_inside_lead_somewhere(page):
     targets = {link["href"][1:] for link in page.of("a") if link["href"].startswith("#")}
     assert targets <= set(page.ids) and len(set(page.ids)) == len(page.ids)
-    assert {"maps", "cascade", "koopman", "methods", "settings"} <= targets
+    assert {"maps", "parameter_randomization", "koopman", "methods", "settings"} <= targets
 
 
 def test_the_page_says_what_the_verdict_says(page, audited):
@@ -181,16 +181,31 @@ def test_the_gallery_has_a_map_of_each_method(page, audited):
 def test_pictures_can_be_read(page):
     sizes = [picture(image["src"]).size for image in page.of("img")]
     assert min(min(size) for size in sizes) == 6
-    # One figure per part, besides the small maps of the gallery and the cascade.
-    assert sum(min(size) > 100 for size in sizes) == len(PARTS) - 2
+    # One figure per part but the gallery, besides small maps.
+    assert sum(min(size) > 100 for size in sizes) == len(PARTS) - 1
 
 
-def test_cascades_have_a_map_for_each_step(page, audited):
-    cascade = audited[0].datasets["cascade"]
+def test_there_is_a_map_for_each_step_of_random_weights(page, audited):
+    kept = audited[0].datasets["parameter_randomization"].relevance
+    assert kept.map_step.values[0] == "trained" and kept.sizes["map_step"] >= 3
     shown = [image["alt"] for image in page.of("img") if image["alt"].startswith("map by")]
-    for name in cascade.analyzer.values:
-        for step in cascade.step.values:
-            assert shown.count(f"map by {name}, {step}") == cascade.sizes["sample"]
+    for name in kept.analyzer.values:
+        for step in kept.map_step.values:
+            assert shown.count(f"map by {name}, {step}") == kept.sizes["kept"]
+
+
+def test_of_many_steps_some_are_shown(audited):
+    found = audited[0]
+    dataset = found.datasets["parameter_randomization"]
+    maps = dataset.relevance.isel(map_step=np.arange(20) % dataset.sizes["map_step"])
+    names = ["trained", *(f"layer_{number}" for number in range(1, 20))]
+    many = dataset.drop_vars("relevance").drop_vars("map_step")
+    many = many.assign(relevance=maps.assign_coords(map_step=names))
+    page = Page(
+        report.Audit({"parameter_randomization": many}, found.record, Thresholds()).to_html()
+    )
+    columns = re.findall(r"Method (trained .*?layer_19) ", page.text)
+    assert [len(found.split()) for found in columns] == [MOST_COLUMNS] * maps.sizes["kept"]
 
 
 def test_large_maps_are_kept_as_jpeg():
@@ -248,7 +263,7 @@ def test_what_cannot_be_drawn_says_why(audited):
     broken = report.Audit({"parameter_randomization": dataset}, found.record, found.thresholds)
     page = Page(broken.to_html())
     assert "as weights become random cannot be drawn" in page.text
-    assert not page.of("img")
+    assert all(image["alt"].startswith("map by") for image in page.of("img"))
 
 
 def test_many_methods_fit_into_the_pictures(audited):
@@ -277,8 +292,8 @@ def test_many_methods_fit_into_the_pictures(audited):
     datasets = {name: repeated(dataset) for name, dataset in found.datasets.items()}
     page = Page(report.Audit(datasets, record, found.thresholds).to_html())
     images = [picture(image["src"]) for image in page.of("img") if "lrp." not in image["alt"]]
-    # Three inputs, and a figure for each part but the gallery and the cascade.
-    assert len(images) == 3 + len(PARTS) - 2
+    # Three inputs, and a figure for each part but the gallery.
+    assert len(images) == 3 + len(PARTS) - 1
     assert "cannot be drawn" not in page.text
 
 
@@ -335,13 +350,13 @@ def test_samples_have_the_names_and_the_number_of_their_source():
     model = randomize(sequential((6,), layers.Dense(3)))
     x = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
     about = {"names": ["a.png", "b.png", "c.png", "<d>.png"], "given": 90}
-    options = {"methods": "gradient", "audits": ["maps", "cascade"]}
+    options = {"methods": "gradient", "audits": ["maps", "parameter_randomization"]}
     found = tfexplain.audit(model, x, images=3, seed=2, about=about, **options)
     page, positions = Page(found.to_html()), found.record["samples"]["positions"]
     assert positions != [0, 1, 2]
     for place in positions:
         assert f"Sample {place} ({about['names'][place]}): explained is" in page.text
-    # The cascade takes the first and the last of the three.
+    # Maps of random weights are those of the first and the last of the three.
     titles = re.findall(r"(Sample \S+ \(\S+\)) Method", page.text)
     assert titles == [f"Sample {place} ({about['names'][place]})" for place in positions[::2]]
     assert "audited on 3 of 90 samples" in page.text and "Samples 3 of 90," in page.text

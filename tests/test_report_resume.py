@@ -147,7 +147,7 @@ def test_a_file_is_no_folder(table, columns, tmp_path):
 ENTROPY = {"methods": METHODS, "audits": "entropy", "preset": "quick"}
 
 
-@pytest.mark.parametrize("name", ["report.html", "verdict.json", "results/cascade.nc"])
+@pytest.mark.parametrize("name", ["report.html", "verdict.json", "results/koopman.nc"])
 def test_files_of_others_are_not_replaced(table, columns, tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
@@ -160,14 +160,14 @@ def test_files_of_others_are_not_replaced(table, columns, tmp_path, name):
 
 
 def test_results_of_another_run_are_not_taken(table, columns, tmp_path):
-    options = {**ENTROPY, "audits": ["cascade", "entropy"]}
+    options = {**ENTROPY, "audits": ["maps", "entropy"]}
     tfexplain.audit(table, columns, folder=tmp_path, **options)
     (tmp_path / "audit.json").unlink()
-    with pytest.raises(ValueError, match="results/cascade.nc, results/entropy.nc and no audit"):
+    with pytest.raises(ValueError, match="results/maps.nc, results/entropy.nc and no audit"):
         tfexplain.audit(table, columns + 1, folder=tmp_path, **options)
 
 
-@pytest.mark.parametrize("part", ["entropy", "cascade"])
+@pytest.mark.parametrize("part", ["entropy", "parameter_randomization"])
 def test_a_damaged_result_is_an_error_and_no_reason(table, columns, tmp_path, part):
     options = {**ENTROPY, "audits": part, "folder": tmp_path}
     first = tfexplain.audit(table, columns, **options)

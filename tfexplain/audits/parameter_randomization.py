@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,7 +36,7 @@ def parameter_randomization(
     normalization: str | Mapping[str, str] | None = None,
     data_range: float = 1.0,
     flip: bool = False,
-    keep: int = 0,
+    keep: Sequence[int] = (),
     seed: int = 0,
     batch_size: int = 32,
     block_size: int = 32,
@@ -82,7 +81,7 @@ def parameter_randomization(
         normalization: See `random_logit`; for the structural similarity only.
         data_range: See `random_logit`.
         flip: See `random_logit`; for the structural similarity only, the others tell by their sign.
-        keep: Of so many samples, the first, the compared maps are kept, to look at.
+        keep: Positions of samples whose maps are kept, to look at.
         seed: Of weights and intervals, >= 0.
         batch_size: Samples that are computed together.
         block_size: Samples for which all steps are done before the next are taken. Random weights
@@ -101,7 +100,7 @@ def parameter_randomization(
         * `missing` (analyzer, step, similarity): how many samples are left out;
         * `target` (sample): the explained outputs;
         * with `keep`: `relevance` (analyzer, map_step, kept, *sizes), float32, what `cascade_maps`
-          returns of these samples; the first step is "trained".
+          returns of these samples; the first step is "trained", `kept` their positions.
 
         Attributes: the arguments above, `versions` and `analyzers` (JSON text), and `notes`: what
         was left as trained, and why there is no structural similarity.
@@ -119,10 +118,8 @@ def parameter_randomization(
         ('analyzer', 'step', 'similarity')
     """
     common.check_common(data_range, flip, seed)
-    if not isinstance(keep, numbers.Integral) or isinstance(keep, bool) or keep < 0:
-        raise ValueError(f"keep must be an integer >= 0, received {keep!r}.")
     run = _Run(analyzers, x, y, layers, mode, weights, statistics, reduction, seed, batch_size)
-    kept = min(int(keep), len(run.samples))
+    kept = _positions(keep, len(run.samples))
     normalizations = common.map_functions(run.analyzers, reduction, normalization)[1]
     found = common.settings(
         "parameter_randomization",
@@ -133,7 +130,7 @@ def parameter_randomization(
         normalization=normalizations,
         data_range=float(data_range),
         flip=bool(flip),
-        keep=kept,
+        keep=kept.tolist(),
         resamples=metrics.RESAMPLES,
         confidence=metrics.CONFIDENCE,
     )
@@ -142,11 +139,11 @@ def parameter_randomization(
     def compute(block: slice, advance: Callable[[], None]) -> Arrays:
         size = block.stop - block.start
         scores = np.full((len(SIMILARITIES), len(names), len(run.steps), size), np.nan)
-        shown = max(0, min(kept - block.start, size))
-        looks = np.empty((len(names), 1 + len(run.steps), shown, *run.layout.sizes), "float32")
+        shown = kept[(kept >= block.start) & (kept < block.stop)] - block.start
+        looks = np.empty((len(names), 1 + len(run.steps), len(shown), *run.layout.sizes), "float32")
         run.set(None)
         trained = {name: run.maps(name, block) for name in names}
-        looks[:, 0] = [trained[name][:shown] for name in names]
+        looks[:, 0] = [trained[name][shown] for name in names]
         scaled = {
             name: [metrics.NORMALIZATIONS[normalizations[name]](map) for map in maps]
             for name, maps in trained.items()
@@ -156,7 +153,7 @@ def parameter_randomization(
             run.set(step)
             for row, name in enumerate(names):
                 maps = run.maps(name, block)
-                looks[row, 1 + place] = maps[:shown]
+                looks[row, 1 + place] = maps[shown]
                 for sample, (map, own) in enumerate(zip(maps, trained[name], strict=True)):
                     if not run.layout.too_small:
                         scores[0, row, place, sample] = common.structural_similarity(
@@ -192,12 +189,12 @@ def parameter_randomization(
             },
             attrs=common.attributes(found, run.notes()),
         )
-        if not kept:
+        if not len(kept):
             return dataset
         looks = np.concatenate([block["relevance"] for block in blocks], axis=2)
         sizes = ("analyzer", "map_step", "kept", *_dimensions(looks.ndim - 3))
         return dataset.assign(relevance=(sizes, looks)).assign_coords(
-            map_step=[TRAINED, *(step.name for step in run.steps)]
+            map_step=[TRAINED, *(step.name for step in run.steps)], kept=kept
         )
 
     return in_blocks(
@@ -277,6 +274,22 @@ def cascade_maps(
         },
         attrs=common.attributes(options, run.notes()),
     )
+
+
+def _positions(keep: Any, count: int) -> np.ndarray:
+    """Returns rising positions of samples.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    found = np.asarray(keep)
+    if found.size == 0:
+        return np.empty(0, int)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= count:
+        raise ValueError(
+            f"keep must be positions of the {count} samples, from 0 on, received {keep!r}."
+        )
+    return np.unique(found)
 
 
 def _dimensions(rank: int) -> tuple[str, ...]:

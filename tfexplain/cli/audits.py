@@ -41,7 +41,7 @@ def audit(
         str | None,
         typer.Option(
             metavar="NAME,NAME,...",
-            help="Parts: maps, random_logit, cosine_convergence, parameter_randomization, cascade, "
+            help="Parts: maps, random_logit, cosine_convergence, parameter_randomization, "
             "spectrum, pixel_flipping, entropy, koopman. Default: all that make sense.",
         ),
     ] = None,

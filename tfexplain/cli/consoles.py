@@ -80,22 +80,18 @@ def print_text(text: str, *, console: Console = out, label: str = "", style: str
 
 
 def print_table(
-    columns: Sequence[str | Column],
-    rows: Sequence[Sequence[str]],
-    *,
-    dense: bool = False,
-    most: int | None = _MOST_LINES,
+    columns: Sequence[str | Column], rows: Sequence[Sequence[str]], *, dense: bool = False
 ) -> None:
-    """Prints a table, of which at most `most` rows; a dense one has no lines between columns."""
+    """Prints a table, of which at most one screen; a dense one has no lines between columns."""
     look = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False} if dense else {}
     table = Table(*columns, **look)
-    for row in rows[:most]:
+    for row in rows[:_MOST_LINES]:
         table.add_row(*map(escape, map(str, row)))
     # A dense table is narrowed for terminals only, as texts are.
     width = _WIDEST if dense and not out.is_terminal else None
     out.print(table, width=width, crop=width is None)
-    if most is not None and len(rows) > most:
-        print_text(f"... {len(rows) - most} more rows")
+    if len(rows) > _MOST_LINES:
+        print_text(f"... {len(rows) - _MOST_LINES} more rows")
 
 
 def progress_bars() -> Progress:

@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.table import Column
-
-from tfexplain.cli.consoles import print_table, print_text, show_warning
+from tfexplain.cli.consoles import out, print_text, show_warning
 
 if TYPE_CHECKING:
-    from tfexplain.report import Cell, Plan, Verdict
+    from tfexplain.report import Plan, Verdict
 
 _MOST_REASONS = 8  # that are printed; audit.json has all
-_TRUST = {"trustworthy": "yes", "not trustworthy": "no", "undecided": "?"}
 
 
 def print_plan(plan: "Plan", notes: Sequence[str] = ()) -> None:
@@ -44,27 +41,6 @@ def _time(seconds: float) -> str:
 
 
 def print_verdict(verdict: "Verdict") -> None:
-    """Prints a row per method: the tests that decide, and flipping, which sorts."""
-    shown = {
-        "last_layers": "last layer",
-        "class": "class",
-        "directions": "directions",
-        "flipping": "flipping",
-    }
-    # Names of methods are never cut: several begin alike.
-    heads = (Column("method", no_wrap=True), "trust", "tests", *shown.values())
-    rows = [
-        (
-            row.method,
-            _TRUST[row.trust],
-            f"{row.passed}/{row.measured}",
-            *(_number(row.cells[name]) for name in shown),
-        )
-        for row in verdict.rows
-    ]
-    print_table(heads, rows, dense=True, most=None)
+    """Prints a line per method: the tests that decide, and flipping, which sorts."""
+    out.print(str(verdict), markup=False, highlight=False, soft_wrap=True)
     print_text("!: fails the test. -: not measured; report.html says why.")
-
-
-def _number(cell: "Cell") -> str:
-    return f"{cell.text}!" if cell.passed is False else cell.text or "-"

@@ -56,8 +56,10 @@ def drawn(make: Callable[[], Any], alt: str, caption: str) -> Picture | str:
 
 
 def small_input(x: np.ndarray) -> str:
-    """Returns one input as a small picture: images as they are, else lines or bars."""
+    """Returns one input as a small picture: images (uint8 as they are), else lines or bars."""
     if x.ndim == 3:
+        if x.dtype == np.uint8:
+            return _pixels(np.broadcast_to(x / 255, (*x.shape[:2], 3)))
         shown = plotting.display_image(x)
         shown = np.repeat(shown[..., None], 3, axis=2) if shown.ndim == 2 else shown
         return _pixels(shown)

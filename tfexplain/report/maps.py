@@ -22,6 +22,7 @@ def maps(
     y: Any = None,
     *,
     examples: int = 4,
+    pixels: np.ndarray | None = None,
     seed: int = 0,
     batch_size: int = 32,
     block_size: int = 32,
@@ -34,6 +35,8 @@ def maps(
         x: Samples, as for `analyze`.
         y: Explained output of each sample, (n,), or one for all; None: the largest output.
         examples: Samples whose maps are kept, of as many different outputs as there are.
+        pixels: uint8 images of which x was made, (n, height, width, 1 or 3); those of examples are
+            kept to look at.
         seed: Kept in the attributes; nothing is drawn here.
         batch_size: Samples that are computed together.
         block_size: Samples after which the work done so far is kept, if there is a path.
@@ -49,6 +52,7 @@ def maps(
         * `relevance` (analyzer, example, *input dimensions), `input` (example, *input dimensions):
           the maps that are kept; the coordinate `example` is the position of the sample. Images
           with channels first are (channel, height, width);
+        * `pixels` (example, pixel_row, pixel_column, colour), uint8, where they are given;
         * `explained` (analyzer, sample): the explained output, which differs between analyzers
           where some keep a last softmax or sigmoid.
 
@@ -75,6 +79,7 @@ def maps(
         seed=int(seed),
         batch_size=int(batch_size),
         targets_sha256=digest([targets]),
+        pixels_sha256="none" if pixels is None else digest([pixels]),
     )
 
     def compute(block: slice, advance: Callable[[], None]) -> Arrays:
@@ -102,6 +107,9 @@ def maps(
             name: np.concatenate([block[name] for block in blocks], axis=axis)
             for name, axis in (("error", 1), ("explained", 1), ("relevance", 1), ("output", 0))
         }
+        images = {}
+        if pixels is not None:
+            images["pixels"] = (("example", "pixel_row", "pixel_column", "colour"), pixels[kept])
         dimensions = results.input_dimensions(samples.ndim - 1)
         if "channel" in dimensions and common.layout(named, samples).channel_axis == 0:
             dimensions = ("channel", *(name for name in dimensions if name != "channel"))
@@ -113,6 +121,7 @@ def maps(
                 "target": (("sample",), targets.astype("int64")),
                 "relevance": (("analyzer", "example", *dimensions), joined["relevance"]),
                 "input": (("example", *dimensions), samples[kept].astype("float64")),
+                **images,
             },
             coords={
                 "analyzer": list(named),

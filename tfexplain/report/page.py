@@ -32,8 +32,8 @@ from tfexplain.report.verdict import (
 
 # Outputs of the model beside an example.
 MOST_OUTPUTS = 5
-# Pixels of the larger side of a map in a cascade.
-LARGEST_CELL = 112
+# Of maps of random weights: columns, and pixels of the larger side of one.
+MOST_COLUMNS, LARGEST_CELL = 8, 112
 # |cos| of float32 cannot be told from 1 when it is nearer.
 CLOSEST = 1e-8
 # Characters of an option of a method.
@@ -52,13 +52,8 @@ SECTIONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
         "Random weights",
         "From the last layer to the first, trained weights are replaced by random ones. The maps "
         "of a method that explains what the model learned change at once; a line that stays near "
-        "1 does not depend on the layers that were randomised.",
-        ("adebayo2018sanity", "sixt2020when"),
-    ),
-    "cascade": (
-        "Maps of random weights",
-        "The same maps to look at: the first is that of the trained model, then all layers down to "
-        "the named one are random. Each map has a scale of its own; the number is its limit.",
+        "1 does not depend on the layers that were randomised. Below are maps to look at: first "
+        "that of the trained model, then those with all layers down to the named one random.",
         ("adebayo2018sanity", "sixt2020when"),
     ),
     "random_logit": (
@@ -180,16 +175,25 @@ def _cell(title: str, cell: Cell, unit: str) -> dict[str, Any]:
     word, _, reason = cell.word.partition(": ")
     details = [reason]
     if cell.measured and np.isfinite([cell.low, cell.high]).all():
-        details.append(f"[{cell.text_of(cell.low)}, {cell.text_of(cell.high)}]")
+        ends = (_number(cell.text_of(end)) for end in (cell.low, cell.high))
+        details.append(Markup("[{}, {}]").format(*ends))
     if cell.measured and cell.measure != unit:
         details.append(cell.measure)
     return {
         "title": title,
         "style": _STYLES[cell.passed],
-        "text": cell.text,
+        "text": _number(cell.text),
         "word": word,
-        "details": " ".join(filter(None, details)),
+        "details": Markup(" ").join(filter(None, details)),
     }
+
+
+def _number(text: str) -> Markup:
+    """Returns a number that stays on one line, with a raised exponent."""
+    start, power, exponent = text.partition("^")
+    if power:
+        return Markup('<span class="number">{}<sup>{}</sup></span>').format(start, exponent)
+    return Markup('<span class="number">{}</span>').format(text) if text else Markup("")
 
 
 def _thresholds(thresholds: Thresholds) -> str:
@@ -212,10 +216,10 @@ def _section(
     pictures, examples, grids = [], [], []
     if name == "maps":
         examples = _examples(dataset, record, verdict.methods)
-    elif name == "cascade":
-        grids = _grids(dataset, record, verdict.methods)
     else:
         pictures = _PICTURES[name](_for_figures(dataset, verdict.methods))
+    if name == "parameter_randomization" and "relevance" in dataset:
+        grids = _grids(dataset, record, verdict.methods)
     notes = _of_outputs(record) if name == "maps" else []
     notes += [note for note in str(dataset.attrs.get("notes", "")).splitlines() if note]
     notes += [picture for picture in pictures if isinstance(picture, str)]
@@ -266,7 +270,8 @@ def _examples(
         outputs = dataset["output"].values[position]
         best = np.argsort(-outputs)[:MOST_OUTPUTS]
         names = ", ".join(f"{_class(classes, index)}: {outputs[index]:.3g}" for index in best)
-        pictures = [Picture(small_input(one["input"].values), "the input", "input")]
+        shown = one["pixels" if "pixels" in one else "input"]
+        pictures = [Picture(small_input(shown.values), "the input", "input")]
         for name in dataset.analyzer.values.tolist():
             relevance = one["relevance"].sel(analyzer=name).values
             if not np.isfinite(relevance).all():
@@ -288,19 +293,19 @@ def _examples(
 def _grids(
     dataset: xr.Dataset, record: Mapping[str, Any], methods: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Returns, for each sample of a cascade, rows of small maps: a column per randomised layer."""
-    dataset = _sorted(dataset, methods)
+    """Returns, for each kept sample, rows of small maps: a column per randomised layer."""
+    maps = _sorted(dataset, methods)["relevance"]
+    # Of deep networks some columns, with the first and the last.
+    steps = np.linspace(0, maps.sizes["map_step"] - 1, min(maps.sizes["map_step"], MOST_COLUMNS))
+    maps = maps.isel(map_step=np.unique(steps.round().astype(int)))
     found = []
-    for position in dataset.sample.values.tolist():
-        one = dataset["relevance"].sel(sample=position)
-        rows = []
-        for name in one.analyzer.values.tolist():
-            maps = [
-                _small_cell(one.sel(analyzer=name).isel(step=step)) for step in range(len(one.step))
-            ]
-            rows.append({"name": name, "maps": maps})
-        columns = [str(step) for step in one.step.values]
-        title = f"Sample {_sample(record, position)}"
+    for one in maps.transpose("kept", "analyzer", "map_step", ...):
+        rows = [
+            {"name": str(row.analyzer.item()), "maps": [_small_cell(map) for map in row]}
+            for row in one
+        ]
+        title = f"Sample {_sample(record, one.kept.item())}"
+        columns = [str(step) for step in one.map_step.values]
         found.append({"title": title, "columns": columns, "rows": rows})
     return found
 
@@ -311,7 +316,7 @@ def _small_cell(map: xr.DataArray) -> Picture | None:
     if not np.isfinite(values).all():
         return None
     source, limit = small_map(values[..., None] if values.ndim == 2 else values, LARGEST_CELL)
-    alt = f"map by {map.analyzer.item()}, {map.step.item()}"
+    alt = f"map by {map.analyzer.item()}, {map.map_step.item()}"
     return Picture(source, alt, f"\N{PLUS-MINUS SIGN}{limit:.2g}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,6 @@ from tfexplain.analyzers.shapley import ShapleySampling
 from tfexplain.audits import common
 from tfexplain.audits.random_weights import RandomizedCopy, RandomWeights
 from tfexplain.audits.redistribution import LARGEST_MATRIX
-from tfexplain.files import write_atomically
 from tfexplain.graph import has_graph, trace
 from tfexplain.report.maps import maps
 from tfexplain.report.methods import BACKWARD, FAILURES, passes_per_map, why
@@ -70,9 +68,8 @@ class Case:
         return int(np.prod(self.output_shape, dtype=int))
 
     def some(self, settings: Settings) -> np.ndarray:
-        """Returns which samples a part takes: evenly spread, because classes come in turn."""
-        count = min(len(self.x), settings.get("samples", len(self.x)))
-        return np.linspace(0, len(self.x) - 1, count).round().astype(int)
+        """Returns which samples a part takes."""
+        return _spread(len(self.x), settings.get("samples", len(self.x)))
 
     def common(self) -> dict[str, Any]:
         """Returns the options that the audits share."""
@@ -107,6 +104,11 @@ class Part:
     compiled: float = 0.0
 
 
+def _spread(total: int, count: int) -> np.ndarray:
+    """Returns positions of some samples: evenly spread, because classes come in turn."""
+    return np.linspace(0, total - 1, min(total, count)).round().astype(int)
+
+
 def _always(*_: Any) -> str:
     return ""
 
@@ -138,6 +140,7 @@ def _run_maps(analyzers: Analyzers, case: Case, settings: Settings, path: Path) 
         case.x[some],
         case.targets[some],
         examples=settings["examples"],
+        pixels=None if case.pixels is None else case.pixels[some],
         path=path,
         **case.common(),
     )
@@ -228,50 +231,28 @@ def _suits_randomization(case: Case) -> str:
     return _reason(lambda: RandomizedCopy(_random_weights(case), [case.x[:2]]))
 
 
-def _randomization_options(case: Case, settings: Settings) -> dict[str, Any]:
-    return {
-        "layers": randomized_layers(case, settings["steps"]),
-        "mode": "cascading",
-        "weights": _random_weights(case).kind,
-        **case.common(),
-    }
-
-
 def _run_randomization(
     analyzers: Analyzers, case: Case, settings: Settings, path: Path
 ) -> xr.Dataset:
     some = case.some(settings)
+    pictures = len(case.layout.sizes) in (1, 2)
     return audits.parameter_randomization(
         analyzers,
         case.x[some],
         case.targets[some],
         flip=True,
+        keep=_spread(len(some), settings["examples"]) if pictures else (),
+        layers=randomized_layers(case, settings["steps"]),
+        mode="cascading",
+        weights=_random_weights(case).kind,
         path=path,
-        **_randomization_options(case, settings),
+        **case.common(),
     )
 
 
 def _randomization_cost(analyzers: Analyzers, case: Case, settings: Settings) -> float:
     steps = len(randomized_layers(case, settings["steps"]))
     return _count(case, settings) * (1 + steps) * _maps_cost(analyzers, case)
-
-
-def _suits_cascade(case: Case) -> str:
-    if len(case.layout.sizes) not in (1, 2):
-        return f"maps of shape {case.layout.sizes} are no pictures"
-    return _suits_randomization(case)
-
-
-def _run_cascade(analyzers: Analyzers, case: Case, settings: Settings, path: Path) -> xr.Dataset:
-    if path is not None and pathlib.Path(path).exists():
-        return xr.load_dataset(path, engine="h5netcdf")
-    some = case.some(settings)
-    options = _randomization_options(case, settings)
-    dataset = audits.cascade_maps(analyzers, case.x[some], case.targets[some], **options)
-    dataset = dataset.assign_coords(sample=some)
-    if path is not None:
-        write_atomically(path, lambda name: dataset.to_netcdf(name, engine="h5netcdf"))
-    return dataset
 
 
 # --- cosine similarity convergence ---------------------------------------------------------------
@@ -449,26 +430,16 @@ PARTS: Sequence[Part] = (
     Part(
         "parameter_randomization",
         "Random weights, layer by layer",
-        {"quick": {"steps": 3}, "default": {"steps": 6}, "thorough": {"steps": None}},
+        {
+            "quick": {"steps": 3, "examples": 1},
+            "default": {"steps": 6, "examples": 2},
+            "thorough": {"steps": None, "examples": 2},
+        },
         _suits_randomization,
         _always,
         _run_randomization,
         _randomization_cost,
-        compiled=1.0,
-    ),
-    Part(
-        "cascade",
-        "Maps of random weights",
-        {
-            "quick": {"samples": 1, "steps": 3},
-            "default": {"samples": 2, "steps": 6},
-            "thorough": {"samples": 4, "steps": None},
-        },
-        _suits_cascade,
-        _always,
-        _run_cascade,
-        _randomization_cost,
-        compiled=1.0,
+        compiled=2.0,
     ),
     Part(
         "spectrum",

@@ -46,6 +46,8 @@ from tfexplain.report.verdict import Thresholds
 
 # Of samples that are taken to see whether a method alone makes a part fail.
 FEW = 2
+# Seconds that compiling a method takes for each operation of the model, at least.
+COMPILING = 0.03
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def audit(
         methods: Name, or names, of analyzers; or a dict of name -> options or analyzer. None: all
             that fit, without those that take very many passes.
         audits: Name or names of parts: maps, random_logit, cosine_convergence,
-            parameter_randomization, cascade, spectrum, pixel_flipping, entropy, koopman. None: all.
+            parameter_randomization, spectrum, pixel_flipping, entropy, koopman. None: all.
         images: How many samples are audited, at most; if there are more they are drawn at random.
             None: 8, 32 or 128 by the preset.
         preset: "quick", "default" or "thorough".
@@ -496,6 +498,7 @@ def _plan(
 ) -> Plan:
     reasons = state.record["reasons"]
     one_pass = _seconds_per_pass(next(iter(analyzers.values())), case)
+    least = COMPILING * len(trace(case.model).calls) if has_graph(case.model) else 0.0
     passes, seconds = {}, 0.0
     for part in parts:
         known = reasons.get(part.name, {})
@@ -504,8 +507,9 @@ def _plan(
             passes[part.name] = float(part.passes(suited, case, part.presets[preset]))
             path = state.file(part)
             if path is None or not path.exists():
-                # Each part compiles networks of its own, as the first map of a method did.
-                seconds += part.compiled * sum(first_maps[name] for name in suited)
+                # Each part compiles networks of its own, as the first map of a method did, unless
+                # the method came compiled.
+                seconds += part.compiled * sum(max(first_maps[name], least) for name in suited)
                 seconds += passes[part.name] * one_pass
     record = state.record
     notes = tuple(record["notes"])

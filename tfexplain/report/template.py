@@ -36,7 +36,8 @@ table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .5rem;
   border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid var(--line); }
-td b { font-variant-numeric: tabular-nums; }
+.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+sup { line-height: 0; }
 td small, th small { display: block; line-height: 1.3; font-weight: 400; }
 .wide { overflow-x: auto; }
 .pass { color: var(--good); background: var(--good-back); }
@@ -124,7 +125,9 @@ tests passed, then by pixel flipping.</p>
 {% for part in sections %}
 <h2 id="{{ part.name }}">{{ part.title }}</h2>
 <p>{{ part.text }}{% for paper in part.papers %} {{ link(paper) }}{% endfor %}</p>
-{% for note in part.notes %}<p class="soft">{{ note }}</p>{% endfor %}
+{% for note in part.notes[:2] %}<p class="soft">{{ note }}</p>{% endfor %}
+{% if part.notes|length > 2 %}<details><summary>{{ part.notes|length - 2 }} more notes</summary>
+{% for note in part.notes[2:] %}<p class="soft">{{ note }}</p>{% endfor %}</details>{% endif %}
 {% for example in part.examples %}
 <h3>{{ example.title }}</h3>
 <p class="soft">{{ example.text }}</p>
@@ -132,6 +135,10 @@ tests passed, then by pixel flipping.</p>
 <figure><img src="{{ picture.source }}" alt="{{ picture.alt }}">
 <figcaption>{{ picture.caption }}</figcaption></figure>{% endfor %}
 </div>
+{% endfor %}
+{% for picture in part.pictures %}
+<figure><div class="wide"><img src="{{ picture.source }}" alt="{{ picture.alt }}"></div>
+<figcaption>{{ picture.caption }}</figcaption></figure>
 {% endfor %}
 {% for grid in part.grids %}
 <details{% if loop.first %} open{% endif %}><summary>{{ grid.title }}</summary>
@@ -141,10 +148,6 @@ tests passed, then by pixel flipping.</p>
 {% for map in row.maps %}<td>{% if map %}<img src="{{ map.source }}" alt="{{ map.alt }}">
 <small>{{ map.caption }}</small>{% else %}not finite{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div></details>
-{% endfor %}
-{% for picture in part.pictures %}
-<figure><div class="wide"><img src="{{ picture.source }}" alt="{{ picture.alt }}"></div>
-<figcaption>{{ picture.caption }}</figcaption></figure>
 {% endfor %}
 {% if part.reasons %}<details><summary>Not measured: {{ part.reasons|length }} methods</summary>
 <dl>{% for name, reason in part.reasons.items() %}<dt>{{ name }}</dt><dd>{{ reason }}</dd>

@@ -21,6 +21,14 @@ from tfexplain.numerics import real
 SCHEMA, SCHEMA_VERSION = "tfexplain.verdict", 1
 TRUSTWORTHY, NOT_TRUSTWORTHY, UNDECIDED = "trustworthy", "not trustworthy", "undecided"
 SENSITIVE, INSENSITIVE, NOT_MEASURED = "sensitive", "insensitive", "not measured"
+# Tests that fit on a line, and their heads.
+PRINTED = {
+    "last_layers": "last layer",
+    "class": "class",
+    "directions": "directions",
+    "flipping": "flipping",
+}
+_SHORT = {TRUSTWORTHY: "yes", NOT_TRUSTWORTHY: "no", UNDECIDED: "?"}
 BOOTSTRAP = f"{metrics.CONFIDENCE:.0%} of the median, by resampling the samples"
 # The quantiles of all pairs of vectors that stand for an interval.
 PAIRS = (0.05, 0.95)
@@ -229,19 +237,25 @@ class Verdict:
         return text
 
     def __str__(self) -> str:
-        """A table: one line for each method."""
+        """A table: one line for each method, with the tests that decide and flipping, which sorts.
+
+        `!` stands behind a number that fails its test, `-` where nothing was measured.
+        """
         if not self.rows:
             return "no method was audited"
-        head = ["method", "verdict", "passed", *(test.name for test in TESTS)]
-        lines = [head]
+        lines = [["method", "trust", "tests", *PRINTED.values()]]
         for row in self.rows:
-            cells = [f"{c.text} {c.word.split(':')[0]}".strip() for c in row.cells.values()]
-            lines.append([row.method, row.trust, f"{row.passed} of {row.measured}", *cells])
+            cells = [_printed(row.cells[name]) for name in PRINTED]
+            lines.append([row.method, _SHORT[row.trust], f"{row.passed}/{row.measured}", *cells])
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
-            "  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
+            " ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
             for line in lines
         )
+
+
+def _printed(cell: Cell) -> str:
+    return f"{cell.text}!" if cell.passed is False else cell.text or "-"
 
 
 def judge(
@@ -396,7 +410,7 @@ def _among(dataset: xr.Dataset, method: str, variable: str, unit: str) -> Cell:
     else:
         lower, upper = np.quantile(everyone, [1 / 3, 2 / 3])
         word = "low" if middle < lower else "high" if middle > upper else "middle"
-        word = f"{word} among {len(everyone)} methods"
+        unit = f"{unit}; thirds of {len(everyone)} methods"
     count = int(np.isfinite(values).sum())
     return Cell(word, middle, low, high, None, unit, BOOTSTRAP, count)
 
@@ -431,13 +445,13 @@ def _flipping(dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Cell:
         return _missing("maps are not finite")
     # Of each sample the same two orders are compared.
     _, lower, upper = metrics.median_interval(areas - random)
-    word = "no better than a random order"
+    word = "no better than random"
     if math.isnan(upper):
         word = "one sample is too few to compare with a random order"
     elif upper < 0:
-        word = "better than a random order"
+        word = "better than random"
     elif lower > 0:
-        word = "worse than a random order"
+        word = "worse than random"
     measure = f"area under the probability (random order: {np.median(random):.3g})"
     return Cell(word, middle, low, high, None, measure, BOOTSTRAP, int(np.isfinite(areas).sum()))
 
