@@ -498,8 +498,9 @@ def test_audit_of_an_application(photos, tmp_path, monkeypatch, capsys):
     head, *rows = shown.splitlines()[2:5]
     assert head.split()[:3] == ["method", "trust", "tests"]
     trust = {row.method: row.trust for row in found.verdict().rows}
+    short = {"trustworthy": "yes", "not trustworthy": "no"}
     for row, (name, word) in zip(rows, trust.items(), strict=True):
-        assert re.match(rf"{re.escape(name)} +{word} +\d of 1 ", row)
+        assert re.match(rf"{re.escape(name)} +{short[word]} +\d/1 ", row)
     kept = report.load(out)
     assert kept.verdict().methods == found.verdict().methods
     assert kept.record["samples"]["positions"] == [0, 1]
