@@ -185,6 +185,22 @@ def test_export(model, x, tmp_path):
     assert set(served) == {"serving_default", "explain"}
 
 
+def test_audit(model, x, tmp_path):
+    found = tfexplain.audit(
+        model, x, methods=["gradient", "lrp.z_plus"], preset="quick", folder=tmp_path / "audit"
+    )
+    # Maps of 6 x 6 are too small for structural similarity of another class.
+    parts = {"maps", "cosine_convergence", "parameter_randomization", "spectrum"}
+    assert parts | {"pixel_flipping", "entropy", "koopman"} <= set(found.datasets)
+    verdict = found.verdict()
+    assert set(verdict.methods) == {"gradient", "lrp.z_plus"}
+    page = found.to_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == page
+    assert page.startswith("<!DOCTYPE html>") and "lrp.z_plus" in page
+    stored = json.loads((tmp_path / "audit" / "verdict.json").read_text(encoding="utf-8"))
+    assert stored == verdict.to_dict() and stored["schema"] == "tfexplain.verdict"
+
+
 def test_command_line_answers():
     run = subprocess.run(
         [sys.executable, "-m", "tfexplain", "methods"],

@@ -109,3 +109,21 @@ def test_what_is_missing_is_refused_or_left_out(dataset):
         plotting.convergence_shares(dataset, "conv9")
     ax = plotting.convergence_histogram(dataset, layer="logits", start="conv")
     assert not ax.containers
+
+
+def test_of_many_layers_some_are_named(dataset):
+    names = [f"layer_{place}" for place in range(100)]
+    many = dataset.isel(layer=[0] * 100).assign_coords(layer=names)
+    ax = plotting.convergence_curves(many)
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert labels == names[0::3] and list(ax.get_xticks()) == list(range(0, 100, 3))
+
+
+def test_the_axis_can_end_before_one(dataset):
+    # The first analyzer ends at 1 - 1e-9.
+    ax = plotting.convergence_curves(dataset, logarithmic=True, closest=1e-4)
+    heights = [line.get_ydata() for line in ax.lines]
+    assert min(map(np.nanmin, heights)) == 1e-4
+    assert ax.get_ylim()[1] == pytest.approx(10**-4.3)
+    free = plotting.convergence_curves(dataset, logarithmic=True)
+    assert min(np.nanmin(line.get_ydata()) for line in free.lines) < 1e-8

@@ -49,6 +49,22 @@ def test_medians_of_singular_values(values):
     assert ax.get_yscale() == "log" and ax.get_xscale() == "linear"
 
 
+def test_what_is_rounding_is_not_drawn(values):
+    small = values.copy(deep=True)
+    small["singular_value"][1, :, 2] = 1e-30
+    first, second = plotting.singular_values(small).get_lines()
+    np.testing.assert_allclose(first.get_ydata(), [6, 2, 1])
+    np.testing.assert_allclose(second.get_ydata(), [1, 1, np.nan])
+
+
+def test_many_methods_have_no_quartiles_and_a_legend_beside(values):
+    few, many = plotting.singular_values(values), values.isel(analyzer=[0, 1] * 6)
+    many = plotting.singular_values(many.assign_coords(analyzer=[f"m{n}" for n in range(12)]))
+    assert len(few.collections) == 2 and len(many.collections) == 0
+    many.figure.canvas.draw()
+    assert many.get_legend().get_window_extent().x0 > many.get_window_extent().x1
+
+
 def test_given_axes_are_used(values):
     ax = Figure().subplots()
     assert plotting.singular_values(values, ax=ax) is ax

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tfexplain import report
@@ -92,6 +93,21 @@ def here(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
+RECORDS = """
+import tensorflow as tf
+
+
+def samples():
+    features = {"x": tf.io.FixedLenFeature([], tf.string), "y": tf.io.FixedLenFeature([], tf.int64)}
+
+    def parsed(record):
+        found = tf.io.parse_single_example(record, features)
+        return tf.io.decode_raw(found["x"], tf.float32), found["y"]
+
+    return tf.data.TFRecordDataset("samples.tfrecord").map(parsed)
+"""
+
+
 @pytest.mark.usefixtures("here")
 def test_class_folders_are_labels():
     data = targets("photos", "images.keras")
@@ -118,6 +134,23 @@ def test_class_folders_follow_the_names_of_the_labels(tmp_path):
     (tmp_path / "names.json").write_text('["eel", "cat"]')
     with pytest.raises(ValueError, match="dog are not among the names"):
         targets("photos", "images.keras", labels=str(tmp_path / "names.json"))
+
+
+def test_records_are_read_by_a_function(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    with tf.io.TFRecordWriter(str(tmp_path / "samples.tfrecord")) as writer:
+        for row, label in zip(x, [2, 0, 1, 2], strict=True):
+            features = {
+                "x": tf.train.Feature(bytes_list=tf.train.BytesList(value=[row.tobytes()])),
+                "y": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            writer.write(example.SerializeToString())
+    (tmp_path / "records_of_audits.py").write_text(RECORDS)
+    monkeypatch.chdir(tmp_path)
+    data = report.load_data("records_of_audits:samples", (5,), 3, count=3)
+    np.testing.assert_array_equal(data.x, x[:3])
+    assert data.y.tolist() == [2, 0, 1] and "the first 3 samples" in data.notes[0]
 
 
 @pytest.mark.usefixtures("here")
@@ -180,7 +213,8 @@ def test_labels_of_arrays(tmp_path):
         ("x.npy", {"labels": "large.npy"}, ValueError, "go from 0 to 3. Expected"),
         ("x.npy", {"labels": "real.npy"}, ValueError, "are float64. Expected class indices"),
         ("x.npy", {"labels": "list.json"}, ValueError, "no list of names"),
-        ("x.npy", {"labels": "twice.txt"}, ValueError, "must be different names"),
+        ("x.npy", {"labels": "blank.txt"}, ValueError, "none of them empty"),
+        ("photos", {"labels": "twice.txt"}, ValueError, "cat are names of several outputs"),
         ("photos", {"labels": "short.npy"}, ValueError, "one label per sample, and the samples"),
     ],
 )
@@ -193,7 +227,8 @@ def test_wrong_data(folder, tmp_path, monkeypatch, source, options, error, messa
     (tmp_path / "latin.csv").write_bytes("größe,b,c,d,e".encode("latin-1"))
     (tmp_path / "narrow.csv").write_text("1,2\n")
     (tmp_path / "list.json").write_text('{"cat": 1}')
-    (tmp_path / "twice.txt").write_text("cat\ncat\n")
+    (tmp_path / "twice.txt").write_text("cat\ndog\neel\ncat\n")
+    (tmp_path / "blank.txt").write_text("cat\n\neel\n")
     np.save("short.npy", [1, 2])
     np.save("large.npy", [0, 1, 2, 3])
     np.save("real.npy", [0.5, 1, 2, 0])

@@ -365,6 +365,9 @@ def test_samples_have_the_names_and_the_number_of_their_source():
 def test_options_are_no_walls_of_numbers():
     model = randomize(sequential((6,), layers.Dense(3)))
     x = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
-    found = tfexplain.audit(model, x, methods="pattern.net", audits="entropy", preset="quick")
-    (options,) = re.findall(r"Options: (.*?) Settings", Page(found.to_html()).text)
+    parts = ["entropy", "parameter_randomization"]
+    found = tfexplain.audit(model, x, methods="pattern.net", audits=parts, preset="quick")
+    page = Page(found.to_html())
+    (options,) = re.findall(r"Options: (.*?) Settings", page.text)
+    assert "pattern.net: patterns stay as they were fitted to the trained model" in page.text
     assert "patterns=" in options and "estimator=relu" in options and len(options) < 300

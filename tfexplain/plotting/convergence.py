@@ -15,6 +15,7 @@ EDGES = (0.0, 0.9, 0.99, 0.999, 0.9999, 1.0)
 MARKERS = "osv^D<>pPXh*"
 HATCHES = ("", "//", "..", "xx", "--", "oo", "\\\\", "++", "**")
 _SMALL = 7  # points
+_MOST_NAMES = 45  # of layers below an axis
 
 
 def convergence_lines(
@@ -78,7 +79,10 @@ def convergence_curves(
         ax.plot(places, shown, label=name, color=color, marker=marker, markersize=3, linewidth=1)
     shown = _shown(baseline, logarithmic, closest)
     ax.plot(places, shown, ":", color="0.5", linewidth=1, label="random directions")
-    ax.set_xticks(places, layers, rotation=60, ha="right", fontsize=_SMALL - 1)
+    # Of many layers some are named, from the last on, which is the input.
+    named = places[::-1][:: -(-len(layers) // _MOST_NAMES)][::-1]
+    names = [layers[place] for place in named]
+    ax.set_xticks(named, names, rotation=60, ha="right", fontsize=_SMALL - 1)
     ax.tick_params(axis="y", labelsize=_SMALL)
     if logarithmic:
         _one_minus_powers(ax, [_shown(line, True, closest) for line in (*lines.values(), baseline)])

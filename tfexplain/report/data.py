@@ -145,10 +145,8 @@ def _labels(text: str | None) -> tuple[list[str] | None, np.ndarray | None]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"The labels {text} are no list of names.")
     names = [name.strip() for name in names]
-    if not names or not all(names) or len(set(names)) < len(names):
-        raise ValueError(
-            f"The labels {text} must be different names, at least one, and none of them empty."
-        )
+    if not names or not all(names):
+        raise ValueError(f"The labels {text} must be names, at least one, and none of them empty.")
     return names, None
 
 
@@ -237,6 +235,12 @@ def _indices(
             raise ValueError(
                 f"Of {what}, {', '.join(unknown[:5])} are not among the names of the labels."
                 f"{nearest(unknown[0], names)}"
+            )
+        # Two classes of ImageNet are called crane.
+        if twice := [name for name in classes if names.count(name) > 1]:
+            raise ValueError(
+                f"Of {what}, {', '.join(twice[:5])} are names of several outputs. Give these "
+                "outputs different names in the file of labels."
             )
         return {name: names.index(name) for name in classes}, ""
     if all(name.isdecimal() for name in classes):

@@ -38,6 +38,8 @@ MOST_COLUMNS, LARGEST_CELL = 8, 112
 CLOSEST = 1e-8
 # Characters of an option of a method.
 LONGEST_OPTION = 120
+# Samples, below which a number says so.
+FEW = 6
 _STYLES = {True: "pass", False: "fail", None: ""}
 
 # Part -> (heading, what it shows, keys of papers).
@@ -177,6 +179,8 @@ def _cell(title: str, cell: Cell, unit: str) -> dict[str, Any]:
     if cell.measured and np.isfinite([cell.low, cell.high]).all():
         ends = (_number(cell.text_of(end)) for end in (cell.low, cell.high))
         details.append(Markup("[{}, {}]").format(*ends))
+        if 0 < cell.samples < FEW:
+            details.append(f"of {cell.samples} samples")
     if cell.measured and cell.measure != unit:
         details.append(cell.measure)
     return {
@@ -220,7 +224,7 @@ def _section(
         pictures = _PICTURES[name](_for_figures(dataset, verdict.methods))
     if name == "parameter_randomization" and "relevance" in dataset:
         grids = _grids(dataset, record, verdict.methods)
-    notes = _of_outputs(record) if name == "maps" else []
+    notes = _NOTES[name](record) if name in _NOTES else []
     notes += [note for note in str(dataset.attrs.get("notes", "")).splitlines() if note]
     notes += [picture for picture in pictures if isinstance(picture, str)]
     return {
@@ -327,12 +331,30 @@ def _sample(record: Mapping[str, Any], position: int) -> str:
     return f"{place} ({names[place]})" if names else str(place)
 
 
+def _of_patterns(record: Mapping[str, Any]) -> list[str]:
+    """Returns what a reader has to know of methods that are fitted."""
+    analyzers = record["settings"]["analyzers"]
+    names = [name for name, found in analyzers.items() if "patterns" in found["options"]]
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)}: patterns stay as they were fitted to the trained model, so that of "
+        "these methods only the weights, where they use them, become random."
+    ]
+
+
 def _of_outputs(record: Mapping[str, Any]) -> list[str]:
     """Says that outputs are not probabilities, where that could be expected."""
     first = next(iter(record["settings"]["analyzers"].values()))
     if first["options"].get("output_activation") == "keep":
         return []
     return ["Outputs are values before a last softmax or sigmoid, which methods leave out."]
+
+
+_NOTES: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "maps": _of_outputs,
+    "parameter_randomization": _of_patterns,
+}
 
 
 def _class(classes: Mapping[str, str], index: int) -> str:

@@ -493,7 +493,8 @@ TESTS: Sequence[Check] = (
         "directions",
         "Backward pass keeps directions",
         "Random vectors are sent back from the output. Where they are parallel at the first layer "
-        "(|cos| = 1), the layers above only scale the map.",
+        "(|cos| = 1), the layers above only scale the map. Where few channels of that layer are "
+        "active they are parallel for any method.",
         "cosine_convergence",
         True,
         _directions,
