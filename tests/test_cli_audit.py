@@ -73,7 +73,7 @@ def test_it_writes_results_record_and_verdict(run, folder):
     said = run("table.keras", "xy.npz", "--out", "out", "--seed", 3)
     assert sorted(os.listdir("out")) == ["audit.json", "report.html", "results", "verdict.json"]
     assert os.listdir("out/results") == ["entropy.nc"]
-    assert "2 methods, 1 parts, about" in said and "seconds here" in said
+    assert "methods: 2, audits: 1, passes of the model: about" in said and " s here" in said
     found = report.load("out")
     model = keras.saving.load_model(folder / "table.keras")
     x = np.load(folder / "x.npy")
@@ -113,6 +113,20 @@ def test_what_does_not_fit_is_listed(run):
 
 
 DECIDED = ("--quick", "--methods", "gradient,grad_cam", "--audits", "cosine_convergence")
+
+
+def test_one_of_several_outputs_is_audited(run):
+    inputs = keras.Input((5,))
+    heads = [keras.layers.Dense(n, name=name)(inputs) for name, n in (("few", 2), ("7", 4))]
+    keras.Model(inputs, heads).save("heads.keras")
+    options = ("--methods", "gradient", "--audits", "maps")
+    for index, (name, count) in enumerate((("few", 2), ("1", 4), ("7", 4))):
+        run("heads.keras", "x.npy", "--output", name, *options, "--out", index, settings=())
+        found = report.load(pathlib.Path(str(index))).datasets["maps"]
+        assert found.sizes["output_index"] == count
+    wanted = "has 2 outputs (few, 7); choose one with"
+    assert wanted in run("heads.keras", "x.npy", *options, code=2)
+    assert "has no output 'many'" in run("heads.keras", "x.npy", "--output", "many", code=2)
 
 
 def test_a_method_that_is_not_trusted_fails_the_command(run):

@@ -49,6 +49,12 @@ def audit(
         int | None, typer.Option(min=1, help="Samples at most; default: 8, 32 or 128.")
     ] = None,
     preprocess: Preprocess = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|INDEX", help="The explained output, of a model with several outputs."
+        ),
+    ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
@@ -116,10 +122,11 @@ def audit(
         preset = "quick" if quick else "thorough" if thorough else "default"
         network = loading.load_model(model, weights)
         warn_of_random_weights(model, weights)
+        explained, num_outputs = _explained(network, output)
         samples = report.load_data(
             data,
             input_shape(network),
-            _num_outputs(network),
+            num_outputs,
             preprocess=preprocess,
             labels=labels,
             count=images or report.IMAGES[preset],
@@ -140,6 +147,7 @@ def audit(
                 images=images,
                 preset=preset,
                 thresholds=thresholds,
+                output=explained,
                 pixels=samples.pixels,
                 preprocess=samples.preprocess,
                 seed=seed,
@@ -160,12 +168,21 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _num_outputs(network: "keras.Model") -> int | None:
-    """The number of outputs; None if it is unknown."""
-    shape = network.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 2:
-        return None
-    return shape[1]
+def _explained(network: "keras.Model", text: str | None) -> tuple[str | int | None, int | None]:
+    """The explained output, and how many numbers it has; None if that is unknown."""
+    from tfexplain.analyzers.reversed import explained_output
+    from tfexplain.graph import has_graph, trace
+
+    if not has_graph(network):
+        if text is not None:
+            raise ValueError(f"--output {text}: the model {network.name!r} has no graph.")
+        shape = network.output_shape
+        return None, shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
+    graph = trace(network)
+    number = text is not None and text.isdecimal() and text not in graph.output_names
+    chosen = int(text) if number else text
+    shape = explained_output(graph, chosen).shape
+    return chosen, shape[1] if len(shape) == 2 else None
 
 
 def _about(source: str, samples: "Data") -> dict[str, Any]:

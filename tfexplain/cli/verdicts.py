@@ -28,16 +28,16 @@ def print_plan(plan: "Plan", notes: Sequence[str] = ()) -> None:
         if "" in reasons:
             print_text(f"left out: the part {part}: {reasons['']}")
     print_text(
-        f"{len(plan.methods)} methods, {len(plan.passes)} parts, about "
-        f"{sum(plan.passes.values()):.0f} passes of the model: about {_time(plan.seconds)} here."
+        f"methods: {len(plan.methods)}, audits: {len(plan.passes)}, passes of the model: about "
+        f"{sum(plan.passes.values()):.0f}, about {_time(plan.seconds)} here"
     )
 
 
 def _time(seconds: float) -> str:
     if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
+        return f"{max(1, round(seconds))} s"
     minutes = seconds / 60
-    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def print_verdict(verdict: "Verdict") -> None:
