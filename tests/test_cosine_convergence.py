@@ -118,6 +118,11 @@ def test_counts_equal_brute_force(name, analyzers, audit, x):
         if maps[layer].ndim == 3:
             dead = (maps[layer] == 0).all(axis=(1, 2))
         assert found["dead"] == dead.sum()
+        last = maps[layer].shape[-1] if maps[layer].ndim > 3 else maps[layer][0, 0].size
+        used = (maps[layer].reshape(9, 4, -1, last) != 0).any(axis=1)
+        alone = np.broadcast_to((used.sum(axis=-1) == 1)[:, None], dropped.shape) & ~dropped
+        assert found["one_channel"] == alone.sum()
+        assert found["one_channel"] <= found["count"][0]
 
 
 def test_quantiles_come_from_the_bins(audit):

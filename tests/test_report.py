@@ -10,9 +10,10 @@ from keras import layers
 
 import tfexplain
 from tests.networks import randomize, sequential
-from tfexplain import report
+from tfexplain import metrics, report
 from tfexplain.report import Thresholds, judge
-from tfexplain.report.verdict import TESTS, first_layer
+from tfexplain.report.directions import comparable, first_layer
+from tfexplain.report.verdict import TESTS
 
 DECIDING = ("random_logit", "cosine_convergence", "parameter_randomization")
 # What the audits say of the methods under test, for tables that have nothing else to say.
@@ -220,39 +221,80 @@ def test_the_order_is_by_tests_then_by_flipping():
     assert found.methods == ["c", "b", "d", "e", "a"]
 
 
-def convergence(quantile, baseline, count=((9, 9, 9, 9),)):
-    quantile = np.array(quantile, "float64")[None, None, :, None] * np.ones((1, 1, 1, 3))
+def convergence(cosines, count=(90, 90, 90, 90), alone=(0, 0, 0, 0)):
+    """Pairs of one |cos| at each layer, and some in one channel besides."""
+    pairs = np.zeros((1, 1, 4, len(metrics.BIN_EDGES) - 1), int)
+    for layer, cosine in enumerate(cosines):
+        place = np.searchsorted(metrics.BIN_EDGES, 1 - cosine, side="right") - 1
+        pairs[0, 0, layer, place] = count[layer]
+        pairs[0, 0, layer, 0] += alone[layer]
+    dims, q = ("analyzer", "start", "layer"), np.array([0.05, 0.5, 0.95])
     return xr.Dataset(
         {
-            "count": (("analyzer", "start", "layer", "bin"), np.array(count)[None, ..., None]),
-            "quantile": (("analyzer", "start", "layer", "q"), quantile),
-            "baseline": (("analyzer", "start", "layer"), np.array(baseline)[None, None]),
+            "count": ((*dims, "bin"), pairs),
+            "quantile": ((*dims, "q"), metrics.histogram_quantiles(pairs, q)),
+            "one_channel": (dims, np.array(alone)[None, None]),
         },
         coords={
             "analyzer": ["one"],
             "start": ["scores"],
             "layer": ["scores", "second", "first", "input"],
-            "q": [0.05, 0.5, 0.95],
+            "bin": metrics.BIN_EDGES[1:],
+            "q": q,
         },
     )
 
 
 def test_directions_are_those_of_the_first_layer_that_has_some():
-    dataset = convergence([0.3, 0.5, 0.999, 1.0], [0.4, 0.2, 0.2, 1.0])
-    assert first_layer(dataset, "one") == "first"
+    dataset = convergence([0.3, 0.5, 0.999, 1.0])
+    assert first_layer(comparable(dataset), "one") == "first"
     cell = judge({"cosine_convergence": dataset})["one"].cells["directions"]
     assert (cell.word, cell.text) == ("insensitive", "1-10^-3.0")
-    # One channel at the first layer: there are no directions.
-    dataset = convergence([0.3, 0.5, 1.0, 1.0], [0.4, 0.2, 1.0, 1.0])
-    assert first_layer(dataset, "one") == "second"
+    assert cell.interval.endswith("(90 at first)")
+    # At the first layer vectors lie in one channel: there are no directions.
+    dataset = convergence([0.3, 0.5, 0.2, 0.2], (90, 90, 9, 0), (0, 0, 91, 90))
+    assert first_layer(comparable(dataset), "one") == "second"
     assert judge({"cosine_convergence": dataset})["one"].trust == "trustworthy"
     # Nothing arrives.
-    dataset = convergence([0.3, np.nan, np.nan, np.nan], [0.4, 0.2, 0.2, 0.2], [(9, 0, 0, 0)])
+    dataset = convergence([0.3, 0.3, 0.3, 0.3], (90, 0, 0, 0))
     cell = judge({"cosine_convergence": dataset})["one"].cells["directions"]
     assert cell.word.startswith("not measured: no layer has directions")
     # A model of one layer has its input alone.
-    dataset = convergence([0.3, np.nan, np.nan, 0.7], [0.4, 0.2, 0.2, 0.2], [(9, 0, 0, 9)])
-    assert first_layer(dataset, "one") == "input"
+    dataset = convergence([0.3, 0.3, 0.3, 0.7], (90, 0, 0, 90))
+    assert first_layer(comparable(dataset), "one") == "input"
+
+
+def test_locations_of_one_channel_do_not_count():
+    dataset = convergence([0.3, 0.3, 0.6, 0.3], alone=(0, 0, 200, 0))
+    plain = dataset["quantile"].sel(analyzer="one", layer="first", q=0.5).item()
+    assert plain == 1
+    cell = judge({"cosine_convergence": dataset})["one"].cells["directions"]
+    assert cell.value == pytest.approx(0.6, abs=0.02) and cell.passed
+    assert cell.interval.endswith("(90 at first)")
+
+
+def test_sparse_channels_do_not_make_the_gradient_fail():
+    # One active channel at nearly all locations, behind max pooling.
+    model = randomize(
+        sequential(
+            (12, 12, 3),
+            layers.Conv2D(4, 3, activation="relu", name="conv"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(5),
+        )
+    )
+    x = np.random.default_rng(0).normal(size=(6, 12, 12, 3)).astype("float32")
+    found = tfexplain.audit(
+        model, x, methods=["gradient", "lrp.flat"], audits="cosine_convergence", preset="quick"
+    )
+    whole = found.datasets["cosine_convergence"].isel(start=0)
+    whole = whole.sel(analyzer="gradient", layer="conv")
+    assert whole["quantile"].sel(q=0.5) == 1
+    assert 0 < whole["one_channel"] <= whole["count"][0]
+    verdict = found.verdict()
+    assert verdict["gradient"].cells["directions"].word == "sensitive"
+    assert verdict["lrp.flat"].cells["directions"].word == "insensitive"
 
 
 def test_the_json_is_as_documented(tmp_path):

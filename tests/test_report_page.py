@@ -218,7 +218,7 @@ def test_large_maps_are_kept_as_jpeg():
 
 
 def test_layers_of_one_channel_have_no_directions(page):
-    assert "vectors have a single channel there: input." in page.text
+    assert "They do so nearly everywhere at: input." in page.text
 
 
 def test_methods_have_rules_options_and_papers(page, audited):

@@ -89,7 +89,9 @@ def cosine_convergence(
           dimensions of that layer;
         * `dead` (analyzer, start, layer): locations where no vector arrives, over all samples;
         * `dropped` (analyzer, start, layer): pairs without a cosine, because at least one of the
-          two is zero there.
+          two is zero there;
+        * `one_channel` (analyzer, start, layer): counted pairs at locations where all vectors lie
+          in one and the same channel, so that |cos| is 1 whatever the method (first bin).
 
         Layers go from the start to the input. Where an analyzer does not have a layer, counts are
         0 and the others not a number.
@@ -146,6 +148,7 @@ def cosine_convergence(
             "negative": np.zeros((*shape, BINS), "int64"),
             "dead": np.zeros(shape, "int64"),
             "dropped": np.zeros(shape, "int64"),
+            "one_channel": np.zeros(shape, "int64"),
         }
         for row, analyzer in enumerate(chains):
             for column, chain in enumerate(chains[analyzer]):
@@ -156,7 +159,8 @@ def cosine_convergence(
                     place = (row, column, order.index(layer))
                     for name, value in zip(("count", "negative"), values[:2], strict=True):
                         found[name][place] += value
-                    found["dead"][place], found["dropped"][place] = values[2][:2]
+                    for name, value in zip(_NUMBERS, values[2], strict=False):
+                        found[name][place] = value
                 for layer, value in single.items():
                     found[f"single/{row}/{column}/{layer}"] = value
                 advance()
@@ -205,6 +209,10 @@ def _check(
                 "subclassed and has no layers to read. Build the same layers as a Functional model."
             )
         common.check_one_baseline(name, analyzer)
+
+
+# Variables that are numbers of locations or pairs.
+_NUMBERS = ("dead", "dropped", "one_channel")
 
 
 class _Chain:
@@ -263,7 +271,7 @@ class _Chain:
         """Sends vectors of some samples back.
 
         Returns:
-            By layer: counts (bins,), those of negative cosine, and (dead, dropped, not finite);
+            By layer: counts (bins,), those of negative cosine, and (*_NUMBERS, not finite);
             by layer: every 1 - |cos| (samples, pairs, locations) if asked for.
         """
         analyzer, count = self._analyzer, len(arrays[0])
@@ -283,7 +291,7 @@ class _Chain:
                 strict=True,
             ):
                 new = [counts.numpy(), negative.numpy(), others.numpy()]
-                if new[2][2]:
+                if new[2][-1]:
                     raise ValueError(
                         f"The relevance of {analyzer.name} overflows at layer {layer!r} (samples "
                         f"{place.start} to {place.stop - 1}). Create the analyzer with "
@@ -378,10 +386,13 @@ def _counts(relevance: Tensor, channels: int | None, per_location: bool) -> list
     dead = number(tf.logical_not(tf.reduce_any(alive, axis=1)))
     dropped = number(tf.logical_not(valid))
     bad = number(tf.logical_not(tf.math.is_finite(relevance)))
+    used = tf.reduce_any(tf.not_equal(vectors, 0), axis=1)
+    alone = tf.equal(tf.reduce_sum(tf.cast(used, "int32"), axis=-1), 1)
+    one_channel = number(tf.logical_and(valid, alone[:, None]))
     results = [
         counted(place),
         counted(tf.where(negative, place, BINS)),
-        tf.stack([dead, dropped, bad]),
+        tf.stack([dead, dropped, one_channel, bad]),
     ]
     if per_location:
         nothing = tf.constant(np.nan, "float64")
@@ -449,8 +460,7 @@ def _dataset(
     per_location: bool,
 ) -> xr.Dataset:
     pooled = {
-        name: sum(block[name] for block in blocks)
-        for name in ("count", "negative", "dead", "dropped")
+        name: sum(block[name] for block in blocks) for name in ("count", "negative", *_NUMBERS)
     }
     baseline = np.full(pooled["dead"].shape, np.nan)
     for row, analyzer in enumerate(chains):
@@ -469,8 +479,7 @@ def _dataset(
             metrics.histogram_quantiles(pooled["count"], np.array(QUANTILES)),
         ),
         "baseline": (dimensions, baseline),
-        "dead": (dimensions, pooled["dead"]),
-        "dropped": (dimensions, pooled["dropped"]),
+        **{name: (dimensions, pooled[name]) for name in _NUMBERS},
     }
     if per_location:
         variables |= _single(blocks, chains, order)

@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 
 from tfexplain import plotting
 from tfexplain.references import REFERENCES
+from tfexplain.report.directions import comparable
 from tfexplain.report.figures import Picture, drawn, small_input, small_map
 from tfexplain.report.template import PAGE
 from tfexplain.report.verdict import (
     BOOTSTRAP,
     NOT_TRUSTWORTHY,
     OF_PAIRS,
-    ONE_DIMENSION,
     TESTS,
     TRUSTWORTHY,
     Cell,
@@ -375,14 +375,15 @@ def _of_randomization(dataset: xr.Dataset) -> list[Picture | str]:
 
 
 def _of_convergence(dataset: xr.Dataset) -> list[Picture | str]:
-    # In one dimension all directions are the same.
-    alike = dataset["baseline"].max(("analyzer", "start")).values > ONE_DIMENSION
-    shown = dataset.sel(layer=dataset.layer.values[~alike])
+    shown = comparable(dataset)
+    dims = ("analyzer", "start", "bin")
+    alike = (shown["count"].sum(dims) == 0) & (dataset["count"].sum(dims) > 0)
     caption = "From the output (left) towards the input (right); 1-10^-3 means 0.999. What is "
-    caption += "nearer to 1 than float32 can tell is drawn at 1-10^-8."
+    caption += "nearer to 1 than float32 can tell is drawn at 1-10^-8. Locations where all vectors "
+    caption += "lie in one channel do not count."
     if alike.any():
-        names = ", ".join(map(str, dataset.layer.values[alike]))
-        caption += f" Left out, because vectors have a single channel there: {names}."
+        names = ", ".join(map(str, dataset.layer.values[alike.values]))
+        caption += f" They do so nearly everywhere at: {names}."
     return [
         drawn(
             lambda: plotting.convergence_curves(

@@ -17,6 +17,7 @@ import xarray as xr
 from tfexplain import metrics
 from tfexplain.files import write_atomically
 from tfexplain.numerics import real
+from tfexplain.report.directions import comparable, first_layer
 
 SCHEMA, SCHEMA_VERSION = "tfexplain.verdict", 1
 TRUSTWORTHY, NOT_TRUSTWORTHY, UNDECIDED = "trustworthy", "not trustworthy", "undecided"
@@ -32,8 +33,6 @@ _SHORT = {TRUSTWORTHY: "yes", NOT_TRUSTWORTHY: "no", UNDECIDED: "?"}
 BOOTSTRAP = f"{metrics.CONFIDENCE:.0%} of the median, by resampling the samples"
 # The quantiles of all pairs of vectors that stand for an interval.
 PAIRS = (0.05, 0.95)
-# Median |cos| of random directions: 1 in one dimension, 0.71 in two.
-ONE_DIMENSION = 0.9
 OF_PAIRS = f"{PAIRS[0]:.0%} to {PAIRS[1]:.0%} of all pairs of vectors"
 # |cos| from here on is written by its distance from 1.
 FROM_ONE = 0.9
@@ -364,27 +363,8 @@ def _other_class(dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Ce
     return _decided(scores, SSIM, thresholds.other_class)
 
 
-def first_layer(dataset: xr.Dataset, method: str) -> str | None:
-    """Returns the layer nearest to the input at which directions can be compared.
-
-    The input counts where there is no other one. Vectors of one dimension have |cos| = 1 always.
-
-    Args:
-        dataset: Of `cosine_convergence`.
-        method: Name of the analyzer.
-    """
-    found = dataset.isel(start=0).sel(analyzer=method)
-    start = str(dataset.start.values[0])
-    *inside, last = [str(name) for name in dataset.layer.values]
-    for name in (*reversed(inside), last):
-        layer = found.sel(layer=name)
-        counted = int(layer["count"].sum()) > 0
-        if name != start and counted and not float(layer["baseline"]) > ONE_DIMENSION:
-            return name
-    return None
-
-
 def _directions(dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Cell:
+    dataset = comparable(dataset.sel(analyzer=[method]))
     name = first_layer(dataset, method)
     if name is None:
         return _missing("no layer has directions to compare: nothing arrives, or one channel only")
@@ -493,8 +473,8 @@ TESTS: Sequence[Check] = (
         "directions",
         "Backward pass keeps directions",
         "Random vectors are sent back from the output. Where they are parallel at the first layer "
-        "(|cos| = 1), the layers above only scale the map. Where few channels of that layer are "
-        "active they are parallel for any method.",
+        "(|cos| = 1), the layers above only scale the map. Locations where a single channel is "
+        "active do not count: there they are parallel for any method.",
         "cosine_convergence",
         True,
         _directions,
