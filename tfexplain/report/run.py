@@ -511,6 +511,7 @@ def _plan(
                 # the method came compiled.
                 seconds += part.compiled * sum(max(first_maps[name], least) for name in suited)
                 seconds += passes[part.name] * one_pass
+                seconds += float(part.seconds(case, part.presets[preset]))
     record = state.record
     notes = tuple(record["notes"])
     return Plan(tuple(analyzers), record["left_out"], reasons, notes, passes, seconds)
