@@ -217,6 +217,12 @@ def test_large_maps_are_kept_as_jpeg():
     assert picture(small_map(noise[:20, :30])[0]).format == "PNG"
 
 
+@pytest.mark.parametrize("shape", [(6, 6, 1), (4, 3), (5,)])
+def test_the_limit_of_no_relevance_is_0(shape):
+    assert small_map(np.zeros(shape))[1] == 0
+    assert small_map(np.full(shape, -2.0))[1] == 2
+
+
 def test_layers_of_one_channel_have_no_directions(page):
     assert "vectors have a single channel there: input." in page.text
 

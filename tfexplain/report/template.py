@@ -75,9 +75,16 @@ code { overflow-wrap: anywhere; }
     font-size: .8rem; }
 }
 @media print {
-  body { max-width: none; font-size: 10pt; }
+  body { max-width: none; font-size: 10pt; padding: 0; }
   nav { display: none; }
-  h2 { break-after: avoid; }
+  h2, h3, h3 + .soft { break-after: avoid; }
+  .verdict { font-size: 6.5pt; }
+  .verdict th, .verdict td { padding: .15rem .2rem; }
+  .verdict th[scope=row] { overflow-wrap: anywhere; min-width: 5.5rem; }
+  .verdict small { font-size: 5.5pt; }
+  .grid { font-size: 7pt; }
+  .grid img { width: 3.5rem; }
+  .grid thead th { max-width: 3.5rem; }
   figure, tr { break-inside: avoid; }
   details::details-content { content-visibility: visible; block-size: auto; }
 }
