@@ -126,14 +126,14 @@ tests passed, then by pixel flipping.</p>
 <dl>{% for check in checks %}<dt>{{ check.title }}</dt><dd>{{ check.meaning }}
 {% if check.unit %}Number: {{ check.unit }}.{% endif %}</dd>{% endfor %}</dl>
 </details>
-{% if left_out %}<details><summary>{{ left_out|length }} methods were not audited</summary>
+{% if left_out %}<details><summary>Not audited: {{ left_out|length }} of the methods</summary>
 <dl>{% for name, reason in left_out.items() %}<dt>{{ name }}</dt><dd>{{ reason }}</dd>
 {% endfor %}</dl></details>{% endif %}
 {% for part in sections %}
 <h2 id="{{ part.name }}">{{ part.title }}</h2>
 <p>{{ part.text }}{% for paper in part.papers %} {{ link(paper) }}{% endfor %}</p>
 {% for note in part.notes[:2] %}<p class="soft">{{ note }}</p>{% endfor %}
-{% if part.notes|length > 2 %}<details><summary>{{ part.notes|length - 2 }} more notes</summary>
+{% if part.notes|length > 2 %}<details><summary>More notes: {{ part.notes|length - 2 }}</summary>
 {% for note in part.notes[2:] %}<p class="soft">{{ note }}</p>{% endfor %}</details>{% endif %}
 {% for example in part.examples %}
 <h3>{{ example.title }}</h3>
@@ -156,7 +156,8 @@ tests passed, then by pixel flipping.</p>
 <small>{{ map.caption }}</small>{% else %}not finite{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div></details>
 {% endfor %}
-{% if part.reasons %}<details><summary>Not measured: {{ part.reasons|length }} methods</summary>
+{% if part.reasons %}<details>
+<summary>Not measured: {{ part.reasons|length }} of the methods</summary>
 <dl>{% for name, reason in part.reasons.items() %}<dt>{{ name }}</dt><dd>{{ reason }}</dd>
 {% endfor %}</dl></details>{% endif %}
 {% endfor %}
