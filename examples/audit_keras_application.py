@@ -109,7 +109,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> report.Audit:
     """Runs the audit; ends with status 1 for mistakes, 3 if a method is not trusted."""
     given = parse(arguments)
-    methods = given.methods.split(",")
+    methods = [name.strip() for name in given.methods.split(",")]
     try:
         for name in (*methods, *given.fail_on):
             resolve_name(name)
@@ -136,6 +136,13 @@ def main(arguments: list[str] | None = None) -> report.Audit:
             pixels=data.pixels,
             preprocess=data.preprocess,
             folder=given.out,
+            # What the report says of the photographs.
+            about={
+                "data": given.photos,
+                "notes": data.notes,
+                "names": data.names,
+                "given": data.given or len(data.x),
+            },
             announce=announce,
         )
     except (ValueError, OSError) as error:

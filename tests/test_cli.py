@@ -1,5 +1,7 @@
 import inspect
+import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tfexplain import cli, demo, report, results
+from tfexplain.report.folder import SCHEMA, SCHEMA_VERSION
 
 # NumPy warns about Keras' variables when Keras saves them
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -378,6 +381,26 @@ def test_demo(runner, quick_demo, tmp_path):
     assert keras.models.load_model(cached).output_shape == (None, 10)
     done = runner("demo", "--out", "m.keras", code=2)
     assert "m.keras is a file. Choose another folder" in plain(done.stderr)
+
+
+def test_demo_refuses_the_folder_of_another_audit(runner, quick_demo, monkeypatch):
+    monkeypatch.setattr(demo, "run", lambda *_, **__: pytest.fail("worked before it checked"))
+    folder = pathlib.Path("out")
+    folder.mkdir()
+    record = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION}
+    record |= dict.fromkeys(("parts", "reasons", "seconds"), {})
+    for data, versions, message in (
+        ("photos/", {}, "out holds another audit, of photos/. Choose another folder"),
+        (demo.DATA, {"keras": "1.0"}, "other versions of keras. Choose another folder"),
+    ):
+        settings = {"versions": {**results.versions(), **versions}}
+        text = json.dumps({**record, "settings": settings, "about": {"data": data}})
+        (folder / "audit.json").write_text(text)
+        assert message in plain(runner("demo", "--out", "out", code=2).stderr)
+    (folder / "audit.json").unlink()
+    (folder / "report.html").write_text("mine")
+    done = runner("demo", "--out", "out", code=2)
+    assert "holds report.html and no audit.json" in plain(done.stderr)
 
 
 def test_demo_that_is_stopped_says_how_to_continue(runner, quick_demo, monkeypatch):

@@ -490,7 +490,7 @@ def test_audit_of_an_application(photos, tmp_path, monkeypatch, capsys):
     out = tmp_path / "audit"
     arguments = [str(photos), "--application", "Tiny", "--preprocess", "mobilenet"]
     arguments += ["--weights", "none", "--size", "16", "--images", "2", "--out", str(out)]
-    arguments += ["--methods", "gradient,lrp.flat", "--audits", "random_logit,entropy"]
+    arguments += ["--methods", "gradient, lrp.flat", "--audits", "random_logit,entropy"]
     found = module.main(arguments)
     shown = capsys.readouterr().out
     assert "methods: 2, audits: 2" in shown and str(out / "report.html") in shown
@@ -501,6 +501,8 @@ def test_audit_of_an_application(photos, tmp_path, monkeypatch, capsys):
     short = {"trustworthy": "yes", "not trustworthy": "no"}
     for row, (name, word) in zip(rows, trust.items(), strict=True):
         assert re.match(rf"{re.escape(name)} +{short[word]} +\d/1 ", row)
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert "2 methods were audited on 2 of 3 samples" in text and str(photos) in text
     kept = report.load(out)
     assert kept.verdict().methods == found.verdict().methods
     assert kept.record["samples"]["positions"] == [0, 1]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from tfexplain import plotting
@@ -55,6 +56,19 @@ def test_what_is_rounding_is_not_drawn(values):
     first, second = plotting.singular_values(small).get_lines()
     np.testing.assert_allclose(first.get_ydata(), [6, 2, 1])
     np.testing.assert_allclose(second.get_ydata(), [1, 1, np.nan])
+
+
+def test_an_analyzer_without_values_is_left_out(values):
+    values["singular_value"][0] = np.nan
+    (line,) = plotting.singular_values(values).get_lines()
+    assert line.get_label() == "flat: SSM 1.70"
+
+
+def test_lines_of_many_methods_differ(values):
+    many = xr.concat([values.isel(analyzer=0)] * 40, "analyzer")
+    many = many.assign_coords(analyzer=[f"m{place}" for place in range(40)])
+    lines = plotting.singular_values(many).get_lines()
+    assert len({(to_hex(line.get_color()), line.get_linestyle()) for line in lines}) == 40
 
 
 def test_many_methods_have_no_quartiles_and_a_legend_beside(values):

@@ -73,6 +73,18 @@ def test_it_fits_the_screen_and_asks_for_nothing(page, width):
     assert cards == (width < 700)
 
 
+def test_it_fits_paper(page):
+    copy = page.with_name("paper.html")
+    text = page.read_text(encoding="utf-8").replace("@media print", "@media screen")
+    wide = """<script>addEventListener("load", () => { document.title =
+    Math.max(...[...document.querySelectorAll(".wide")].map(e => e.scrollWidth - e.clientWidth))
+    });</script>"""
+    copy.write_text(text.replace("</body>", f"{wide}</body>"), encoding="utf-8")
+    # A4 without the margins of a printer; what does not fit on paper cannot be scrolled to.
+    title = re.search(r"<title>(\d+)</title>", browse(copy, 718, "--dump-dom"))
+    assert int(title[1]) == 0
+
+
 def shot(page, width, name, *options):
     path = page.with_name(name)
     browse(page, width, f"--screenshot={path}", *options)

@@ -265,6 +265,15 @@ def test_a_coordinate_y_is_no_label_where_there_is_another(place):
     assert read().y.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("name", ["label", " Target", "class"])
+def test_labels_are_no_input_where_a_column_is_missing(place, name):
+    (place / "data.csv").write_text(f"a,b,{name}\n5,0,3\n6,1,4\n")
+    with pytest.raises(ValueError, match="3 columns, as many as the model takes, and one is calle"):
+        read()
+    (place / "data.csv").write_text("x,y,z\n5,0,3\n6,1,4\n")
+    assert read().y is None
+
+
 @pytest.mark.parametrize("cell", ["", "nan", "missing"])
 def test_a_first_row_with_a_gap_is_no_head(place, cell):
     (place / "data.csv").write_text(f"1,{cell},3\n4,5,6\n")

@@ -140,7 +140,7 @@ def test_the_page_says_what_the_verdict_says(page, audited):
         for cell in row.cells.values():
             word, _, reason = cell.word.partition(": ")
             assert f"{cell.text.replace('^', ' ')} {word} {reason}".strip() in page.text
-    assert "1 methods were not audited grad_cam grad_cam needs" in page.text
+    assert "Not audited: 1 of the methods grad_cam grad_cam needs" in page.text
     passed = sum(row.trust == "trustworthy" for row in verdict.rows)
     assert f"3 methods were audited on 8 of 9 samples; {passed} of them passed" in page.text
     styles = [cell.get("class") for cell in page.of("td") if cell.get("data-title") == "Verdict"]
@@ -217,6 +217,12 @@ def test_large_maps_are_kept_as_jpeg():
     assert picture(small_map(noise[:20, :30])[0]).format == "PNG"
 
 
+@pytest.mark.parametrize("shape", [(6, 6, 1), (4, 3), (5,)])
+def test_the_limit_of_no_relevance_is_0(shape):
+    assert small_map(np.zeros(shape))[1] == 0
+    assert small_map(np.full(shape, -2.0))[1] == 2
+
+
 def test_layers_of_one_channel_have_no_directions(page):
     assert "They do so nearly everywhere at: input." in page.text
 
@@ -230,7 +236,7 @@ def test_methods_have_rules_options_and_papers(page, audited):
         assert " ".join(" ".join(row).split()) in page.text
     links = {link["href"] for link in page.of("a")}
     assert "https://doi.org/10.1371/journal.pone.0130140" in links
-    assert "Not measured: 1 methods smoothgrad no single backward chain" in page.text
+    assert "Not measured: 1 of the methods smoothgrad no single backward chain" in page.text
 
 
 def test_the_page_is_made_again_from_the_files(audited, tmp_path):

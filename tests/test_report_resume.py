@@ -213,6 +213,19 @@ def test_another_json_is_no_record(table, columns, tmp_path):
     assert "npm" in (tmp_path / "audit.json").read_text()
 
 
+def test_the_folder_of_an_older_version_is_refused(table, columns, tmp_path):
+    tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY)
+    file = tmp_path / "audit.json"
+    # Its Datasets lack what this version reads.
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 1}))
+    for call in (
+        lambda: tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY),
+        lambda: report.load(tmp_path),
+    ):
+        with pytest.raises(ValueError, match="has the schema tfexplain.audit 1; .* another folder"):
+            call()
+
+
 # --- what fails and what stops ---
 
 

@@ -372,6 +372,24 @@ def test_targets_out_of_range_fail(tmp_path):
         ask(-2, 0)
 
 
+def test_targets_out_of_range_fail_where_the_number_of_outputs_is_open(tmp_path):
+    steps = keras.Input((None, 4), name="steps")
+    model = keras.Model(steps, layers.Conv1D(3, 2)(steps))
+    tfexplain.create_analyzer("gradient", model).export(tmp_path / "model")
+    explain = tf.saved_model.load(tmp_path / "model").signatures["explain"]
+    x = np.random.default_rng(0).normal(size=(1, 5, 4)).astype("float32")
+
+    def ask(x, target):
+        return explain(steps=tf.constant(x), target=tf.constant([target]))["relevance"].numpy()
+
+    # 4 steps of 3 channels; the last output sees the last two steps.
+    assert np.abs(ask(x, 11)).sum(axis=2).astype(bool).tolist() == [[False] * 3 + [True] * 2]
+    for given, target in ((x, 12), (x[:, 1:], 9)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="less than the number of outputs"):
+            ask(given, target)
+    assert np.abs(ask(x, -1)).max() > 0
+
+
 def test_the_saved_model_says_what_it_is(tmp_path):
     low = np.linspace(-4, -3, 72).reshape(SHAPE)
     analyzer = tfexplain.create_analyzer(

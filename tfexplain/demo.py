@@ -32,6 +32,8 @@ REQUIRED_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 LEAST_ACCURACY = 0.97
 
+# What the report says of the audited samples; by it a folder is known again.
+DATA = "a test digit of each class, of scikit-learn's digits"
 Step = Callable[[str, int, int], object]
 
 
@@ -194,11 +196,40 @@ def audit(
         folder=out,
         about={
             "command": shlex.join(["tfexplain", "demo", "--out", os.fspath(out)]),
-            "data": "a test digit of each class, of scikit-learn's digits",
+            "data": DATA,
             "classes": {str(digit): f"digit {digit}" for digit in range(10)},
         },
         announce=announce,
     )
+
+
+def check_folder(out: str | os.PathLike) -> None:
+    """Refuses, before any work, a folder with an audit that the demonstration cannot continue.
+
+    Args:
+        out: Folder that `audit` is going to write to.
+
+    Raises:
+        ValueError: If it holds the audit of something else or by other versions, or files of none.
+    """
+    from tfexplain.report import folder
+
+    place = pathlib.Path(out)
+    folder.check_owner(place)
+    if not (place / folder.RECORD).exists():
+        return
+    record = folder.read_record(place / folder.RECORD)
+    data = record.get("about", {}).get("data", "unknown data")
+    theirs, mine = record["settings"].get("versions", {}), results.versions()
+    if data != DATA:
+        raise ValueError(
+            f"{place} holds another audit, of {data}. Choose another folder, or remove it."
+        )
+    if older := [name for name in mine if theirs.get(name) != mine[name]]:
+        raise ValueError(
+            f"{place} holds a demonstration by other versions of {', '.join(older)}. Choose "
+            "another folder, or remove it."
+        )
 
 
 def cache_folder() -> pathlib.Path:

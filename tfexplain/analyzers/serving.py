@@ -108,8 +108,12 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
         return {f"prediction_{key}": result for key, result in zip(keys, results, strict=True)}
 
     def relevances(tensors: list[tf.Tensor], targets: tf.Tensor) -> dict[str, tf.Tensor]:
-        _, *parts = analyzer.explain(tensors, targets)
+        explained, *parts = analyzer.explain(tensors, targets)
         parts = [part[:, 0] for part in parts]
+        if None in analyzer.output_shape:
+            # How many outputs there are is known when the model has run.
+            with tf.control_dependencies(_below(targets, tf.reduce_prod(tf.shape(explained)[1:]))):
+                parts = [tf.identity(part) for part in parts]
         if len(parts) == 1:
             return {"relevance": parts[0]}
         return {f"relevance_{name}": part for name, part in zip(names, parts, strict=True)}
@@ -154,13 +158,21 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
 
 
 def _checks(target: tf.Tensor, shape: tuple[int | None, ...]) -> list[tf.Operation]:
-    """Returns what fails where a target is no flat index of an output; -1 is the largest one."""
+    """Returns what fails where a target is no flat index of an output; -1 is the largest one.
+
+    Without a known number of outputs it fails for negative ones only.
+    """
     checks = [tf.debugging.assert_greater_equal(target, -1, "target must be >= 0")]
     if None not in shape:
-        count = math.prod(shape)
-        message = f"target must be less than {count}, the number of outputs"
-        checks.append(tf.debugging.assert_less(target, count, message))
+        checks += _below(target, math.prod(shape))
     return [check for check in checks if check is not None]
+
+
+def _below(target: tf.Tensor, count: int | tf.Tensor) -> list[tf.Operation]:
+    """Returns what fails where a target is not less than the number of outputs."""
+    number = f"{count}, " if isinstance(count, int) else ""
+    message = f"target must be less than {number}the number of outputs"
+    return [tf.debugging.assert_less(target, count, message)]
 
 
 def _about(analyzer: Analyzer) -> str:

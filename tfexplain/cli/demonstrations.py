@@ -24,6 +24,7 @@ def demo(
         start_tensorflow()
         from tfexplain import demo as module
 
+        module.check_folder(out_folder)
         stage.begin_work()
         explained = _explained(module.run, out_folder)
         print_text(explained.report())

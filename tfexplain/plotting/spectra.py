@@ -18,6 +18,7 @@ from tfexplain.plotting.pictures import (
 
 _TEXT = 8  # points
 _ROUNDING = 1e-16  # of float64
+_LINES, _MARKERS = ("-", "--", ":", "-."), "osv^"
 
 
 def singular_values(dataset: xr.Dataset, *, ax: Axes | None = None) -> Axes:
@@ -28,21 +29,28 @@ def singular_values(dataset: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         ax: Where to draw; by default on a new Figure (`ax.figure`).
 
     Returns:
-        The axes. What is below rounding, 1e-16 of an analyzer's first value, is not drawn.
+        The axes. What is below rounding, 1e-16 of an analyzer's first value, is not drawn, nor is
+        an analyzer without any value.
     """
     ax = Figure(figsize=(5.4, 3.4), layout="constrained").subplots() if ax is None else ax
     ranks = dataset["rank"].values
     few = dataset.sizes["analyzer"] <= MOST_BANDS
-    for name in dataset["analyzer"].values.tolist():
+    for index, name in enumerate(dataset["analyzer"].values.tolist()):
         values = dataset["singular_value"].sel(analyzer=name).values
         known = ~np.isnan(values).all(axis=0)
+        if not known.any():
+            continue
         low, middle, high = np.nanpercentile(values[:, known], [25, 50, 75], axis=0)
         rounding = middle < _ROUNDING * middle[0]
         low[rounding], middle[rounding], high[rounding] = np.nan, np.nan, np.nan
-        marker = "o" if known.sum() < 30 else ""
+        # Ten colours: of more analyzers the lines differ.
+        turn = index // 10 % len(_LINES)
+        look = {"marker": _MARKERS[turn] if known.sum() < 30 else "", "linestyle": _LINES[turn]}
         ssm = float(dataset["ssm"].sel(analyzer=name).median())
         label = f"{name}: SSM {ssm:.2f}"
-        (line,) = ax.plot(ranks[known], middle, marker=marker, markersize=3, label=label)
+        (line,) = ax.plot(
+            ranks[known], middle, color=f"C{index}", markersize=3, label=label, **look
+        )
         if few:
             colour = line.get_color()
             ax.fill_between(ranks[known], low, high, color=colour, alpha=0.15, linewidth=0)

@@ -289,6 +289,14 @@ def _from_table(
             f"{path} has {len(rows)} rows of {', '.join(map(str, sorted(widths))) or 'no'} columns."
             f" The model takes {shape[0]} columns; one more is the label."
         )
+    # A coordinate may be called y; what has another name of a label takes the place of an input.
+    taken = [name for name in head or [] if name.strip().lower() in LABELS[:-1]]
+    if taken and widths == {shape[0]}:
+        raise ValueError(
+            f"{path} has {shape[0]} columns, as many as the model takes, and one is called "
+            f"{taken[0]!r}. If it holds labels, a column of the inputs is missing; if it is an "
+            "input, give it another name."
+        )
     labels, classes = None, {}
     if widths != {shape[0]}:
         columns = [name.strip().lower() for name in head or []]

@@ -67,7 +67,7 @@ def small_input(x: np.ndarray) -> str:
 
 
 def small_map(relevance: np.ndarray, largest: int = LARGEST_MAP) -> tuple[str, float]:
-    """Returns the map of one input as a small picture, and the limit of its colours.
+    """Returns the map of one input as a small picture, and the limit of its colours: 0 if it is 0.
 
     Args:
         relevance: (height, width, channels), (steps, features) or (features,).
@@ -77,9 +77,10 @@ def small_map(relevance: np.ndarray, largest: int = LARGEST_MAP) -> tuple[str, f
         map = plotting.reduce_channels(relevance)
         limits = plotting.symmetric_limits(map, PERCENTILE)
         colours = matplotlib.colormaps[plotting.COLORMAP](Normalize(*limits, clip=True)(map))
-        return _pixels(colours[..., :3], largest), limits[1]
+        return _pixels(colours[..., :3], largest), limits[1] if map.any() else 0.0
     limits = plotting.symmetric_limits(relevance)
-    return _small(lambda ax: plotting.draw_map(ax, relevance)), limits[1]
+    picture = _small(lambda ax: plotting.draw_map(ax, relevance))
+    return picture, limits[1] if relevance.any() else 0.0
 
 
 def _small(draw: Callable[[Any], object]) -> str:

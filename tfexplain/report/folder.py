@@ -14,7 +14,7 @@ from tfexplain import files
 from tfexplain.report.parts import PARTS, Part
 
 RECORD, RESULTS, VERDICT, REPORT = "audit.json", "results", "verdict.json", "report.html"
-SCHEMA, SCHEMA_VERSION = "tfexplain.audit", 1
+SCHEMA, SCHEMA_VERSION = "tfexplain.audit", 2
 
 
 def check_owner(folder: pathlib.Path) -> None:
@@ -53,7 +53,7 @@ def read_record(file: pathlib.Path) -> dict[str, Any]:
     if known != (SCHEMA, SCHEMA_VERSION):
         raise ValueError(
             f"{file} has the schema {known[0]} {known[1]}; this tfexplain reads {SCHEMA} "
-            f"{SCHEMA_VERSION}."
+            f"{SCHEMA_VERSION}. Run the audit again in another folder, or remove this one."
         )
     return record
 

@@ -112,7 +112,8 @@ def choose(
     notes = []
     if fitted:
         notes.append(
-            f"{', '.join(fitted)}: fitted to the audited samples. Give training data as fit_data."
+            f"{', '.join(fitted)}: fitted to the audited samples. In Python fit_data takes "
+            "training data."
         )
     return Methods(found, left_out, notes)
 

@@ -310,8 +310,8 @@ def _choose_samples(x: Any, y: Any, pixels: Any, count: int, seed: int) -> _Samp
     if len(x) > count:
         positions = np.sort(np.random.default_rng(seed).permutation(len(x))[:count])
         notes.append(
-            f"{count} of {len(x)} samples, drawn at random (seed {seed}), are audited. images= "
-            "takes more."
+            f"{count} of {len(x)} samples, drawn at random (seed {seed}), are audited. The option "
+            "images takes more."
         )
     y = np.asarray(y)[positions] if y is not None and np.ndim(y) else y
     pixels = None if pixels is None else np.asarray(pixels)[positions]

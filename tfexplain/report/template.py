@@ -75,9 +75,16 @@ code { overflow-wrap: anywhere; }
     font-size: .8rem; }
 }
 @media print {
-  body { max-width: none; font-size: 10pt; }
+  body { max-width: none; font-size: 10pt; padding: 0; }
   nav { display: none; }
-  h2 { break-after: avoid; }
+  h2, h3, h3 + .soft { break-after: avoid; }
+  .verdict { font-size: 6.5pt; }
+  .verdict th, .verdict td { padding: .15rem .2rem; }
+  .verdict th[scope=row] { overflow-wrap: anywhere; min-width: 5.5rem; }
+  .verdict small { font-size: 5.5pt; }
+  .grid { font-size: 7pt; }
+  .grid img { width: 3.5rem; }
+  .grid thead th { max-width: 3.5rem; }
   figure, tr { break-inside: avoid; }
   details::details-content { content-visibility: visible; block-size: auto; }
 }
@@ -119,14 +126,14 @@ tests passed, then by pixel flipping.</p>
 <dl>{% for check in checks %}<dt>{{ check.title }}</dt><dd>{{ check.meaning }}
 {% if check.unit %}Number: {{ check.unit }}.{% endif %}</dd>{% endfor %}</dl>
 </details>
-{% if left_out %}<details><summary>{{ left_out|length }} methods were not audited</summary>
+{% if left_out %}<details><summary>Not audited: {{ left_out|length }} of the methods</summary>
 <dl>{% for name, reason in left_out.items() %}<dt>{{ name }}</dt><dd>{{ reason }}</dd>
 {% endfor %}</dl></details>{% endif %}
 {% for part in sections %}
 <h2 id="{{ part.name }}">{{ part.title }}</h2>
 <p>{{ part.text }}{% for paper in part.papers %} {{ link(paper) }}{% endfor %}</p>
 {% for note in part.notes[:2] %}<p class="soft">{{ note }}</p>{% endfor %}
-{% if part.notes|length > 2 %}<details><summary>{{ part.notes|length - 2 }} more notes</summary>
+{% if part.notes|length > 2 %}<details><summary>More notes: {{ part.notes|length - 2 }}</summary>
 {% for note in part.notes[2:] %}<p class="soft">{{ note }}</p>{% endfor %}</details>{% endif %}
 {% for example in part.examples %}
 <h3>{{ example.title }}</h3>
@@ -149,7 +156,8 @@ tests passed, then by pixel flipping.</p>
 <small>{{ map.caption }}</small>{% else %}not finite{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div></details>
 {% endfor %}
-{% if part.reasons %}<details><summary>Not measured: {{ part.reasons|length }} methods</summary>
+{% if part.reasons %}<details>
+<summary>Not measured: {{ part.reasons|length }} of the methods</summary>
 <dl>{% for name, reason in part.reasons.items() %}<dt>{{ name }}</dt><dd>{{ reason }}</dd>
 {% endfor %}</dl></details>{% endif %}
 {% endfor %}
