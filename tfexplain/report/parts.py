@@ -427,8 +427,8 @@ PARTS: Sequence[Part] = (
         "cosine_convergence",
         "Directions on the way back",
         {
-            "quick": {"samples": 4, "num_vectors": 3},
-            "default": {"samples": 16, "num_vectors": 5},
+            "quick": {"samples": 10, "num_vectors": 3},
+            "default": {"samples": 32, "num_vectors": 5},
             "thorough": {"samples": 64, "num_vectors": 10},
         },
         _several_outputs,
