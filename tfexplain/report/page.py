@@ -54,8 +54,9 @@ SECTIONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
         "Random weights",
         "From the last layer to the first, trained weights are replaced by random ones. The maps "
         "of a method that explains what the model learned change at once; a line that stays near "
-        "1 does not depend on the layers that were randomised. Below are maps to look at: first "
-        "that of the trained model, then those with all layers down to the named one random.",
+        "1 does not depend on the layers that were randomised. Below are the compared maps, of "
+        "gradients their magnitudes: first that of the trained model, then those with all layers "
+        "down to the named one random.",
         ("adebayo2018sanity", "sixt2020when"),
     ),
     "random_logit": (
