@@ -10,7 +10,7 @@ from matplotlib.cbook import boxplot_stats
 from matplotlib.figure import Figure
 
 from tfexplain import plotting
-from tfexplain.plotting import audits
+from tfexplain.plotting import audits, class_contrasts
 
 NAMES = ["gradient", "lrp.alpha_1_beta_0", "rect_grad"]
 STEPS = ["scores", "block_out", "conv1"]
@@ -250,24 +250,24 @@ def pair(shape=(6, 8, 3), seed=0):
 
 
 def test_scaled_maps():
-    np.testing.assert_allclose(audits.scaled([[-4.0, 1.0]], None), [[-1, 0.25]])
+    np.testing.assert_allclose(class_contrasts.scaled([[-4.0, 1.0]], None), [[-1, 0.25]])
     np.testing.assert_allclose(
-        audits.scaled(np.arange(101.0), 50), np.minimum(np.arange(101) / 50, 1)
+        class_contrasts.scaled(np.arange(101.0), 50), np.minimum(np.arange(101) / 50, 1)
     )
-    assert (audits.scaled(np.zeros(3)) == 0).all()
+    assert (class_contrasts.scaled(np.zeros(3)) == 0).all()
 
 
 def test_class_difference():
     _, first, second = pair()
     a, b = first["gradient"].sum(-1), second["gradient"].sum(-1)
     a, b = a / np.abs(a).max(), b / np.abs(b).max()
-    found = audits.class_difference(first["gradient"], second["gradient"], percentile=None)
+    found = class_contrasts.class_difference(first["gradient"], second["gradient"], percentile=None)
     np.testing.assert_allclose(found, (a, b, a - b))
     # A factor makes no difference, a sign does unless it is turned.
-    same = audits.class_difference(first["gradient"], 7 * first["gradient"])
+    same = class_contrasts.class_difference(first["gradient"], 7 * first["gradient"])
     np.testing.assert_allclose(same[2], 0, atol=1e-12)
     for flip, expected in ((False, 2 * same[0]), (True, 0 * a)):
-        found = audits.class_difference(first["gradient"], -first["gradient"], flip=flip)
+        found = class_contrasts.class_difference(first["gradient"], -first["gradient"], flip=flip)
         np.testing.assert_allclose(found[2], expected, atol=1e-12)
 
 
@@ -279,7 +279,7 @@ def test_two_classes():
     assert [ax.get_title() for ax in cells[0]] == ["input", "cat", "dog", "difference"]
     assert [ax.get_ylabel() for ax in cells[:, 0]] == NAMES
     for row, name in enumerate(NAMES):
-        panels = audits.class_difference(first[name], second[name], flip=True)
+        panels = class_contrasts.class_difference(first[name], second[name], flip=True)
         for ax, panel in zip(cells[row, 1:], panels, strict=True):
             np.testing.assert_array_equal(ax.images[0].get_array(), panel)
             assert ax.images[0].get_clim() == (-1, 1)
@@ -313,9 +313,9 @@ def test_wrong_pairs():
     with pytest.raises(ValueError, match=r"x has shape \(5, 8, 3\), but relevance has"):
         plotting.two_classes(x[1:], first, second)
     with pytest.raises(ValueError, match=r"have shapes \(6, 8, 3\) and \(5, 8, 3\)"):
-        audits.class_difference(x, x[1:])
+        class_contrasts.class_difference(x, x[1:])
     with pytest.raises(ValueError, match="NaN or infinite"):
-        audits.class_difference(x, x * np.nan)
+        class_contrasts.class_difference(x, x * np.nan)
 
 
 @pytest.mark.parametrize(

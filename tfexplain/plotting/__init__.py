@@ -6,8 +6,8 @@ from tfexplain.plotting.audits import (
     pixel_flipping_curves,
     random_logit_boxes,
     randomization_curves,
-    two_classes,
 )
+from tfexplain.plotting.class_contrasts import two_classes
 from tfexplain.plotting.convergence import (
     convergence_curves,
     convergence_histogram,
