@@ -8,9 +8,9 @@ import re
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
+from tests.audit_networks import write_data
 from tfexplain import audits, cli, report
 
 # NumPy warns about Keras' variables when Keras saves them
@@ -31,15 +31,7 @@ def folder(tmp_path_factory):
     keras.Sequential([keras.Input((5,)), layers.Dense(6, "relu"), layers.Dense(3, "softmax")]).save(
         path / "table.keras"
     )
-    generator = np.random.default_rng(0)
-    for place, name in enumerate(("cat", "dog", "eel")):
-        (path / "photos" / name).mkdir(parents=True)
-        for number in range(2):
-            pixels = generator.integers(0, 255, (6, 6), "uint8")
-            Image.fromarray(pixels).save(path / "photos" / name / f"{place}{number}.png")
-    x = generator.normal(size=(4, 5)).astype("float32")
-    np.save(path / "x.npy", x)
-    np.savez(path / "xy.npz", x=x, y=[2, 1, 0, 0])
+    write_data(path)
     return path
 
 

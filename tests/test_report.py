@@ -9,6 +9,7 @@ import xarray as xr
 from keras import layers
 
 import tfexplain
+from tests.audit_networks import table_columns, table_network
 from tests.networks import randomize, sequential
 from tfexplain import metrics, report
 from tfexplain.report import Thresholds, judge
@@ -350,14 +351,12 @@ def test_thresholds_are_checked(value):
 
 @pytest.fixture(scope="module")
 def table():
-    return randomize(
-        sequential((6,), layers.Dense(8, "relu", name="hidden"), layers.Dense(3, name="scores"))
-    )
+    return table_network()
 
 
 @pytest.fixture(scope="module")
 def columns():
-    return np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    return table_columns()
 
 
 METHODS = ["gradient", "lrp.z"]

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests.audit_networks import write_data
 from tfexplain import report
 
 FUNCTIONS = """
@@ -61,15 +62,7 @@ def ragged():
 def folder(tmp_path_factory):
     """Data of all kinds, for a network of images and one of tables."""
     path = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(0)
-    for place, name in enumerate(("cat", "dog", "eel")):
-        (path / "photos" / name).mkdir(parents=True)
-        for number in range(2):
-            pixels = generator.integers(0, 255, (6, 6), "uint8")
-            Image.fromarray(pixels).save(path / "photos" / name / f"{place}{number}.png")
-    x = generator.normal(size=(4, 5)).astype("float32")
-    np.save(path / "x.npy", x)
-    np.savez(path / "xy.npz", x=x, y=[2, 1, 0, 0])
+    x = write_data(path)
     rows = ["a,b,label,c,d,e"]
     rows += [
         ",".join([*map(str, row[:2]), name, *map(str, row[2:])])

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import xarray as xr
-from keras import layers
 
 import tfexplain
-from tests.networks import randomize, sequential
+from tests.audit_networks import table_columns, table_network
 from tfexplain import audits, report
 from tfexplain.report import Thresholds
 
@@ -19,14 +18,12 @@ METHODS = ["gradient", "lrp.z"]
 
 @pytest.fixture(scope="module")
 def table():
-    return randomize(
-        sequential((6,), layers.Dense(8, "relu", name="hidden"), layers.Dense(3, name="scores"))
-    )
+    return table_network()
 
 
 @pytest.fixture(scope="module")
 def columns():
-    return np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    return table_columns()
 
 
 @pytest.fixture(scope="module")
