@@ -151,15 +151,15 @@ def test_wrong_baselines(image_model, baseline, message):
 
 def test_wrong_options(image_model):
     for name in (*NAMES, "deep_lift.ablation"):
-        with pytest.raises(ValueError, match="max_pool must be 'difference' or 'gradient'"):
+        with pytest.raises(ValueError, match="max_pool must be one of difference, gradient"):
             create(name, image_model, max_pool="winner")
         with pytest.raises(ValueError, match="empty list"):
             create(name, image_model, baseline=[])
-    with pytest.raises(ValueError, match="definition must be 'as_run' or 'as_written'"):
+    with pytest.raises(ValueError, match="definition must be one of as_run, as_written"):
         create("deep_lift.ablation", image_model, definition="as_told")
     with pytest.raises(ValueError, match="has no option 'definition'"):
         create("deep_lift.rescale", image_model, definition="as_run")
-    with pytest.raises(ValueError, match="quantity must be 'contribution' or 'multiplier'"):
+    with pytest.raises(ValueError, match="quantity must be one of contribution, multiplier"):
         create("deep_lift.rescale", image_model).propagate(
             normal(1, 5, 5, 2), np.ones((1, 1, 3)), quantity="share"
         )

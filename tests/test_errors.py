@@ -295,7 +295,7 @@ def test_unknown_or_missing_option(model, name, options, message):
 WRONG_VALUES = [
     # common options
     ("gradient", {"head": "two"}, "head must be one of None, 'logit', 'one', received 'two'"),
-    ("lrp.z", {"output_activation": "no"}, "output_activation must be one of 'drop', 'keep'"),
+    ("lrp.z", {"output_activation": "no"}, "output_activation must be one of drop, keep"),
     ("gradient", {"dtype": "float16"}, "dtype must be one of None, 'float32', 'float64'"),
     ("gradient", {"compat": "zennit"}, "compat must be one of None, 'innvestigate'"),
     # LRP
@@ -307,11 +307,11 @@ WRONG_VALUES = [
     ("lrp.z", {"input_rule": ("box", 0)}, "input_rule must be None"),
     ("lrp.z", {"input_rule": ("box", 2, 1)}, "low must be <= high"),
     ("lrp.z", {"input_rule": ("box", "a", 1)}, "low must be a number or an array, received 'a'"),
-    ("lrp.z", {"batch_norm": "merge"}, "batch_norm must be 'fold' or 'rule', received 'merge'"),
-    ("gradient", {"batch_norm": None}, "batch_norm must be 'fold' or 'rule', received None"),
-    ("lrp.z", {"add": "equal"}, "add must be 'rule' or 'proportional', received 'equal'"),
-    ("lrp.z", {"max_pool": "all"}, "max_pool must be 'winner' or 'average', received 'all'"),
-    ("deep_taylor", {"max_pool": "all"}, "max_pool must be 'winner' or 'average'"),
+    ("lrp.z", {"batch_norm": "merge"}, "batch_norm must be one of fold, rule, received 'merge'"),
+    ("gradient", {"batch_norm": None}, "batch_norm must be one of fold, rule, received None"),
+    ("lrp.z", {"add": "equal"}, "add must be one of rule, proportional, received 'equal'"),
+    ("lrp.z", {"max_pool": "all"}, "max_pool must be one of winner, average, received 'all'"),
+    ("deep_taylor", {"max_pool": "all"}, "max_pool must be one of winner, average"),
     ("lrp.epsilon", {"epsilon": -1e-3}, "epsilon must be a finite number >= 0, received -0.001"),
     ("lrp.epsilon", {"epsilon": np.inf}, "epsilon must be a finite number >= 0, received inf"),
     ("lrp.epsilon", {"epsilon": "small"}, "epsilon must be a finite number >= 0"),

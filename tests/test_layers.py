@@ -56,7 +56,7 @@ def one_signed_loss(analyzer, x):
     That is 2 R_j where no contribution to j is positive, -R_j where none is negative.
     """
     network, lost = analyzer.network(), np.zeros(len(x))
-    records = network._records([tf.constant(x)])
+    records = network.forward_pass([tf.constant(x)])
     target = tf.ones([len(x), 1], tf.int32)
     start = start_relevance(records[network.start_index], target, analyzer.head)
 
@@ -68,9 +68,9 @@ def one_signed_loss(analyzer, x):
                 r = relevance[0][sample, 0].numpy().ravel()
                 lost[sample] += 2 * r[(parts <= 0).all(axis=0)].sum()
                 lost[sample] -= r[(parts >= 0).all(axis=0)].sum()
-        return network._visit(call, tensors, relevance)
+        return network.visit(call, tensors, relevance)
 
-    network._walk(dict(zip(network._nodes, records, strict=True)), start, visit)
+    network._walk(dict(zip(network.nodes, records, strict=True)), start, visit)
     return lost
 
 

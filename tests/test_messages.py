@@ -71,7 +71,7 @@ NONSENSE = [
     ("rect_grad", {"percentile": np.nan}, r"percentile must be .*received nan"),
     ("gradient", {"jit_compile": "no"}, r"jit_compile must be .*received 'no'"),
     ("lrp.z", {"jit_compile": 1}, r"jit_compile must be .*received 1"),
-    ("lrp.z", {"add": ""}, r"add must be 'rule' or 'proportional', received ''"),
+    ("lrp.z", {"add": ""}, r"add must be one of rule, proportional, received ''"),
     ("lrp.z", {"bias": ""}, r"bias must be .*received ''"),
     ("gradient", {"head": ""}, r"head must be one of .*received ''"),
     ("gradient", {"dtype": ""}, r"dtype must be one of .*received ''"),

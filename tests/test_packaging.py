@@ -20,6 +20,7 @@ PACKAGE = ROOT / "tfexplain"
 # Each module imports only modules before it.
 ORDER = (
     "errors",
+    "checks",
     "references",
     "files",
     "numerics",

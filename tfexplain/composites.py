@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from tfexplain.checks import choice
 from tfexplain.errors import UnsupportedLayerError
 from tfexplain.graph import Call, Graph, Node
 from tfexplain.operations import (
@@ -422,8 +423,7 @@ def routing_rows(max_pool: str = "winner") -> tuple[tuple[Any, Rule], ...]:
     Raises:
         ValueError: For another value.
     """
-    if max_pool not in ("winner", "average"):
-        raise ValueError(f"max_pool must be 'winner' or 'average', received {max_pool!r}.")
+    choice("max_pool", max_pool, ("winner", "average"))
     return (
         (AVERAGE_POOLING, Proportional()),
         (MAX_POOLING, Winner() if max_pool == "winner" else AverageOfWindow()),
@@ -454,8 +454,7 @@ def relevance_rows(
     Raises:
         ValueError: For an unknown option.
     """
-    if add not in ("rule", "proportional"):
-        raise ValueError(f"add must be 'rule' or 'proportional', received {add!r}.")
+    choice("add", add, ("rule", "proportional"))
     merging = Proportional() if add == "proportional" else convolution
     rows = [(First(), first)] if first is not None else []
     rows += [

@@ -10,13 +10,13 @@ and `expand` gives an activation the axis of length one that broadcasts over the
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from tfexplain.checks import flag, real
 
 Tensor = tf.Tensor
 
@@ -147,21 +147,6 @@ def rounding(dtype: tf.DType) -> float:
     return 8 * float(np.finfo(dtype.as_numpy_dtype).eps)
 
 
-def real(name: str, value: Any, least: float, most: float = math.inf, hint: str = "") -> float:
-    """Returns an option as a number in [least, most), infinity excluded.
-
-    Raises:
-        ValueError: If it is no such number.
-    """
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-    if number and least <= value < most:
-        return float(value)
-    wanted = f"in [{least}, {most})"
-    if most == math.inf:
-        wanted = "a finite number" + (f" >= {least}" if least > -math.inf else "")
-    raise ValueError(f"{name} must be {wanted}, received {value!r}. {hint}".rstrip())
-
-
 @dataclass(frozen=True)
 class Stabilizer:
     """Adds epsilon to a denominator, with its sign (sign(0) = +1).
@@ -181,8 +166,7 @@ class Stabilizer:
         """Checks the value."""
         hint = "Typical values lie between 1e-9 and 1."
         object.__setattr__(self, "epsilon", real("epsilon", self.epsilon, 0, hint=hint))
-        if not isinstance(self.relative, bool | np.bool_):
-            raise ValueError(f"relative must be True or False, received {self.relative!r}.")
+        object.__setattr__(self, "relative", flag("relative", self.relative))
         object.__setattr__(self, "relative", bool(self.relative))
 
     def added(self, denominator: Tensor) -> Tensor:

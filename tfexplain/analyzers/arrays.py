@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfexplain.checks import integer, is_integer
 from tfexplain.graph import Node
 
 
@@ -148,10 +148,9 @@ def slices(count: int, size: int) -> Iterator[slice]:
     Raises:
         ValueError: If the size is no positive integer.
     """
-    if not isinstance(size, numbers.Integral) or size < 1:
-        raise ValueError(f"batch_size must be a positive integer, received {size!r}.")
-    for start in range(0, count, int(size)):
-        yield slice(start, min(start + int(size), count))
+    size = integer("batch_size", size, 1)
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 def flat_targets(target: Any, count: int, output_shape: Sequence[int | None]) -> np.ndarray:
@@ -183,7 +182,7 @@ def flat_targets(target: Any, count: int, output_shape: Sequence[int | None]) ->
         return np.tile(np.arange(outputs, dtype="int32"), (count, 1))
     if isinstance(target, tuple) and len(target) == len(output_shape) > 1:
         return np.full((count, 1), _flat_index(target, output_shape), "int32")
-    if isinstance(target, numbers.Integral) and not isinstance(target, bool):
+    if is_integer(target):
         return np.full((count, 1), _flat_index(target, output_shape), "int32")
     if isinstance(target, np.ndarray) and target.ndim == 0:
         return flat_targets(target[()], count, output_shape)

@@ -22,6 +22,7 @@ from tfexplain.analyzers.arrays import (
     is_dataset,
     slices,
 )
+from tfexplain.checks import choice, flag
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import check_built, has_graph
@@ -82,11 +83,11 @@ class Analyzer(abc.ABC):
         jit_compile: bool = False,
     ) -> None:
         check_built(model)
-        _one_of("output_activation", output_activation, ("drop", "keep"))
-        _one_of("head", head, (None, "logit", "one"))
-        _one_of("dtype", dtype, (None, "float32", "float64"))
-        _one_of("compat", compat, (None, "innvestigate"))
-        _one_of("jit_compile", jit_compile, (True, False))
+        choice("output_activation", output_activation, ("drop", "keep"))
+        choice("head", head, (None, "logit", "one"))
+        choice("dtype", dtype, (None, "float32", "float64"))
+        choice("compat", compat, (None, "innvestigate"))
+        flag("jit_compile", jit_compile)
         self.user_model = model
         self.output = output
         self.output_activation = output_activation
@@ -385,12 +386,6 @@ def precision(model: keras.Model) -> str:
         tensors += [*model.inputs, *model.outputs]
     dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors}
     return "float64" if "float64" in dtypes else "float32"
-
-
-def _one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    if not any(type(value) is type(item) and value == item for item in allowed):
-        listed = ", ".join(repr(item) for item in allowed)
-        raise ValueError(f"{name} must be one of {listed}, received {value!r}.")
 
 
 def _brief(value: Any) -> Any:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfexplain.analyzers.base import Place
 from tfexplain.analyzers.baselines import Baseline, BaselineLike, as_vectors
 from tfexplain.analyzers.reversed import ReversedAnalyzer
+from tfexplain.checks import choice
 from tfexplain.composites import (
     ACTIVATION,
     ADDITION,
@@ -95,8 +96,7 @@ class DeepLIFT(ReversedAnalyzer):
         max_pool: str = "difference",
         **common: Any,
     ) -> None:
-        if max_pool not in ("difference", "gradient"):
-            raise ValueError(f"max_pool must be 'difference' or 'gradient', received {max_pool!r}.")
+        choice("max_pool", max_pool, ("difference", "gradient"))
         self.baseline = Baseline(baseline)
         self.max_pool = max_pool
         super().__init__(model, **common)
@@ -119,7 +119,8 @@ class DeepLIFT(ReversedAnalyzer):
             self.graph, self.assignment, tokens=self._tokens, rescale=self.rescale, **options
         )
 
-    def _given(self, arrays: list[np.ndarray], place: Place) -> list[list[np.ndarray]]:
+    def chain_inputs(self, arrays: list[np.ndarray], place: Place) -> list[list[np.ndarray]]:
+        """Returns the samples with each baseline in turn."""
         return [
             [*arrays, *(tensor.numpy() for tensor in self._vectors(parts))]
             for parts in self.baseline.arrays(self.inputs, arrays, place)
@@ -166,10 +167,7 @@ class DeepLIFT(ReversedAnalyzer):
             ValueError: For a wrong shape, an unknown layer or quantity, or a layer that is not
                 upstream.
         """
-        if quantity not in (CONTRIBUTION, MULTIPLIER):
-            raise ValueError(
-                f"quantity must be {CONTRIBUTION!r} or {MULTIPLIER!r}, received {quantity!r}."
-            )
+        choice("quantity", quantity, (CONTRIBUTION, MULTIPLIER))
         return self._propagate(x, output_relevance, start, layers, batch_size, quantity=quantity)
 
     def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:

@@ -56,7 +56,7 @@ class GradCAM(CompiledAnalyzer, GradientAnalyzer):
         if getattr(source, "data_format", None) == "channels_first":
             raise ValueError(f"grad_cam needs channels last; {self.layer!r} has channels first.")
         self._cam = self.network(layers=(self.layer,))
-        self._activation = self._cam._nodes.index(node)
+        self._activation = self._cam.nodes.index(node)
         self._compile_explain(self._cam)
 
     def _trace(self, fold_batch_norm: bool) -> Graph:
@@ -76,10 +76,10 @@ class GradCAM(CompiledAnalyzer, GradientAnalyzer):
 
     def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
         """Returns [explained tensor, map repeated over channels]."""
-        records = self._cam._records(inputs)
+        records = self._cam.forward_pass(inputs)
         outputs = records[self._cam.start_index]
         relevance = start_relevance(outputs, targets, self.head)
-        gradient = self._cam._backward(records, relevance)[1]
+        gradient = self._cam.backward_pass(records, relevance)[1]
         activation = records[self._activation]
         spatial = list(range(2, len(gradient.shape) - 1))
         weights = tf.reduce_mean(gradient, axis=spatial, keepdims=True)

@@ -14,6 +14,7 @@ from rich.progress import track
 
 from tfexplain.analyzers.arrays import dataset_batches, finite, is_dataset, slices, tensors
 from tfexplain.analyzers.reversed import ReversedAnalyzer
+from tfexplain.checks import choice
 from tfexplain.composites import (
     ACTIVATION,
     ADDITION,
@@ -69,8 +70,7 @@ class PatternAnalyzer(ReversedAnalyzer):
             ("estimator", estimator, ESTIMATORS),
             ("output_mean", output_mean, OUTPUT_MEANS),
         ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, received {value!r}.")
+            choice(name, value, known)
         self.estimator, self.output_mean = estimator, output_mean
         super().__init__(model, **common)
         self.patterns: dict[str, np.ndarray] | None = None
@@ -107,7 +107,7 @@ class PatternAnalyzer(ReversedAnalyzer):
         )
         fit = PatternFit(
             forward.graph,
-            forward._nodes,
+            forward.nodes,
             [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in forward.forward.outputs],
             estimator=self.estimator,
             output_mean=self.output_mean,

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.analyzers.reversed import CompiledAnalyzer, ReversedAnalyzer, is_index
+from tfexplain.analyzers.reversed import CompiledAnalyzer, ReversedAnalyzer
+from tfexplain.checks import flag, integer
 from tfexplain.composites import (
     ADDITION,
     AVERAGE_POOLING,
@@ -221,10 +222,9 @@ class LRPSequentialPreset(BiasedLRP):
         until: int | None = None,
         **common: Any,
     ) -> None:
-        if until is not None and (not is_index(until) or until < 0):
-            raise ValueError(f"until must be the index of a linear layer, received {until!r}.")
         self.alpha, self.epsilon = alpha, epsilon
-        self.until = None if until is None else int(until)
+        hint = "It is the index of a linear layer."
+        self.until = None if until is None else integer("until", until, 0, hint=hint)
         super().__init__(model, **common)
 
     def composite(self) -> Composite:
@@ -446,8 +446,7 @@ class ContrastiveLRP(_Contrast, CompiledAnalyzer):
         from tfexplain.analyzers import create_analyzer
 
         super().__init__(model, **common)
-        if not isinstance(rectify, bool):
-            raise ValueError(f"rectify must be True or False, received {rectify!r}.")
+        self.rectify = flag("rectify", rectify)
         passed = {"bias": bias, "input_rule": input_rule, "add": add, "max_pool": max_pool}
         passed = {**passed, "batch_norm": batch_norm}
         common.update({key: value for key, value in passed.items() if value is not None})
@@ -461,7 +460,6 @@ class ContrastiveLRP(_Contrast, CompiledAnalyzer):
         self.inner = create_analyzer(inner, model, **options, **common)
         if not isinstance(self.inner, ReversedAnalyzer):
             raise ValueError(f"{inner!r} cannot be contrasted: it is no reversed network.")
-        self.rectify = rectify
         # Built now: Keras layers are not made while a function is traced.
         self._network = self.inner.network()
         self._compile_explain(self._network)
@@ -486,12 +484,12 @@ class ContrastiveLRP(_Contrast, CompiledAnalyzer):
     def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
         """Returns [explained tensor, *relevance]."""
         network = self._network
-        records = network._records(inputs)
+        records = network.forward_pass(inputs)
         outputs = records[network.start_index]
         chosen = start_relevance(outputs, targets, "one")
         value = expand(outputs) if self.head == "logit" else tf.ones_like(expand(outputs))
         maps = [
-            _normalised(network._backward(records, start))
+            _normalised(network.backward_pass(records, start))
             for start in (value * chosen, value * (1 - chosen))
         ]
         difference = [first - second for first, second in zip(*maps, strict=True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ import xarray as xr
 from tfexplain.analyzers.arrays import Inputs, flat_targets, slices, tensors
 from tfexplain.analyzers.base import Analyzer, Place, check_relevance
 from tfexplain.canonizers import canonize, check_replayable, drop_output_activation
+from tfexplain.checks import choice, is_integer
 from tfexplain.composites import Composite, RuleAssignment, assign
 from tfexplain.errors import UnsupportedModelError, nearest
 from tfexplain.graph import Graph, Node, all_layers, call_unchanged, trace
@@ -47,7 +47,7 @@ def explained_output(graph: Graph, output: str | int | None) -> Node:
                 + nearest(output, names)
             )
         return graph.outputs[names.index(output)]
-    if not is_index(output):
+    if not is_integer(output):
         raise TypeError(f"output is the name or index of an output, received {output!r}.")
     if not 0 <= output < len(names):
         raise ValueError(
@@ -55,11 +55,6 @@ def explained_output(graph: Graph, output: str | int | None) -> Node:
             f"{len(names) - 1}."
         )
     return graph.outputs[output]
-
-
-def is_index(value: Any) -> bool:
-    """Tells whether a value is an integer."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 class GraphAnalyzer(Analyzer):
@@ -74,8 +69,7 @@ class GraphAnalyzer(Analyzer):
 
     def __init__(self, model: keras.Model, *, batch_norm: str = "fold", **common: Any) -> None:
         super().__init__(model, **common)
-        if batch_norm not in ("fold", "rule"):
-            raise ValueError(f"batch_norm must be 'fold' or 'rule', received {batch_norm!r}.")
+        choice("batch_norm", batch_norm, ("fold", "rule"))
         graph = self._trace(batch_norm == "fold")
         start = explained_output(graph, self.output)
         self._explained = graph.outputs.index(start)
@@ -108,7 +102,7 @@ class GraphAnalyzer(Analyzer):
             return
         check_replay(self.user_model, arrays, outputs, self._explained, self._dropped)
 
-    def _checked_arrays(self, x: Any) -> list[np.ndarray]:
+    def checked(self, x: Any) -> list[np.ndarray]:
         """Returns the checked inputs, after the replay has been compared with the model."""
         arrays = self.inputs.arrays(x)
         if not self._replay_checked:
@@ -305,7 +299,7 @@ class ReversedAnalyzer(GraphAnalyzer):
             self.graph, self.assignment, times_activation=self.times_activation, **options
         )
 
-    def _given(self, arrays: list[np.ndarray], place: Place) -> list[list[np.ndarray]]:
+    def chain_inputs(self, arrays: list[np.ndarray], place: Place) -> list[list[np.ndarray]]:
         """Returns the inputs of the network for a batch; over several, results are averaged."""
         return [arrays]
 
@@ -328,7 +322,7 @@ class ReversedAnalyzer(GraphAnalyzer):
         self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         network, found = self.network(), []
-        for given in self._given(arrays, place):
+        for given in self.chain_inputs(arrays, place):
             chunk = network.vectors_at_once(given, CHUNK_BYTES)
             if targets.shape[1] <= chunk:
                 outputs, *relevance = network.run_explain(tensors(given), tf.constant(targets))
@@ -390,7 +384,7 @@ class ReversedAnalyzer(GraphAnalyzer):
     ) -> dict[str, np.ndarray]:
         layers = (layers,) if isinstance(layers, str) else tuple(layers)
         network = self.network(start, layers, **options)
-        arrays = self._checked_arrays(x)
+        arrays = self.checked(x)
         relevance = check_relevance(
             output_relevance, len(arrays[0]), network.start.shape[1:], self.dtype
         )
@@ -398,7 +392,7 @@ class ReversedAnalyzer(GraphAnalyzer):
         for part in slices(len(arrays[0]), batch_size):
             batch = [array[part] for array in arrays]
             arriving, several = relevance[part], []
-            for given in self._given(batch, Place(part, len(arrays[0]))):
+            for given in self.chain_inputs(batch, Place(part, len(arrays[0]))):
                 chunk = network.vectors_at_once(given, CHUNK_BYTES)
                 if arriving.shape[1] <= chunk:
                     results = network.run_propagate(tensors(given), tf.constant(arriving))
@@ -439,14 +433,14 @@ class ReversedAnalyzer(GraphAnalyzer):
         if isinstance(target, str):
             raise ValueError(f"The ledger accounts for one output a sample, received {target!r}.")
         network = self.network()
-        arrays = self._checked_arrays(x)
+        arrays = self.checked(x)
         targets = flat_targets(target, len(arrays[0]), self.output_shape)
         names = ("received", "kept", "absorbed_by_bias", "absorbed_by_stabilizer", "lost")
         rows: dict[str, list] = {}
         for part in slices(len(arrays[0]), batch_size):
             several: dict[str, list] = {}
             batch = [array[part] for array in arrays]
-            for given in self._given(batch, Place(part, len(arrays[0]))):
+            for given in self.chain_inputs(batch, Place(part, len(arrays[0]))):
                 records = network.run_records(tensors(given))
                 relevance = start_relevance(
                     records[network.start_index], tf.constant(targets[part]), self._network_head()

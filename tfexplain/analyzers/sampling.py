@@ -14,16 +14,20 @@ from tfexplain.analyzers.base import Analyzer, Place, check_relevance
 from tfexplain.analyzers.baselines import Baseline, BaselineLike, as_vectors
 from tfexplain.analyzers.gradients import GradientAnalyzer
 from tfexplain.analyzers.reversed import CompiledAnalyzer
+from tfexplain.checks import choice, flag, integer, real
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import Graph, token_lookups
-from tfexplain.numerics import Compiled, Tensor, expand, random_normal, real
+from tfexplain.numerics import Compiled, Tensor, expand, random_normal
 from tfexplain.reverse import ReversedNetwork, start_relevance
+
+# TensorFlow's seeds are int32.
+LARGEST_SEED = 2**31 - 1
 
 
 class InputAverage(Analyzer):
     """Base of methods that average over many inputs, so that they have no single backward chain."""
 
-    def _send(
+    def send(
         self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Explains the weighted sums of outputs of one batch; returns anything, and relevance."""
@@ -55,13 +59,13 @@ class InputAverage(Analyzer):
                 f"{self.name} averages over inputs: only start=None and layers=() are possible, "
                 f"received start={start!r}, layers={tuple(layers)!r}."
             )
-        arrays = self._checked_arrays(x)
+        arrays = self.checked(x)
         relevance = check_relevance(output_relevance, len(arrays[0]), self.output_shape, self.dtype)
         found = []
         for part in slices(len(arrays[0]), batch_size):
             batch = [array[part] for array in arrays]
             place = Place(part, len(arrays[0]))
-            found.append(self._send(batch, relevance[part], place)[1])
+            found.append(self.send(batch, relevance[part], place)[1])
         names = list(self.inputs.names) if len(self.inputs.names) > 1 else ["input"]
         return {
             name: np.concatenate(parts)
@@ -190,9 +194,9 @@ class SampledGradient(InputAverage, CompiledAnalyzer, GradientAnalyzer):
         return [outputs, *self._collect(self.average(vectors, relevance))]
 
     def _outputs_of(self, vectors: list) -> Tensor:
-        return self.gradient_network._records(vectors)[self.gradient_network.start_index]
+        return self.gradient_network.forward_pass(vectors)[self.gradient_network.start_index]
 
-    def _send(
+    def send(
         self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Sends given relevance back; returns it once more, in the place of outputs."""
@@ -246,7 +250,7 @@ class SmoothGrad(SampledGradient):
         seed: int = 0,
         **common: Any,
     ) -> None:
-        self.samples = count_of("samples", samples)
+        self.samples = integer("samples", samples, 1)
         # innvestigate draws with standard deviation 1.
         compat = common.get("compat") is not None
         noise_scale = (1.0 if compat else 0.15) if noise_scale is None else noise_scale
@@ -254,10 +258,8 @@ class SmoothGrad(SampledGradient):
         self.noise_range = ((0, 1) if compat else "sample") if noise_range is None else noise_range
         if not isinstance(self.noise_range, str) or self.noise_range != "sample":
             self.noise_range = _range(self.noise_range)
-        if not isinstance(times_input, bool):
-            raise ValueError(f"times_input must be True or False, received {times_input!r}.")
-        self.times_input = times_input
-        self.seed = seed_of_draws(seed)
+        self.times_input = flag("times_input", times_input)
+        self.seed = integer("seed", seed, 0, LARGEST_SEED)
         super().__init__(model, **common)
 
     def paths(self, arrays: list[np.ndarray], place: Place) -> list[Path]:
@@ -307,8 +309,7 @@ def quadrature_rule(name: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: For an unknown name, or too few steps.
     """
-    if name not in QUADRATURES:
-        raise ValueError(f"quadrature must be one of {', '.join(QUADRATURES)}, received {name!r}.")
+    choice("quadrature", name, QUADRATURES)
     if name == "trapezoid" and steps < 2:
         raise ValueError(f"quadrature={name!r} needs at least 2 steps, received {steps}.")
     equal = np.full(steps, 1 / steps)
@@ -356,7 +357,7 @@ class IntegratedGradients(SampledGradient):
         quadrature: str | None = None,
         **common: Any,
     ) -> None:
-        self.steps = count_of("steps", steps)
+        self.steps = integer("steps", steps, 1)
         default = "innvestigate" if common.get("compat") is not None else "gauss_legendre"
         self.quadrature = default if quadrature is None else quadrature
         self.nodes, self.weights = quadrature_rule(self.quadrature, self.steps)
@@ -411,9 +412,11 @@ class IntegratedGradients(SampledGradient):
         spec = tf.TensorSpec((None, None), "int32")
         return self._from_baselines(arrays, targets, place, "explain", spec, start)
 
-    def _send(
+    def send(
         self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Explains the weighted sums of outputs of one batch, averaged over the baselines."""
+
         def start(outputs: Tensor, relevance: Tensor) -> Tensor:
             return relevance
 
@@ -484,25 +487,3 @@ def _range(value: Any) -> tuple[float, float]:
         if low < high:
             return low, high
     raise ValueError(f"noise_range must be 'sample' or (low, high), received {value!r}.")
-
-
-def seed_of_draws(seed: Any) -> int:
-    """Returns the seed of a method's draws.
-
-    Raises:
-        ValueError: If it is no integer that TensorFlow takes as a seed.
-    """
-    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be an integer in [0, 2**31), received {seed!r}.")
-    return int(seed)
-
-
-def count_of(name: str, value: Any) -> int:
-    """Returns an option that is a positive integer.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, received {value!r}.")
-    return int(value)

@@ -14,7 +14,8 @@ from tfexplain.analyzers.base import Place
 from tfexplain.analyzers.baselines import Baseline, BaselineLike
 from tfexplain.analyzers.gradients import explained_as_a_whole
 from tfexplain.analyzers.reversed import GraphAnalyzer
-from tfexplain.analyzers.sampling import InputAverage, count_of, seed_of_draws
+from tfexplain.analyzers.sampling import LARGEST_SEED, InputAverage
+from tfexplain.checks import integer
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import MaskError
 from tfexplain.graph import Graph, channels_last, has_graph, opaque_graph
@@ -80,10 +81,10 @@ class ShapleySampling(InputAverage, GraphAnalyzer):
         seed: int = 0,
         **common: Any,
     ) -> None:
-        self.cycles = count_of("cycles", cycles)
+        self.cycles = integer("cycles", cycles, 1)
         self.baseline = Baseline(baseline)
         self.features = _features(features)
-        self.seed = seed_of_draws(seed)
+        self.seed = integer("seed", seed, 0, LARGEST_SEED)
         super().__init__(model, **common)
         self.graph = self.graph.upstream([self.start])
         for node in self.graph.inputs:
@@ -326,9 +327,10 @@ class ShapleySampling(InputAverage, GraphAnalyzer):
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         return self._averaged(self._run_explain, arrays, targets, place)
 
-    def _send(
+    def send(
         self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Explains the weighted sums of outputs of one batch, averaged over the baselines."""
         return self._averaged(self._run_send, arrays, relevance, place)
 
     def _averaged(
@@ -352,12 +354,7 @@ class ShapleySampling(InputAverage, GraphAnalyzer):
 def _features(value: Any) -> str | int:
     if isinstance(value, str) and value == "elements":
         return value
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(
-            "features must be 'elements' or the size of square patches, a positive integer, "
-            f"received {value!r}."
-        )
-    return int(value)
+    return integer("features", value, 1, hint="Or 'elements'; a number is the size of patches.")
 
 
 def _check_tokens(baseline: Baseline, inputs: Inputs) -> None:

@@ -27,6 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from tfexplain.checks import integer
 from tfexplain.files import write_atomically
 
 Arrays = dict[str, np.ndarray]
@@ -74,12 +75,11 @@ def in_blocks(
         ValueError: If the block size is no positive integer, or `path` holds other settings.
         FileNotFoundError: If the folder of `path` does not exist.
     """
-    if not isinstance(block_size, int | np.integer) or block_size < 1:
-        raise ValueError(f"block_size must be a positive integer, received {block_size!r}.")
+    block_size = integer("block_size", block_size, 1)
     blocks = [slice(i, min(i + block_size, count)) for i in range(0, count, block_size)]
     store = None
     if path is not None:
-        store = _Store(pathlib.Path(path), {**settings, "block_size": int(block_size)})
+        store = _Store(pathlib.Path(path), {**settings, "block_size": block_size})
         if (finished := store.result()) is not None:
             return finished
     found = []

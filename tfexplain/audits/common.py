@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,9 +19,9 @@ from tfexplain.analyzers.patterns import PatternAnalyzer
 from tfexplain.analyzers.persistence import all_options, option_config
 from tfexplain.analyzers.reversed import CompiledAnalyzer, ReversedAnalyzer
 from tfexplain.audits.blocks import digest
+from tfexplain.checks import flag, integer, real
 from tfexplain.errors import nearest
 from tfexplain.graph import channels_last, has_graph, trace
-from tfexplain.numerics import real
 
 # The window of the structural similarity.
 SMALLEST_MAP = 5
@@ -235,10 +234,8 @@ def check_common(data_range: float, flip: bool, seed: int) -> None:
     """
     if real("data_range", data_range, 0) == 0:
         raise ValueError(f"data_range must be a number > 0, received {data_range!r}.")
-    if not isinstance(flip, bool | np.bool_):
-        raise ValueError(f"flip must be True or False, received {flip!r}.")
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed must be an integer >= 0, received {seed!r}.")
+    flag("flip", flip)
+    integer("seed", seed, 0)
 
 
 def num_classes(analyzers: Mapping[str, Analyzer]) -> int:

@@ -19,6 +19,7 @@ from tfexplain.analyzers.deep_lift import DeepLIFT
 from tfexplain.analyzers.reversed import CHUNK_BYTES, ReversedAnalyzer
 from tfexplain.audits import common
 from tfexplain.audits.blocks import in_blocks
+from tfexplain.checks import choice, integer
 from tfexplain.graph import Node, channels_last, has_graph
 from tfexplain.numerics import Compiled, Tensor
 from tfexplain.reverse import ReversedNetwork
@@ -188,15 +189,9 @@ def _listed(layers: str | Sequence[str] | None) -> Sequence[str] | None:
 def _check(
     analyzers: Mapping[str, Analyzer], num_vectors: int, quantity: str, batch_size: int
 ) -> None:
-    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive integer, received {batch_size!r}.")
-    if not isinstance(num_vectors, int | np.integer) or num_vectors < 2:
-        raise ValueError(
-            f"num_vectors must be an integer >= 2, because pairs are compared; received "
-            f"{num_vectors!r}."
-        )
-    if quantity not in ("contribution", "multiplier"):
-        raise ValueError(f"quantity must be 'contribution' or 'multiplier', received {quantity!r}.")
+    integer("batch_size", batch_size, 1)
+    integer("num_vectors", num_vectors, 2, hint="Pairs of vectors are compared.")
+    choice("quantity", quantity, ("contribution", "multiplier"))
     for name, analyzer in analyzers.items():
         if not common.has_chain(analyzer):
             raise ValueError(
@@ -275,15 +270,15 @@ class _Chain:
             by layer: every 1 - |cos| (samples, pairs, locations) if asked for.
         """
         analyzer, count = self._analyzer, len(arrays[0])
-        analyzer._checked_arrays(self._as_given([array[part] for array in arrays]))
-        (one,) = analyzer._given([array[:1] for array in arrays], Place(slice(0, 1), count))
+        analyzer.checked(self._as_given([array[part] for array in arrays]))
+        (one,) = analyzer.chain_inputs([array[:1] for array in arrays], Place(slice(0, 1), count))
         fit = self._network.vectors_at_once(one, CHUNK_BYTES)
         size = max(1, min(batch_size, fit // self._num_vectors))
         total: dict[str, list[np.ndarray]] = {}
         single: dict[str, list[np.ndarray]] = {}
         for begin in range(part.start, part.stop, size):
             place = slice(begin, min(begin + size, part.stop))
-            (given,) = analyzer._given([a[place] for a in arrays], Place(place, count))
+            (given,) = analyzer.chain_inputs([a[place] for a in arrays], Place(place, count))
             vectors = self._vectors(given, place, seed)
             for layer, (counts, negative, others, *values) in zip(
                 self.readouts,

@@ -16,6 +16,7 @@ from tfexplain.analyzers.base import Place
 from tfexplain.analyzers.reversed import CHUNK_BYTES, ReversedAnalyzer
 from tfexplain.audits import common
 from tfexplain.audits.blocks import Arrays, in_blocks
+from tfexplain.checks import optional_integer
 from tfexplain.graph import Call
 from tfexplain.numerics import Tensor
 from tfexplain.operations import Activation, Linear
@@ -86,9 +87,7 @@ def layer_norms(
     named = common.named_analyzers(analyzers)
     samples = common.one_input(named, x)
     common.check_common(1.0, False, seed)
-    whole = isinstance(columns, int | np.integer) and not isinstance(columns, bool)
-    if columns is not None and not (whole and columns > 0):
-        raise ValueError(f"columns must be a positive integer or None, received {columns!r}.")
+    columns = optional_integer("columns", columns, 1)
     for name, analyzer in named.items():
         if not common.has_chain(analyzer) or len(analyzer.inputs.nodes) != 1:
             raise ValueError(f"{name!r} ({analyzer.name}) is no single reversed network.")
@@ -100,7 +99,7 @@ def layer_norms(
         raise ValueError("There is no linear layer whose norm could be measured.")
     arrays = common.typed(named, samples)
     for name, analyzer in named.items():
-        analyzer._checked_arrays(arrays[name][:2])
+        analyzer.checked(arrays[name][:2])
     settings = common.settings(
         "layer_norms", named, samples, with_data=path is not None, columns=columns, seed=int(seed)
     )
@@ -173,9 +172,9 @@ def _measure(
     """Returns the numbers of each linear layer, and the norm of the whole chain."""
     network = analyzer.network()
     place = slice(position, position + 1)
-    (given, *_) = analyzer._given([x[place]], Place(place, len(x)))
+    (given, *_) = analyzer.chain_inputs([x[place]], Place(place, len(x)))
     records = network.run_records(tensors(given))
-    values = dict(zip(network._nodes, records, strict=True))
+    values = dict(zip(network.nodes, records, strict=True))
     found = {}
     for index, call in enumerate(_linear(network)):
         active = _active(network, call, values)
@@ -260,6 +259,6 @@ def _norms(
         ones = np.zeros((len(chosen[part]), int(np.prod(shape))), network.dtype)
         ones[np.arange(len(ones)), chosen[part]] = 1
         relevance = tf.constant(ones.reshape(1, len(ones), *shape))
-        (found,) = network._visit(call, values, [relevance])
+        (found,) = network.visit(call, values, [relevance])
         norms[part] = np.abs(found.numpy().astype("float64")).reshape(len(ones), -1).sum(axis=1)
     return norms

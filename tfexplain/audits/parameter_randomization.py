@@ -15,6 +15,7 @@ from tfexplain.analyzers.reversed import explained_output
 from tfexplain.audits import common
 from tfexplain.audits.blocks import Arrays, digest, in_blocks
 from tfexplain.audits.random_weights import RandomizedCopy, RandomWeights
+from tfexplain.checks import choice
 from tfexplain.errors import UnsupportedModelError, nearest
 from tfexplain.graph import Call, has_graph, trace
 
@@ -334,8 +335,7 @@ class _Run:
         self.given = common.named_analyzers(analyzers)
         model = _one_model(self.given)
         self.samples = common.one_input(self.given, x)
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, received {mode!r}.")
+        choice("mode", mode, MODES)
         self._reductions = common.map_functions(self.given, reduction, None)[0]
         self._random = RandomWeights(model, weights, statistics, int(seed))
         self.steps = _steps(_calls(self.given), layers, mode, self._random)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import slices
 from tfexplain.audits import common
 from tfexplain.audits.blocks import Arrays, digest, in_blocks
-from tfexplain.numerics import real
+from tfexplain.checks import choice, integer, real
 
 FILLS = ("telea", "constant")
 OUTPUTS = ("logit", "probability")
@@ -239,8 +238,7 @@ def removed_pixels(sizes: Sequence[int], fraction: float, steps: int) -> np.ndar
     """
     if not 0 < real("fraction", fraction, 0) <= 1:
         raise ValueError(f"fraction must be in (0, 1], received {fraction!r}.")
-    if not isinstance(steps, numbers.Integral) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"steps must be a positive integer, received {steps!r}.")
+    integer("steps", steps, 1)
     last = max(1, round(float(fraction) * sizes[0] * sizes[1]))
     return np.round(np.linspace(0, last, min(last, int(steps)) + 1)).astype("int64")
 
@@ -365,8 +363,7 @@ class _Removal:
         pixels: Any,
         preprocess: Callable | None,
     ) -> None:
-        if fill not in FILLS:
-            raise ValueError(f"fill must be one of {', '.join(FILLS)}, received {fill!r}.")
+        choice("fill", fill, FILLS)
         if fill == "telea" and pixels is None:
             raise ValueError(
                 'fill="telea" inpaints uint8 images: give pixels=... and preprocess=..., the '

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ import xarray as xr
 from tfexplain import metrics
 from tfexplain.audits import common
 from tfexplain.audits.blocks import Arrays, digest, in_blocks
+from tfexplain.checks import integer
 
 
 def random_logit(
@@ -189,9 +189,4 @@ def other_classes(targets: np.ndarray, outputs: int, count: int, seed: int) -> n
 
 
 def _check_number(num_classes: int, outputs: int) -> None:
-    number = isinstance(num_classes, numbers.Integral) and not isinstance(num_classes, bool)
-    if not number or not 1 <= num_classes < outputs:
-        raise ValueError(
-            f"num_classes must be an integer in 1..{outputs - 1}, the number of other classes, "
-            f"received {num_classes!r}."
-        )
+    integer("num_classes", num_classes, 1, outputs - 1, hint="It counts other classes.")

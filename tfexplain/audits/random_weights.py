@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import initializers, layers
 
+from tfexplain.checks import choice
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import all_layers, call_unchanged, uncompiled
 
@@ -47,8 +48,7 @@ class RandomWeights:
             ("weights", kind, KINDS),
             ("statistics", statistics, STATISTICS),
         ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, received {value!r}.")
+            choice(name, value, known)
         self.model, self.kind, self.seed = model, kind, seed
         self._places = {id(weight): place for place, weight in enumerate(model.weights)}
         self._owners = _owners(model)

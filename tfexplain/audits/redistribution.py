@@ -112,7 +112,7 @@ class Redistribution:
         if has_chain(analyzer):
             network = analyzer.network(start)
             one = [x[self._place]]
-            several = analyzer._given(one, Place(self._place, len(x)))
+            several = analyzer.chain_inputs(one, Place(self._place, len(x)))
             for given in several:
                 records = network.run_records(tensors(given))
                 self._passes.append(_Pass(network, records, 1 / len(several), None))
@@ -192,7 +192,7 @@ class Redistribution:
         given = relevance.reshape(1, len(relevance), *self._shape)
         if not self._passes:
             place = Place(self._place, len(self._x))
-            _, (found,) = self._analyzer._send([self._x[self._place]], given, place)
+            _, (found,) = self._analyzer.send([self._x[self._place]], given, place)
             return self._maps(found).T
         total = 0
         for network, records, weight, factor in self._passes:
@@ -257,7 +257,7 @@ def _transposed(network: ReversedNetwork) -> Compiled:
             relevance = tf.zeros(sizes, network.dtype)
             with tf.GradientTape() as tape:
                 tape.watch(relevance)
-                found = network._backward(records, relevance)[0]
+                found = network.backward_pass(records, relevance)[0]
             zero = tf.UnconnectedGradients.ZERO
             return tape.gradient(found, relevance, output_gradients=u, unconnected_gradients=zero)
 

@@ -12,7 +12,7 @@ from tfexplain.analyzers import Analyzer
 from tfexplain.audits import common
 from tfexplain.audits.redistribution import POLICIES, Redistribution
 from tfexplain.audits.spectrum import build, check_start
-from tfexplain.numerics import real
+from tfexplain.checks import choice, integer, real
 
 
 def spectral_terms(
@@ -60,10 +60,8 @@ def spectral_terms(
     samples = common.one_input(named, x)
     check_start(analyzer.name, analyzer, start)
     quantile = real("quantile", quantile, 0, 1)
-    if policy not in POLICIES:
-        raise ValueError(f"policy must be one of {', '.join(POLICIES)}, received {policy!r}.")
-    if not isinstance(num_terms, int | np.integer) or num_terms < 1:
-        raise ValueError(f"num_terms must be a positive integer, received {num_terms!r}.")
+    choice("policy", policy, POLICIES)
+    integer("num_terms", num_terms, 1)
     if (output_relevance is not None) and y is not None:
         raise ValueError("Give y or output_relevance, not both.")
     if start is not None and output_relevance is None:

@@ -21,7 +21,7 @@ from tfexplain.audits.redistribution import (
     check_linear,
     choose,
 )
-from tfexplain.numerics import real
+from tfexplain.checks import choice, optional_integer, real
 
 METHODS = ("exact", "matrix_free")
 # Vectors that are sent together: the work that does not depend on them is then shared.
@@ -139,7 +139,7 @@ def spectrum(
     arrays = common.typed(named, samples)
     for name, analyzer in named.items():
         if common.has_chain(analyzer):
-            analyzer._checked_arrays(arrays[name][:2])
+            analyzer.checked(arrays[name][:2])
     found = common.settings(
         "spectrum",
         named,
@@ -213,12 +213,9 @@ def check_start(name: str, analyzer: Analyzer, start: str | None) -> None:
 
 
 def _check(method: str, policy: str, num_values: int | None) -> None:
-    for what, value, known in (("method", method, METHODS), ("policy", policy, POLICIES)):
-        if value not in known:
-            raise ValueError(f"{what} must be one of {', '.join(known)}, received {value!r}.")
-    whole = isinstance(num_values, int | np.integer) and not isinstance(num_values, bool)
-    if num_values is not None and not (whole and num_values > 0):
-        raise ValueError(f"num_values must be a positive integer, received {num_values!r}.")
+    choice("method", method, METHODS)
+    choice("policy", policy, POLICIES)
+    optional_integer("num_values", num_values, 1)
 
 
 # --- the matrix itself ---------------------------------------------------------------------------

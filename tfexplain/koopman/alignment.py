@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from tfexplain.checks import choice
+
 ALIGNMENTS = ("orthonormal", "gaussian")
 # Relative rounding that the minimum of theorem 4 may be away by.
 _ROUNDING = 1e-6
@@ -35,8 +37,7 @@ def alignment(
         ValueError: For an unknown kind, or a size below 1.
         FloatingPointError: If the minimum is missed.
     """
-    if kind not in ALIGNMENTS:
-        raise ValueError(f"alignment must be one of {', '.join(ALIGNMENTS)}, received {kind!r}.")
+    choice("alignment", kind, ALIGNMENTS)
     if min(p, q) < 1:
         raise ValueError(f"Blocks have at least one input and output, received {p} and {q}.")
     if p == q:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ import xarray as xr
 from tfexplain import results
 from tfexplain.audits import common
 from tfexplain.audits.blocks import Arrays, digest, in_blocks
+from tfexplain.checks import choice, flag, integer, is_integer, optional_integer, real
 from tfexplain.koopman import kernels as kernel_credit
 from tfexplain.koopman.alignment import ALIGNMENTS
 from tfexplain.koopman.fitting import UNDERDETERMINED, Settings, plan
@@ -21,7 +21,6 @@ from tfexplain.koopman.flow import Flow
 from tfexplain.koopman.measures import measure
 from tfexplain.koopman.partition import blocks, inputs_of
 from tfexplain.koopman.tables import per_block, whole_model
-from tfexplain.numerics import real
 
 KERNEL_DEFINITIONS = ("rows", "block")
 FIXED_RANK = 10
@@ -155,23 +154,23 @@ def credit(
             are not finite.
     """
     given = {
-        "steps": _integer("steps", steps, 1, optional=True),
-        "max_snapshots": _integer("max_snapshots", max_snapshots, 1, optional=True),
-        "alignment": _one_of("alignment", alignment, ALIGNMENTS),
-        "repeats": _integer("repeats", repeats, 1),
-        "rescale": _flag("rescale", rescale),
-        "intercept": _flag("intercept", intercept),
+        "steps": optional_integer("steps", steps, 1),
+        "max_snapshots": optional_integer("max_snapshots", max_snapshots, 1),
+        "alignment": choice("alignment", alignment, ALIGNMENTS),
+        "repeats": integer("repeats", repeats, 1),
+        "rescale": flag("rescale", rescale),
+        "intercept": flag("intercept", intercept),
         "tolerance": _tolerance(tolerance),
-        "underdetermined": _one_of("underdetermined", underdetermined, UNDERDETERMINED),
+        "underdetermined": choice("underdetermined", underdetermined, UNDERDETERMINED),
     }
     options = {
-        "max_dimension": _integer("max_dimension", max_dimension, 1, optional=True),
+        "max_dimension": optional_integer("max_dimension", max_dimension, 1),
         "centered": given["intercept"],
-        "normalize": _flag("normalize", normalize),
+        "normalize": flag("normalize", normalize),
     }
     definitions = _definitions(kernels)
-    _integer("batch_size", batch_size, 1)
-    _integer("seed", seed, 0)
+    integer("batch_size", batch_size, 1)
+    integer("seed", seed, 0)
     found = blocks(
         model, partition, output=output, output_activation=output_activation, dtype=dtype
     )
@@ -242,27 +241,6 @@ def credit(
 # --- options -------------------------------------------------------------------------------------
 
 
-def _integer(name: str, value: Any, least: int, optional: bool = False) -> int | None:
-    if value is None and optional:
-        return None
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        more = " or None" if optional else ""
-        raise ValueError(f"{name} must be an integer >= {least}{more}, received {value!r}.")
-    return int(value)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"{name} must be True or False, received {value!r}.")
-    return bool(value)
-
-
-def _one_of(name: str, value: Any, known: Sequence[str]) -> str:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, received {value!r}.")
-    return value
-
-
 def _tolerance(value: Any) -> float | None:
     if value is None:
         return None
@@ -298,7 +276,7 @@ def _fixed_rank(given: Any, flow: Flow) -> int:
     most = max(1, min(smallest, count - 1))
     if given is None:
         return min(FIXED_RANK, most)
-    if _integer("fixed_rank", given, 1) > most:
+    if integer("fixed_rank", given, 1) > most:
         raise ValueError(
             f"fixed_rank must be at most {most}, the smallest of the coordinates of all tensors "
             f"({smallest}) and the number of inputs minus one ({count - 1}); received {given!r}."
@@ -307,11 +285,8 @@ def _fixed_rank(given: Any, flow: Flow) -> int:
 
 
 def _checked_outputs(given: Any, size: int) -> list[int]:
-    values = [given] if isinstance(given, numbers.Integral) else list(given)
-    for value in values:
-        index = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not index or not 0 <= value < size:
-            raise ValueError(f"outputs must be indices from 0 to {size - 1}, received {value!r}.")
+    given = [given] if is_integer(given) else list(given)
+    values = [integer("outputs", value, 0, size - 1) for value in given]
     if not values or len(set(values)) < len(values):
         raise ValueError(f"outputs must be different indices, at least one; received {values}.")
-    return [int(value) for value in values]
+    return values

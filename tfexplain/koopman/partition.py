@@ -14,6 +14,7 @@ from tfexplain.analyzers.arrays import Inputs, slices
 from tfexplain.analyzers.base import precision
 from tfexplain.analyzers.reversed import check_replay, explained_output
 from tfexplain.canonizers import check_replayable, drop_output_activation, to_canonical
+from tfexplain.checks import choice
 from tfexplain.errors import UnsupportedModelError, nearest
 from tfexplain.graph import Call, Graph, Node, trace
 from tfexplain.numerics import Compiled
@@ -154,12 +155,8 @@ def blocks(
             or does not compute what its layers compute one by one.
         ValueError: For an unknown partition or layer, or a name inside of branches.
     """
-    if output_activation not in ("drop", "keep"):
-        raise ValueError(
-            f"output_activation must be 'drop' or 'keep', received {output_activation!r}."
-        )
-    if dtype not in (None, "float32", "float64"):
-        raise ValueError(f"dtype must be None, 'float32' or 'float64', received {dtype!r}.")
+    choice("output_activation", output_activation, ("drop", "keep"))
+    choice("dtype", dtype, (None, "float32", "float64"))
     traced = trace(model)
     check_replayable(traced)
     graph = to_canonical(traced)

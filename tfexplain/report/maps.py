@@ -14,6 +14,7 @@ from tfexplain import results
 from tfexplain.analyzers import Analyzer
 from tfexplain.audits import common
 from tfexplain.audits.blocks import Arrays, digest, in_blocks
+from tfexplain.checks import integer
 
 
 def maps(
@@ -65,8 +66,7 @@ def maps(
     named = common.named_analyzers(analyzers)
     samples = common.one_input(named, x)
     common.check_common(1.0, False, seed)
-    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
-        raise ValueError(f"examples must be a positive integer, received {examples!r}.")
+    integer("examples", examples, 1)
     targets = common.labels(named, samples, y, batch_size)
     kept = different(targets, examples)
     arrays = common.typed(named, samples)

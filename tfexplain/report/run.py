@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import numbers
 import os
 import pathlib
 import platform
@@ -23,10 +22,11 @@ import xarray as xr
 from tfexplain import files
 from tfexplain.analyzers import Analyzer, resolve_name
 from tfexplain.analyzers.arrays import Inputs
-from tfexplain.analyzers.reversed import explained_output, is_index
+from tfexplain.analyzers.reversed import explained_output
 from tfexplain.audits import common
 from tfexplain.audits.blocks import digest, one_display
 from tfexplain.audits.pixel_flipping import check_pixels
+from tfexplain.checks import choice, integer, is_integer, optional_integer
 from tfexplain.errors import nearest
 from tfexplain.graph import check_built, has_graph, trace
 from tfexplain.report import methods as chosen_methods
@@ -149,7 +149,7 @@ def audit(
     if place is not None:
         check_owner(place)
     chosen = _choose_samples(x, y, pixels, IMAGES[preset] if images is None else images, seed)
-    output = int(output) if is_index(output) else output
+    output = int(output) if is_integer(output) else output
     _check_samples(model, chosen.x, output)
     with _rows_of_progress() as show:
         show("preparing methods", 0, 1)
@@ -236,17 +236,14 @@ def _parts(audits: str | Sequence[str] | None) -> list[Part]:
 def _check(
     preset: Any, images: Any, thresholds: Any, seed: Any, batch_size: Any, announce: Any
 ) -> None:
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, received {preset!r}.")
-    if images is not None and not _is_integer(images, 1):
-        raise ValueError(f"images must be a positive integer or None, received {images!r}.")
+    choice("preset", preset, PRESETS)
+    optional_integer("images", images, 1)
     if thresholds is not None and not isinstance(thresholds, Thresholds):
         raise TypeError(
             f"thresholds must be tfexplain.report.Thresholds, received {type(thresholds).__name__}."
         )
     common.check_common(1.0, False, seed)
-    if not _is_integer(batch_size, 1):
-        raise ValueError(f"batch_size must be a positive integer, received {batch_size!r}.")
+    integer("batch_size", batch_size, 1)
     if announce is not None and not callable(announce):
         raise TypeError(f"announce must be a function of a Plan, received {announce!r}.")
 
@@ -268,17 +265,12 @@ def _check_about(about: Any, count: int) -> None:
             f"about has {wrong[0]!r} where the report prints text: command, data, notes, names and "
             "classes hold texts."
         )
-    if len(given["names"]) not in (0, count) or not _is_integer(given["given"], count):
+    enough = is_integer(given["given"]) and given["given"] >= count
+    if len(given["names"]) not in (0, count) or not enough:
         raise ValueError(
             f"about has {len(given['names'])} names and given={given['given']!r} for {count} "
             "samples. Expected a name for each, or none, and a number that is not smaller."
         )
-
-
-def _is_integer(value: Any, least: int) -> bool:
-    return (
-        isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
-    )
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 import xarray as xr
 
 from tfexplain import metrics
+from tfexplain.checks import real
 from tfexplain.files import write_atomically
-from tfexplain.numerics import real
 from tfexplain.report.directions import comparable, first_layer
 
 SCHEMA, SCHEMA_VERSION = "tfexplain.verdict", 1

@@ -228,7 +228,8 @@ class DifferenceNetwork(ReversedNetwork):
             tensors.update({(key, "parts"): list(value) for key, value in made.items()})
         return tensors[node, "parts"]
 
-    def _visit(self, call: Call, tensors: Tensors, relevance: Sequence) -> Sequence:
+    def visit(self, call: Call, tensors: Tensors, relevance: Sequence) -> Sequence:
+        """Returns the multipliers of each input of a call, with as many streams as it has."""
         leaving = self.rules[call].streams(self._arriving(call))
         arriving = self._widened(relevance, call)
         results = self._reverse_layers[call](arriving, **self._gathered(call, tensors))

@@ -134,7 +134,7 @@ class ReversedNetwork:
             gathered["bounds"] = self._bounds_layers[call](inputs)
         return gathered
 
-    def _visit(self, call: Call, tensors: Tensors, relevance: Sequence) -> Sequence:
+    def visit(self, call: Call, tensors: Tensors, relevance: Sequence) -> Sequence:
         """Returns the relevance of each input of a call."""
         return self._reverse_layers[call](relevance, **self._gathered(call, tensors))
 
@@ -180,19 +180,19 @@ class ReversedNetwork:
     def _build(self) -> None:
         inputs, relevance = self._inputs(), self._relevance_input()
         tensors = self._replay(inputs)
-        results = self._walk(dict(tensors), relevance, self._visit)
+        results = self._walk(dict(tensors), relevance, self.visit)
         named = dict(zip(self.readouts, results, strict=True))
         outputs = results[0] if len(results) == 1 else named
         self.model = keras.Model([*inputs, relevance], outputs, name="reversed")
         # The same layers as two models, so that one forward pass can serve many chunks of vectors.
-        self._nodes = list(tensors)
-        self.start_index = self._nodes.index(self.start)
-        self.forward = keras.Model(inputs, [tensors[node] for node in self._nodes])
+        self.nodes = list(tensors)
+        self.start_index = self.nodes.index(self.start)
+        self.forward = keras.Model(inputs, [tensors[node] for node in self.nodes])
         records = [
             keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in self.forward.outputs
         ]
         relevance = self._relevance_input()
-        results = self._walk(dict(zip(self._nodes, records, strict=True)), relevance, self._visit)
+        results = self._walk(dict(zip(self.nodes, records, strict=True)), relevance, self.visit)
         self.backward = keras.Model([*records, relevance], results)
 
     def nonlinear(self) -> str:
@@ -234,23 +234,23 @@ class ReversedNetwork:
         targets = tf.TensorSpec((None, None), "int32")
 
         def outputs(inputs: Sequence[Tensor]) -> Tensor:
-            return self._records(inputs)[self.start_index]
+            return self.forward_pass(inputs)[self.start_index]
 
         def compiled(function: Callable, *signature: Any) -> Compiled:
             return Compiled(function, list(signature), jit_compile)
 
         self.run_outputs = compiled(outputs, inputs)
         self.run_propagate = compiled(self.propagate, inputs, relevance)
-        self.run_records = compiled(self._records, inputs)
-        self.run_backward = compiled(self._backward, records, relevance)
+        self.run_records = compiled(self.forward_pass, inputs)
+        self.run_backward = compiled(self.backward_pass, records, relevance)
         self.run_explain = compiled(self.explain, inputs, targets)
         self.run_ledger = compiled(self._ledger, records, relevance)
 
-    def _records(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def forward_pass(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Runs forward; returns every tensor of the graph."""
         return list(self.forward(list(inputs)))
 
-    def _backward(self, records: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
+    def backward_pass(self, records: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
         """Runs backward on the tensors of a forward pass."""
         results = self.backward([*records, relevance])
         return list(results) if isinstance(results, list | tuple) else [results]
@@ -262,7 +262,7 @@ class ReversedNetwork:
             inputs: One (batch, *shape) for each input of the model.
             relevance: (batch, num_vectors, *shape of the start tensor).
         """
-        return self._backward(self._records(inputs), relevance)
+        return self.backward_pass(self.forward_pass(inputs), relevance)
 
     def explain(self, inputs: Sequence[Tensor], targets: Tensor) -> list[Tensor]:
         """Runs forward, starts at the targets with the method's head, and runs backward.
@@ -274,21 +274,21 @@ class ReversedNetwork:
         Returns:
             The start tensor (batch, *shape), then the relevance of each read-out.
         """
-        records = self._records(inputs)
+        records = self.forward_pass(inputs)
         outputs = records[self.start_index]
         relevance = start_relevance(outputs, targets, self.head)
-        return [outputs, *self._backward(records, relevance)]
+        return [outputs, *self.backward_pass(records, relevance)]
 
     def _ledger(self, records: Sequence[Tensor], relevance: Tensor) -> dict[str, list[Tensor]]:
         """Accounts for the relevance of each call; one (batch, num_vectors) per quantity."""
         rows = {}
 
         def visit(call: Call, tensors: Tensors, arriving: Sequence) -> Sequence:
-            results = self._visit(call, tensors, arriving)
+            results = self.visit(call, tensors, arriving)
             rows[call.name] = self._account(call, tensors, arriving, results)
             return results
 
-        self._walk(dict(zip(self._nodes, records, strict=True)), relevance, visit)
+        self._walk(dict(zip(self.nodes, records, strict=True)), relevance, visit)
         return rows
 
     def _account(

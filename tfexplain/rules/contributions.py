@@ -15,7 +15,8 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tfexplain.numerics import Stabilizer, Tensor, expand, negative, positive, real, rounding
+from tfexplain.checks import choice, real
+from tfexplain.numerics import Stabilizer, Tensor, expand, negative, positive, rounding
 from tfexplain.operations import Affine, Linear, Operation, Sum
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, total
 
@@ -51,16 +52,6 @@ def with_bias(bias: str, group: Group) -> Group:
         "full": (max(group.positive, group.negative),) * 2,
     }[bias]
     return Group(group.positive, group.negative, *factors, group.weight, group.gate)
-
-
-def check_bias(bias: str) -> None:
-    """Refuses an unknown treatment of the bias.
-
-    Raises:
-        ValueError: If it is none of split, ignore, full.
-    """
-    if bias not in BIAS:
-        raise ValueError(f"bias must be one of {', '.join(BIAS)}, received {bias!r}.")
 
 
 @dataclass(frozen=True)
@@ -240,7 +231,7 @@ class Epsilon(ContributionRule):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        check_bias(self.bias)
+        choice("bias", self.bias, BIAS)
         checked = Stabilizer(self.epsilon, self.relative)
         object.__setattr__(self, "epsilon", checked.epsilon)
         object.__setattr__(self, "relative", checked.relative)
@@ -278,7 +269,7 @@ class Gamma(ContributionRule):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        check_bias(self.bias)
+        choice("bias", self.bias, BIAS)
         object.__setattr__(self, "gamma", real("gamma", self.gamma, 0))
 
     @property
@@ -313,7 +304,7 @@ class AlphaBeta(ContributionRule):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        check_bias(self.bias)
+        choice("bias", self.bias, BIAS)
         alpha = real("alpha", self.alpha, -math.inf)
         beta = alpha - 1 if self.beta is None else real("beta", self.beta, -math.inf)
         object.__setattr__(self, "alpha", alpha)

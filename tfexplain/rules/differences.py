@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
+from tfexplain.checks import choice
 from tfexplain.numerics import Tensor, expand, negative, positive, sum_to_shape
 from tfexplain.operations import (
     Activation,
@@ -136,10 +137,7 @@ class AblatedLinear(DifferenceRule):
 
     def __post_init__(self) -> None:
         """Checks the value."""
-        if self.definition not in ("as_run", "as_written"):
-            raise ValueError(
-                f"definition must be 'as_run' or 'as_written', received {self.definition!r}."
-            )
+        choice("definition", self.definition, ("as_run", "as_written"))
 
     def streams(self, arriving: int) -> int:
         """Two decoupled chains as written, one as run."""

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand, positive, real, shape_of
+from tfexplain.checks import real
+from tfexplain.numerics import Tensor, expand, positive, shape_of
 from tfexplain.operations import RECTIFIERS, Activation, Operation
 from tfexplain.rules.base import RecordedCall, Rule
 

@@ -1,0 +1,124 @@
+"""Checks of options: one answer to what an integer, a number, a flag or a choice is.
+
+All return the value as plain Python has it. Messages say what was expected and what was received.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from tfexplain.errors import nearest
+
+
+def is_integer(value: Any) -> bool:
+    """Tells whether a value is an integer, of Python or NumPy; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
+
+
+def integer(
+    name: str, value: Any, least: int = 0, most: int | None = None, *, hint: str = ""
+) -> int:
+    """Returns an option as an integer in least..most.
+
+    Args:
+        name: Of the option.
+        value: What was given.
+        least: The smallest value.
+        most: The largest value; None for no limit.
+        hint: What else the message says.
+
+    Raises:
+        ValueError: If it is no such integer.
+
+    Example:
+        >>> integer("seed", 3)
+        3
+    """
+    if is_integer(value) and least <= value and (most is None or value <= most):
+        return int(value)
+    wanted = "a positive integer" if least == 1 else f"an integer >= {least}"
+    if most is not None:
+        wanted = f"an integer in {least}..{most}"
+    raise ValueError(f"{name} must be {wanted}, received {value!r}. {hint}".rstrip())
+
+
+def optional_integer(name: str, value: Any, least: int = 0) -> int | None:
+    """Returns an option that is an integer, or None.
+
+    Args:
+        name: Of the option.
+        value: What was given.
+        least: The smallest value.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    return None if value is None else integer(name, value, least, hint="Or None.")
+
+
+def real(name: str, value: Any, least: float, most: float = math.inf, hint: str = "") -> float:
+    """Returns an option as a number in [least, most), infinity excluded.
+
+    Args:
+        name: Of the option.
+        value: What was given.
+        least: The smallest value.
+        most: What it must stay below.
+        hint: What else the message says.
+
+    Raises:
+        ValueError: If it is no such number.
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+    if number and least <= value < most:
+        return float(value)
+    wanted = f"in [{least}, {most})"
+    if most == math.inf:
+        wanted = "a finite number" + (f" >= {least}" if least > -math.inf else "")
+    raise ValueError(f"{name} must be {wanted}, received {value!r}. {hint}".rstrip())
+
+
+def flag(name: str, value: Any) -> bool:
+    """Returns an option that is True or False.
+
+    Args:
+        name: Of the option.
+        value: What was given.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise ValueError(f"{name} must be True or False, received {value!r}.")
+
+
+def choice(name: str, value: Any, known: Iterable[Any]) -> Any:
+    """Returns an option that is one of a few values.
+
+    Args:
+        name: Of the option.
+        value: What was given.
+        known: The values, or what holds them as keys.
+
+    Raises:
+        ValueError: If it is none of them; the message has the nearest.
+
+    Example:
+        >>> choice("mode", "cascading", ("cascading", "independent"))
+        'cascading'
+    """
+    known = list(known)
+    # 1 is equal to True and yet no flag; an array is equal to nothing.
+    if any(type(value) is type(item) and value == item for item in known):
+        return value
+    words = all(isinstance(item, str) for item in known)
+    listed = ", ".join(known if words else map(repr, known))
+    hint = nearest(value, [item for item in known if isinstance(item, str)])
+    hint = hint if isinstance(value, str) else ""
+    raise ValueError(f"{name} must be one of {listed}, received {value!r}.{hint}")
