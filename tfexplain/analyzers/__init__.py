@@ -108,7 +108,7 @@ class Entry:
     @property
     def fits(self) -> bool:
         """Whether it has to be fitted to data before it explains."""
-        return self.cls.fit is not Analyzer.fit
+        return self.cls.fits
 
     @property
     def required(self) -> tuple[str, ...]:

@@ -21,12 +21,17 @@ from tfexplain.analyzers.arrays import (
     flat_targets,
     is_dataset,
     slices,
+    tensors,
 )
 from tfexplain.checks import choice, flag
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import check_built, has_graph
+from tfexplain.numerics import Tensor
+from tfexplain.reverse import ReversedNetwork
 
+# A backward pass takes about twice the time of a forward pass.
+BACKWARD = 2
 # Of an array that the attributes of a result hold in full.
 MOST_NUMBERS = 10_000
 
@@ -38,8 +43,27 @@ class Place(NamedTuple):
     count: int
 
 
+class BackwardPass(NamedTuple):
+    """One of the backward passes whose weighted sum a map is, and the forward pass it needs.
+
+    Attributes:
+        network: The reversed network.
+        records: The tensors of its forward pass.
+        weight: Of its relevance in the sum.
+        factor: What its relevance is multiplied with, (batch, 1, *input_shape); None for nothing.
+    """
+
+    network: ReversedNetwork
+    records: list[Tensor]
+    weight: float
+    factor: np.ndarray | None
+
+
 class Analyzer(abc.ABC):
     """Explains the outputs of one Keras model.
+
+    A method of your own defines `inputs`, `output_shape`, `explain` and `describe`, and declares
+    what else it can do: audits and reports ask for nothing but these attributes and methods.
 
     Args:
         model: A built Keras model. It is never changed, and always its current weights count.
@@ -55,11 +79,24 @@ class Analyzer(abc.ABC):
         UnsupportedModelError: For a model that is not built.
         UnsupportedLayerError: If operations of the model have no rule.
         ValueError: For wrong options.
+
+    Attributes:
+        fits: Whether it has to be fitted to data before it explains.
+        has_chain: Whether given relevance goes back through reversed networks alone: what
+            averages over inputs, contrasts two maps or reads one layer has no such chain.
+        takes_start: Which start `propagate` takes: "layer" (the output of any layer), "output"
+            (the explained output alone) or "none" (there is no given relevance).
+        quantities: What a reversed network can read: "contribution", "multiplier".
+        reduction: How audits make maps of its relevance: a name of `metrics.REDUCTIONS`.
+        normalization: And one of `metrics.NORMALIZATIONS`.
     """
 
     name: str = ""
     default_head: ClassVar[str] = "one"
-    # How audits make maps of its relevance: names of `metrics.REDUCTIONS` and `NORMALIZATIONS`.
+    fits: ClassVar[bool] = False
+    has_chain: ClassVar[bool] = False
+    takes_start: ClassVar[str] = "none"
+    quantities: ClassVar[tuple[str, ...]] = ("contribution",)
     reduction: ClassVar[str] = "sum"
     normalization: ClassVar[str] = "percentile"
     _options: dict[str, Any]
@@ -121,6 +158,11 @@ class Analyzer(abc.ABC):
         """Shape of the explained tensor, without the batch axis."""
 
     @abc.abstractmethod
+    def describe(self) -> RuleAssignment:
+        """Returns the table of calls, operations and rules; it prints."""
+
+    # --- what subclasses may define ---
+
     def _explain(
         self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -135,10 +177,92 @@ class Analyzer(abc.ABC):
             The explained tensor (n, *output_shape), and one relevance (n, num_vectors, *shape)
             per input.
         """
+        outputs, *relevance = self.explain(tensors(arrays), tf.constant(targets))
+        return outputs.numpy(), [part.numpy() for part in relevance]
 
-    @abc.abstractmethod
-    def describe(self) -> RuleAssignment:
-        """Returns the table of calls, operations and rules; it prints."""
+    def _outputs(self, arrays: list[np.ndarray]) -> np.ndarray:
+        """Returns the explained tensor for one batch."""
+        largest = tf.fill([len(arrays[0]), 1], -1)
+        return self.explain(tensors(arrays), largest)[0].numpy()
+
+    def _check_replay(  # noqa: B027, most methods replay nothing by themselves
+        self, arrays: list[np.ndarray], outputs: np.ndarray
+    ) -> None:
+        """Compares the explained tensor with the model itself, where calls are replayed."""
+
+    # --- what a method can do ---
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it explains already: True for what needs no fit."""
+        return True
+
+    @property
+    def num_chains(self) -> int:
+        """How many reversed networks one sample needs; 0 without a chain."""
+        return int(self.has_chain)
+
+    def nonlinear(self, start: str | None = None) -> str:
+        """Returns why relevance is not linear in the output relevance; empty if it is.
+
+        Args:
+            start: Name of the layer whose output receives the relevance; None is the explained
+                output.
+        """
+        return "it has no backward pass, or contrasts several"
+
+    def passes(self, shape: Sequence[int], outputs: int = 1) -> float:
+        """Returns about how many forward passes of the model the maps of one sample take.
+
+        Args:
+            shape: Shape of the sample, without the batch axis.
+            outputs: How many outputs have a map.
+        """
+        return (1 + BACKWARD) * outputs
+
+    def backward_passes(
+        self, arrays: list[np.ndarray], place: Place, start: str | None = None
+    ) -> list[BackwardPass]:
+        """Returns the passes whose weighted sum a map is; none where a method is no such sum.
+
+        Args:
+            arrays: The batch, one checked array (n, *shape) per input.
+            place: Where the batch lies among all samples.
+            start: Name of the layer whose output receives the relevance; None is the explained
+                output.
+        """
+        return []
+
+    def send(
+        self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
+    ) -> list[np.ndarray]:
+        """Sends relevance of the explained output back, where `takes_start` is not "none".
+
+        Args:
+            arrays: The batch, one checked array (n, *shape) per input.
+            relevance: (n, num_vectors, *output_shape): weights of the outputs.
+            place: Where the batch lies among all samples.
+
+        Returns:
+            One relevance (n, num_vectors, *shape) per input.
+
+        Raises:
+            UnsupportedModelError: Where there is no given relevance.
+        """
+        raise UnsupportedModelError(
+            f"{self.name} has no single backward chain to send relevance through. Use gradient, "
+            "an LRP method, guided_backprop, deconvnet or rect_grad."
+        )
+
+    def checked(self, x: Any) -> list[np.ndarray]:
+        """Returns the checked inputs, one array (n, *shape) each, for calls without `analyze`.
+
+        Where the calls of the model are replayed, they have then been compared with the model.
+
+        Args:
+            x: As for `analyze`, but no Dataset.
+        """
+        return self.inputs.arrays(x)
 
     # --- the public verbs ---
 
@@ -180,10 +304,6 @@ class Analyzer(abc.ABC):
                 for part in slices(len(arrays[0]), batch_size)
             ]
         )
-
-    @abc.abstractmethod
-    def _outputs(self, arrays: list[np.ndarray]) -> np.ndarray:
-        """Returns the explained tensor for one batch."""
 
     def attribute(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:
         """Returns relevance, inputs, outputs and conservation error as a labelled Dataset.
@@ -270,10 +390,6 @@ class Analyzer(abc.ABC):
         from tfexplain.analyzers.persistence import create_again
 
         return create_again(type(self), self.name, model, self._options)
-
-    @abc.abstractmethod
-    def _check_replay(self, arrays: list[np.ndarray], outputs: np.ndarray) -> None:
-        """Compares the explained tensor with the model itself, where calls are replayed."""
 
     def propagate(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -86,6 +86,7 @@ class DeepLIFT(ReversedAnalyzer):
         ValueError: For a wrong baseline or option.
     """
 
+    quantities: ClassVar[tuple[str, ...]] = (CONTRIBUTION, MULTIPLIER)
     rescale = False
 
     def __init__(
@@ -118,6 +119,11 @@ class DeepLIFT(ReversedAnalyzer):
         return DifferenceNetwork(
             self.graph, self.assignment, tokens=self._tokens, rescale=self.rescale, **options
         )
+
+    @property
+    def num_chains(self) -> int:
+        """The number of baselines."""
+        return len(self.baseline.values)
 
     def chain_inputs(self, arrays: list[np.ndarray], place: Place) -> list[list[np.ndarray]]:
         """Returns the samples with each baseline in turn."""
@@ -167,7 +173,7 @@ class DeepLIFT(ReversedAnalyzer):
             ValueError: For a wrong shape, an unknown layer or quantity, or a layer that is not
                 upstream.
         """
-        choice("quantity", quantity, (CONTRIBUTION, MULTIPLIER))
+        choice("quantity", quantity, self.quantities)
         return self._propagate(x, output_relevance, start, layers, batch_size, quantity=quantity)
 
     def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
@@ -189,9 +195,9 @@ class DeepLIFT(ReversedAnalyzer):
         Raises:
             UnsupportedModelError: For several baselines, or one per sample.
         """
-        if len(self.baseline.values) > 1:
+        if self.num_chains > 1:
             raise UnsupportedModelError(
-                f"{self.name} averages over {len(self.baseline.values)} baselines and is no single "
+                f"{self.name} averages over {self.num_chains} baselines and is no single "
                 "reversed network; give one baseline."
             )
         self._check_shared()

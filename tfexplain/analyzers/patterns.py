@@ -55,6 +55,7 @@ class PatternAnalyzer(ReversedAnalyzer):
     """
 
     default_head: ClassVar[str] = "logit"
+    fits: ClassVar[bool] = True
     attribution: ClassVar[bool] = False
 
     def __init__(
@@ -77,6 +78,11 @@ class PatternAnalyzer(ReversedAnalyzer):
         self._fitted = {f.call.name: f for f in fitted_calls(self.graph.upstream([self.start]))}
         if patterns is not None:
             self._set(self._named(patterns))
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it has patterns."""
+        return self.patterns is not None
 
     def composite(self) -> Composite:
         """Patterns at linear layers and additions, the gradient elsewhere."""
@@ -205,7 +211,7 @@ class PatternAnalyzer(ReversedAnalyzer):
         return found
 
     def _new_network(self, **options: Any) -> ReversedNetwork:
-        if self.patterns is None:
+        if not self.is_fitted:
             raise ValueError(
                 f"{self.name} has no patterns yet: call analyzer.fit(x) on training data first, or "
                 "pass patterns=..."

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfexplain.analyzers.base import Analyzer
 from tfexplain.analyzers.reversed import CompiledAnalyzer, ReversedAnalyzer
 from tfexplain.checks import flag, integer
 from tfexplain.composites import (
@@ -319,6 +320,16 @@ class ExcitationBackprop(LRPAnalyzer):
 
 class _Contrast:
     """Contrastive methods have no single backward chain for given relevance."""
+
+    has_chain: ClassVar[bool] = False
+    takes_start: ClassVar[str] = "none"
+    nonlinear = Analyzer.nonlinear
+    backward_passes = Analyzer.backward_passes
+    send = Analyzer.send
+
+    def passes(self, shape: Sequence[int], outputs: int = 1) -> float:
+        """Returns about how many forward passes of the model the maps of one sample take."""
+        return 2 * super().passes(shape, outputs)
 
     def propagate(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
         raise UnsupportedModelError(

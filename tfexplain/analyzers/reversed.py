@@ -12,7 +12,7 @@ import tensorflow as tf
 import xarray as xr
 
 from tfexplain.analyzers.arrays import Inputs, flat_targets, slices, tensors
-from tfexplain.analyzers.base import Analyzer, Place, check_relevance
+from tfexplain.analyzers.base import Analyzer, BackwardPass, Place, check_relevance
 from tfexplain.canonizers import canonize, check_replayable, drop_output_activation
 from tfexplain.checks import choice, is_integer
 from tfexplain.composites import Composite, RuleAssignment, assign
@@ -103,7 +103,7 @@ class GraphAnalyzer(Analyzer):
         check_replay(self.user_model, arrays, outputs, self._explained, self._dropped)
 
     def checked(self, x: Any) -> list[np.ndarray]:
-        """Returns the checked inputs, after the replay has been compared with the model."""
+        """Returns the checked inputs; the replay is compared with the model once."""
         arrays = self.inputs.arrays(x)
         if not self._replay_checked:
             few = [array[:2] for array in arrays]
@@ -186,6 +186,12 @@ def _rounding_of(model: keras.Model) -> float:
 class CompiledAnalyzer(Analyzer):
     """Base of analyzers whose `explain` is compiled as a whole, not as forward and backward."""
 
+    has_chain: ClassVar[bool] = False
+    takes_start: ClassVar[str] = "none"
+    nonlinear = Analyzer.nonlinear
+    backward_passes = Analyzer.backward_passes
+    send = Analyzer.send
+
     def _compile_explain(self, network: ReversedNetwork) -> None:
         """Compiles `explain`; chunks of vectors are sized for `network`."""
         self._sized_for = network
@@ -216,6 +222,8 @@ class ReversedAnalyzer(GraphAnalyzer):
     Subclasses say which composite they use.
     """
 
+    has_chain: ClassVar[bool] = True
+    takes_start: ClassVar[str] = "layer"
     times_activation: ClassVar[bool] = False
 
     @abc.abstractmethod
@@ -300,8 +308,33 @@ class ReversedAnalyzer(GraphAnalyzer):
         )
 
     def chain_inputs(self, arrays: list[np.ndarray], place: Place) -> list[list[np.ndarray]]:
-        """Returns the inputs of the network for a batch; over several, results are averaged."""
+        """Returns the inputs of the network for a batch: `num_chains` lists of arrays.
+
+        Results for several are averaged.
+
+        Args:
+            arrays: The batch, one checked array (n, *shape) per input.
+            place: Where the batch lies among all samples.
+        """
         return [arrays]
+
+    def nonlinear(self, start: str | None = None) -> str:
+        """Returns why relevance is not linear in the output relevance; empty if it is.
+
+        Args:
+            start: As for `network`.
+        """
+        return self.network(start).nonlinear()
+
+    def backward_passes(
+        self, arrays: list[np.ndarray], place: Place, start: str | None = None
+    ) -> list[BackwardPass]:
+        """Returns one pass for each of `chain_inputs`; see `Analyzer`."""
+        network, several = self.network(start), self.chain_inputs(arrays, place)
+        return [
+            BackwardPass(network, network.run_records(tensors(given)), 1 / len(several), None)
+            for given in several
+        ]
 
     def _network_head(self) -> str:
         return self.head
@@ -345,6 +378,39 @@ class ReversedAnalyzer(GraphAnalyzer):
             results = network.run_backward(records, starting(part))
             found.append([result.numpy() for result in results])
         return [np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)]
+
+    def send(
+        self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
+    ) -> list[np.ndarray]:
+        """Sends relevance of the explained output back; see `Analyzer`."""
+        return self._sent(self.network(), arrays, relevance, place)
+
+    def _sent(
+        self,
+        network: ReversedNetwork,
+        arrays: list[np.ndarray],
+        relevance: np.ndarray,
+        place: Place,
+    ) -> list[np.ndarray]:
+        """Returns the relevance of each read-out of a network, averaged over `chain_inputs`."""
+        several = []
+        for given in self.chain_inputs(arrays, place):
+            chunk = network.vectors_at_once(given, CHUNK_BYTES)
+            if relevance.shape[1] <= chunk:
+                results = network.run_propagate(tensors(given), tf.constant(relevance))
+                several.append([result.numpy() for result in results])
+                continue
+            records = network.run_records(tensors(given))
+            several.append(
+                self._in_chunks(
+                    network,
+                    records,
+                    relevance.shape[1],
+                    chunk,
+                    lambda piece: tf.constant(relevance[:, piece]),
+                )
+            )
+        return _mean(several)
 
     def propagate(
         self,
@@ -391,23 +457,8 @@ class ReversedAnalyzer(GraphAnalyzer):
         found = []
         for part in slices(len(arrays[0]), batch_size):
             batch = [array[part] for array in arrays]
-            arriving, several = relevance[part], []
-            for given in self.chain_inputs(batch, Place(part, len(arrays[0]))):
-                chunk = network.vectors_at_once(given, CHUNK_BYTES)
-                if arriving.shape[1] <= chunk:
-                    results = network.run_propagate(tensors(given), tf.constant(arriving))
-                    several.append([result.numpy() for result in results])
-                    continue
-                several.append(
-                    self._in_chunks(
-                        network,
-                        network.run_records(tensors(given)),
-                        arriving.shape[1],
-                        chunk,
-                        lambda piece, arriving=arriving: tf.constant(arriving[:, piece]),
-                    )
-                )
-            found.append(_mean(several))
+            place = Place(part, len(arrays[0]))
+            found.append(self._sent(network, batch, relevance[part], place))
         names = list(network.readouts)
         if len(self.inputs.names) == 1:
             names[0] = "input"

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers.arrays import slices, tensors
-from tfexplain.analyzers.base import Analyzer, Place, check_relevance
+from tfexplain.analyzers.base import Analyzer, BackwardPass, Place, check_relevance
 from tfexplain.analyzers.baselines import Baseline, BaselineLike, as_vectors
 from tfexplain.analyzers.gradients import GradientAnalyzer
 from tfexplain.analyzers.reversed import CompiledAnalyzer
@@ -27,11 +27,7 @@ LARGEST_SEED = 2**31 - 1
 class InputAverage(Analyzer):
     """Base of methods that average over many inputs, so that they have no single backward chain."""
 
-    def send(
-        self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Explains the weighted sums of outputs of one batch; returns anything, and relevance."""
-        raise NotImplementedError
+    takes_start: ClassVar[str] = "output"
 
     def propagate(
         self,
@@ -65,7 +61,7 @@ class InputAverage(Analyzer):
         for part in slices(len(arrays[0]), batch_size):
             batch = [array[part] for array in arrays]
             place = Place(part, len(arrays[0]))
-            found.append(self.send(batch, relevance[part], place)[1])
+            found.append(self.send(batch, relevance[part], place))
         names = list(self.inputs.names) if len(self.inputs.names) > 1 else ["input"]
         return {
             name: np.concatenate(parts)
@@ -196,10 +192,33 @@ class SampledGradient(InputAverage, CompiledAnalyzer, GradientAnalyzer):
     def _outputs_of(self, vectors: list) -> Tensor:
         return self.gradient_network.forward_pass(vectors)[self.gradient_network.start_index]
 
+    def nonlinear(self, start: str | None = None) -> str:
+        """An average of gradients is linear; that of tokens sums vectors, which no pass does."""
+        return "" if self._continuous else super().nonlinear(start)
+
+    @property
+    def _continuous(self) -> bool:
+        """Whether maps are sums of backward passes: there is one input, and it holds no tokens."""
+        return len(self.inputs.nodes) == 1 and self.inputs.nodes[0].floating
+
+    def backward_passes(
+        self, arrays: list[np.ndarray], place: Place, start: str | None = None
+    ) -> list[BackwardPass]:
+        """Returns one pass for each point of each path; see `Analyzer`."""
+        found: list[BackwardPass] = []
+        paths = self.paths(arrays, place) if self._continuous else []
+        network = self.gradient_network
+        for path in paths:
+            factor = None if path.factors is None else path.factors[0].numpy()[:, None]
+            for index, weight in enumerate(path.weights):
+                records = network.run_records(path.point(tf.constant(index)))
+                found.append(BackwardPass(network, records, float(weight) / len(paths), factor))
+        return found
+
     def send(
         self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Sends given relevance back; returns it once more, in the place of outputs."""
+    ) -> list[np.ndarray]:
+        """Sends given relevance back."""
         if not hasattr(self, "_run_send"):
 
             def send(inputs: list, relevance: Tensor) -> list[Tensor]:
@@ -208,7 +227,7 @@ class SampledGradient(InputAverage, CompiledAnalyzer, GradientAnalyzer):
 
             signature = [self._input_specs(), self._relevance_spec()]
             self._run_send = Compiled(send, signature, self.jit_compile)
-        return self._chunked(arrays, relevance, self._run_send)
+        return self._chunked(arrays, relevance, self._run_send)[1]
 
     def _input_specs(self) -> list[tf.TensorSpec]:
         return [tf.TensorSpec(n.shape, n.dtype_in(self.dtype)) for n in self.graph.inputs]
@@ -261,6 +280,10 @@ class SmoothGrad(SampledGradient):
         self.times_input = flag("times_input", times_input)
         self.seed = integer("seed", seed, 0, LARGEST_SEED)
         super().__init__(model, **common)
+
+    def passes(self, shape: Sequence[int], outputs: int = 1) -> float:
+        """Returns about how many forward passes of the model the maps of one sample take."""
+        return super().passes(shape, outputs) * self.samples
 
     def paths(self, arrays: list[np.ndarray], place: Place) -> list[Path]:
         """Returns the noisy copies."""
@@ -377,6 +400,10 @@ class IntegratedGradients(SampledGradient):
             *(tf.add_n(list(parts)) / len(found) for parts in zip(*found, strict=True)),
         ]
 
+    def passes(self, shape: Sequence[int], outputs: int = 1) -> float:
+        """Returns about how many forward passes of the model the maps of one sample take."""
+        return super().passes(shape, outputs) * self.steps
+
     def paths(self, arrays: list[np.ndarray], place: Place) -> list[Path]:
         """Returns the straight paths from each baseline."""
         vectors = self._embed(tensors(arrays))
@@ -414,14 +441,14 @@ class IntegratedGradients(SampledGradient):
 
     def send(
         self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
+    ) -> list[np.ndarray]:
         """Explains the weighted sums of outputs of one batch, averaged over the baselines."""
 
         def start(outputs: Tensor, relevance: Tensor) -> Tensor:
             return relevance
 
         spec = self._relevance_spec()
-        return self._from_baselines(arrays, relevance, place, "send", spec, start)
+        return self._from_baselines(arrays, relevance, place, "send", spec, start)[1]
 
     def _from_baselines(
         self,

@@ -121,6 +121,14 @@ class ShapleySampling(InputAverage, GraphAnalyzer):
         """Returns the table of calls and operations, which have no rules; it prints."""
         return RuleAssignment(self.graph, dict.fromkeys(self.graph.calls, "forward only"))
 
+    def passes(self, shape: Sequence[int], outputs: int = 1) -> float:
+        """Returns how many forward passes the maps of one sample take: outputs share them."""
+        features = int(np.prod(shape, dtype=int))
+        if self.features != "elements":
+            sides = sorted(shape)[-2:]
+            features = int(np.prod([-(-side // self.features) for side in sides]))
+        return self.cycles * features
+
     # --- the game ---
 
     def _forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor | int]:
@@ -329,9 +337,9 @@ class ShapleySampling(InputAverage, GraphAnalyzer):
 
     def send(
         self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
+    ) -> list[np.ndarray]:
         """Explains the weighted sums of outputs of one batch, averaged over the baselines."""
-        return self._averaged(self._run_send, arrays, relevance, place)
+        return self._averaged(self._run_send, arrays, relevance, place)[1]
 
     def _averaged(
         self, run: Compiled, arrays: list[np.ndarray], columns: np.ndarray, place: Place

@@ -14,10 +14,7 @@ import numpy as np
 from tfexplain import metrics, results
 from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import flat_targets
-from tfexplain.analyzers.deep_lift import DeepLIFT
-from tfexplain.analyzers.patterns import PatternAnalyzer
 from tfexplain.analyzers.persistence import all_options, option_config
-from tfexplain.analyzers.reversed import CompiledAnalyzer, ReversedAnalyzer
 from tfexplain.audits.blocks import digest
 from tfexplain.checks import flag, integer, real
 from tfexplain.errors import nearest
@@ -59,12 +56,7 @@ def named_analyzers(analyzers: Any) -> dict[str, Analyzer]:
                     f"All analyzers must explain the same {what}: {first!r} has {theirs}, "
                     f"{name!r} {mine}."
                 )
-    unfitted = [
-        name
-        for name, analyzer in found.items()
-        if isinstance(analyzer, PatternAnalyzer) and analyzer.patterns is None
-    ]
-    if unfitted:
+    if unfitted := [name for name, analyzer in found.items() if not analyzer.is_fitted]:
         raise ValueError(
             f"{', '.join(unfitted)} has no patterns yet: call analyzer.fit(x) on training data "
             "first, or pass patterns=..."
@@ -79,23 +71,19 @@ def _shapes(analyzer: Analyzer, what: str) -> list[tuple]:
 
 
 def has_chain(analyzer: Analyzer) -> bool:
-    """Tells whether given relevance goes back through reversed networks alone.
-
-    What is compiled as a whole averages, contrasts or reads one layer only.
-    """
-    whole = isinstance(analyzer, CompiledAnalyzer) or "contrastive" in analyzer.name
-    return isinstance(analyzer, ReversedAnalyzer) and not whole
+    """Tells whether given relevance goes back through reversed networks alone."""
+    return analyzer.has_chain
 
 
 def check_one_baseline(name: str, analyzer: Analyzer) -> None:
-    """Refuses DeepLIFT with several baselines, where one chain is looked at.
+    """Refuses a method with several baselines, where one chain is looked at.
 
     Raises:
         ValueError: If it averages over several.
     """
-    if isinstance(analyzer, DeepLIFT) and len(analyzer.baseline.values) > 1:
+    if analyzer.num_chains > 1:
         raise ValueError(
-            f"{name!r} averages over {len(analyzer.baseline.values)} baselines, each with a "
+            f"{name!r} averages over {analyzer.num_chains} baselines, each with a "
             "chain of its own. Give one baseline."
         )
 

@@ -6,25 +6,25 @@ the columns of R sum to one (section 3 of [maess2025uncovering]).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers import Analyzer
-from tfexplain.analyzers.arrays import slices, tensors
-from tfexplain.analyzers.base import Place
+from tfexplain.analyzers.arrays import slices
+from tfexplain.analyzers.base import BackwardPass, Place
 from tfexplain.analyzers.reversed import CHUNK_BYTES
-from tfexplain.analyzers.sampling import InputAverage, SampledGradient
-from tfexplain.audits.common import Layout, has_chain, maps
+from tfexplain.audits.common import Layout, maps
 from tfexplain.numerics import Compiled, Tensor
 from tfexplain.reverse import ReversedNetwork
 
 POLICIES = ("literal", "quantile", "active")
 # A column sum this small beside the median magnitude of the kept ones makes a column explode.
 NEAR_ZERO = 1e-3
+# Columns that are made at once by methods without backward passes.
+CHUNK = 64
 # Bytes of the largest matrix that is built.
 LARGEST_MATRIX = 2**31
 
@@ -66,22 +66,6 @@ def choose(sums: np.ndarray, outputs: np.ndarray, policy: str, quantile: float) 
     return Columns(kept, sums, int((np.abs(sums) < NEAR_ZERO * typical).sum()))
 
 
-class _Pass(NamedTuple):
-    """One forward pass and what its backward pass counts.
-
-    Attributes:
-        network: The reversed network.
-        records: The tensors of its forward pass.
-        weight: Of its relevance in the average.
-        factor: What the relevance is multiplied with, (1, 1, *input_shape); None for nothing.
-    """
-
-    network: ReversedNetwork
-    records: list[Tensor]
-    weight: float
-    factor: np.ndarray | None
-
-
 class Redistribution:
     """E of one sample, as columns or as products.
 
@@ -108,37 +92,16 @@ class Redistribution:
         self._analyzer, self._layout = analyzer, layout
         self._x, self._place = x, slice(position, position + 1)
         self.size = int(np.prod(layout.sizes, dtype=int))
-        self._passes: list[_Pass] = []
-        if has_chain(analyzer):
-            network = analyzer.network(start)
-            one = [x[self._place]]
-            several = analyzer.chain_inputs(one, Place(self._place, len(x)))
-            for given in several:
-                records = network.run_records(tensors(given))
-                self._passes.append(_Pass(network, records, 1 / len(several), None))
-            self._chunk = network.vectors_at_once(several[0], CHUNK_BYTES)
+        one, whole = [x[self._place]], Place(self._place, len(x))
+        self._passes = analyzer.backward_passes(one, whole, start)
+        if analyzer.has_chain:
+            network, records, *_ = self._passes[-1]
             found = records[network.start_index].numpy()
         else:
             found = analyzer.outputs(x[self._place])
-            self._chunk = 64
-            if averages(analyzer):
-                self._passes = list(self._points())
-                self._chunk = analyzer.gradient_network.vectors_at_once(
-                    [x[self._place]], CHUNK_BYTES
-                )
+        self._chunk = _vectors_at_once(self._passes[0]) if self._passes else CHUNK
         self._shape = found.shape[1:]
         self.outputs = found.reshape(-1).astype("float64")
-
-    def _points(self) -> Iterator[_Pass]:
-        """Yields the passes over which a method averages gradients."""
-        place = Place(self._place, len(self._x))
-        paths = self._analyzer.paths([self._x[self._place]], place)
-        network = self._analyzer.gradient_network
-        for path in paths:
-            factor = None if path.factors is None else path.factors[0].numpy()[:, None]
-            for index, weight in enumerate(path.weights):
-                records = network.run_records(path.point(tf.constant(index)))
-                yield _Pass(network, records, float(weight) / len(paths), factor)
 
     def columns(self, indices: np.ndarray) -> np.ndarray:
         """Returns columns of E, (entries of a map, columns), float64.
@@ -152,7 +115,7 @@ class Redistribution:
         found = np.empty((self.size, len(indices)))
         for part in slices(len(indices), self._chunk):
             chosen = indices[part]
-            if self._passes or isinstance(self._analyzer, InputAverage):
+            if self._analyzer.takes_start != "none":
                 relevance = np.zeros((len(chosen), len(self.outputs)), self._analyzer.dtype)
                 relevance[np.arange(len(chosen)), chosen] = 1
                 found[:, part] = self._sent(relevance)
@@ -192,7 +155,7 @@ class Redistribution:
         given = relevance.reshape(1, len(relevance), *self._shape)
         if not self._passes:
             place = Place(self._place, len(self._x))
-            _, (found,) = self._analyzer.send([self._x[self._place]], given, place)
+            (found,) = self._analyzer.send([self._x[self._place]], given, place)
             return self._maps(found).T
         total = 0
         for network, records, weight, factor in self._passes:
@@ -222,28 +185,23 @@ class Redistribution:
             )
 
 
-def averages(analyzer: Analyzer) -> bool:
-    """Tells whether a method averages gradients at several inputs, which are no tokens."""
-    return isinstance(analyzer, SampledGradient) and analyzer.inputs.nodes[0].floating
-
-
 def check_linear(name: str, analyzer: Analyzer, start: str | None) -> None:
     """Refuses analyzers without products R v and R^T u.
 
     Raises:
         ValueError: With the reason.
     """
-    if has_chain(analyzer):
-        reason = analyzer.network(start).nonlinear()
-    elif averages(analyzer):
-        reason = ""
-    else:
-        reason = "it has no backward pass, or contrasts several"
-    if reason:
+    if reason := analyzer.nonlinear(start):
         raise ValueError(
             f"{name!r} ({analyzer.name}) has no products with its redistribution matrix: {reason}. "
             'Use method="exact".'
         )
+
+
+def _vectors_at_once(one: BackwardPass) -> int:
+    """Returns how many vectors a backward pass of one sample takes at once."""
+    largest = max(int(np.prod(record.shape[1:])) for record in one.records)
+    return max(1, CHUNK_BYTES // (largest * np.dtype(one.network.dtype).itemsize))
 
 
 def _transposed(network: ReversedNetwork) -> Compiled:

@@ -10,9 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers import ANALYZERS, Analyzer, create_analyzer, resolve_name
-from tfexplain.analyzers.patterns import PatternAnalyzer
+from tfexplain.analyzers.base import BACKWARD as BACKWARD
 from tfexplain.analyzers.reversed import explained_output
-from tfexplain.analyzers.shapley import ShapleySampling
 from tfexplain.audits import common
 from tfexplain.errors import UnsupportedLayerError, UnsupportedModelError
 from tfexplain.graph import has_graph, trace
@@ -37,8 +36,6 @@ FAILURES = (
 )
 # Characters of a reason: TensorFlow's errors hold whole graphs.
 _LONGEST = 500
-# A backward pass takes about twice the time of a forward pass.
-BACKWARD = 2
 
 
 class Methods(NamedTuple):
@@ -100,13 +97,13 @@ def choose(
             analyzer = create_analyzer(name, model, **options)
             if methods is None:
                 _check_cost(analyzer, x, preset)
-            if _unfitted(analyzer) and fit_data is None:
+            if fit_data is None and not analyzer.is_fitted:
                 analyzer.fit(x)
                 fitted.append(name)
         except refused as error:
             left_out[name] = why(error)
             continue
-        if _unfitted(analyzer):
+        if not analyzer.is_fitted:
             analyzer.fit(fit_data)
         found[name] = analyzer
     notes = []
@@ -120,16 +117,7 @@ def choose(
 
 def passes_per_map(analyzer: Analyzer, x: np.ndarray) -> float:
     """Returns about how many forward passes of the model one map takes."""
-    if isinstance(analyzer, ShapleySampling):
-        features = int(np.prod(x.shape[1:], dtype=int))
-        if analyzer.features != "elements":
-            sizes = sorted(x.shape[1:])[-2:]
-            features = int(np.prod([-(-size // analyzer.features) for size in sizes]))
-        return analyzer.cycles * features
-    one = 1 + BACKWARD
-    draws = getattr(analyzer, "steps", None) or getattr(analyzer, "samples", None) or 1
-    chains = 2 if "contrastive" in analyzer.name else 1
-    return one * draws * chains
+    return analyzer.passes(x.shape[1:])
 
 
 def why(error: BaseException) -> str:
@@ -151,10 +139,6 @@ def refusal(analyzer: Analyzer, x: np.ndarray, targets: np.ndarray) -> str:
     if not np.isfinite(found).all():
         return 'its relevance of the first sample is not finite; dtype="float64" may help'
     return ""
-
-
-def _unfitted(analyzer: Analyzer) -> bool:
-    return isinstance(analyzer, PatternAnalyzer) and analyzer.patterns is None
 
 
 def _check_output(name: str, analyzer: Analyzer, output: str | int | None) -> None:
