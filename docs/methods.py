@@ -1,30 +1,57 @@
-"""Writes the list of methods into the README: `python -m docs.methods`."""
+"""Writes the lists of methods and of audits into the README: `python -m docs.methods`."""
 
 import pathlib
 import re
+from collections.abc import Iterable, Sequence
 
-from tfexplain import ANALYZERS
+from tfexplain import ANALYZERS, AUDITS
 from tfexplain.references import REFERENCES
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
-START, END = "<!-- methods: made by `python -m docs.methods` -->", "<!-- end of methods -->"
+# What is made -> between which comments it stands.
+MARKS = {
+    name: (f"<!-- {name}: made by `python -m docs.methods` -->", f"<!-- end of {name} -->")
+    for name in ("methods", "audits")
+}
 
 
-def table() -> str:
+def methods() -> str:
     """Returns the methods as a Markdown table."""
-    lines = ["| name | what it computes | source |", "|---|---|---|"]
-    for name, entry in ANALYZERS.items():
-        sources = "; ".join(
-            f"{REFERENCES[key].authors} {REFERENCES[key].year}" for key in entry.references
-        )
-        lines.append(f"| `{name}` | {entry.summary} | {sources} |")
-    return "\n".join(lines)
+    rows = [
+        [f"`{name}`", entry.summary, _sources(entry.references)]
+        for name, entry in ANALYZERS.items()
+    ]
+    return _table(["name", "what it computes", "source"], rows)
+
+
+def audits() -> str:
+    """Returns the audits as a Markdown table."""
+    rows = [
+        [f"`{name}`", cls.question, "yes" if cls.in_report else "no", _sources(cls.references)]
+        for name, cls in AUDITS.items()
+    ]
+    return _table(["name", "question", "in `tfexplain audit`", "source"], rows)
+
+
+def _sources(keys: Iterable[str]) -> str:
+    return "; ".join(f"{REFERENCES[key].authors} {REFERENCES[key].year}" for key in keys)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def updated(text: str) -> str:
-    """Returns the README with the list as the code has it."""
-    pattern = re.escape(START) + ".*?" + re.escape(END)
-    return re.sub(pattern, lambda _: f"{START}\n{table()}\n{END}", text, flags=re.DOTALL)
+    """Returns the README with the lists as the code has them."""
+    for name, made in (("methods", methods()), ("audits", audits())):
+        start, end = MARKS[name]
+        pattern = re.escape(start) + ".*?" + re.escape(end)
+        block = f"{start}\n{made}\n{end}"
+        text, found = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
+        if found != 1:
+            raise ValueError(f"The README has {found} lists of {name}; expected {start} ... {end}.")
+    return text
 
 
 if __name__ == "__main__":

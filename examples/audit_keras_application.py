@@ -106,7 +106,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> report.Audit:
+def main(arguments: list[str] | None = None) -> report.Outcome:
     """Runs the audit; ends with status 1 for mistakes, 3 if a method is not trusted."""
     given = parse(arguments)
     methods = [name.strip() for name in given.methods.split(",")]

@@ -33,6 +33,7 @@ from experiments.ledger import NOT_TESTED, PROTOCOLS, Claim, Criterion, Finding,
 from models.weights import TRAINED
 from tfexplain import results
 from tfexplain.files import write_atomically
+from tfexplain.runs import differing
 
 OUTPUT = pathlib.Path("experiments") / "output"
 # What findings call networks whose weights were never trained.
@@ -115,7 +116,7 @@ class Part:
         for path in [*TRAINED.iterdir(), *given]:
             if path.name in files:
                 self.uses(path)
-        return all(self.files.get(name) == checksum for name, checksum in files.items())
+        return not differing({name: self.files.get(name) for name in files}, files)
 
     def generator(self, *keys: str | int) -> np.random.Generator:
         """Returns random numbers that depend on the seed and the keys alone.
@@ -266,7 +267,8 @@ class Experiment:
         versions = json.dumps(results.versions(), sort_keys=True)
         if part.settings.resume and part.path.is_file():
             saved = xr.load_dataset(part.path, engine="h5netcdf")
-            same = (saved.attrs["command"], saved.attrs["versions"]) == (command, versions)
+            before = {key: saved.attrs[key] for key in ("command", "versions")}
+            same = not differing({"command": command, "versions": versions}, before)
             if same and part.read_again(json.loads(saved.attrs["files"])):
                 return saved
         if not part.settings.resume:

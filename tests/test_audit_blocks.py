@@ -9,8 +9,9 @@ import pytest
 import xarray as xr
 
 from tests.networks import create, small_cnn
-from tfexplain.audits import common
-from tfexplain.audits.blocks import digest, in_blocks
+from tfexplain import metrics, runs
+from tfexplain.audits.case import Case, structural_similarity
+from tfexplain.runs import digest, in_blocks
 
 SETTINGS = {"audit": "squares", "seed": 0, "names": ["a", "b"], "scale": 0.5}
 
@@ -280,20 +281,20 @@ def model():
 
 def test_settings_have_checksums_only_where_they_are_needed(model):
     analyzers, x = {"gradient": create("gradient", model)}, np.ones((1, 8, 8, 3))
-    short = common.settings("any", analyzers, x, with_data=False, seed=1)
-    full = common.settings("any", analyzers, x, with_data=True, seed=1)
+    short = runs.settings("any", analyzers, x, with_data=False, seed=1)
+    full = runs.settings("any", analyzers, x, with_data=True, seed=1)
     assert set(full) - set(short) == {"samples_sha256", "weights_sha256", "architecture_sha256"}
-    other = common.settings("any", analyzers, x + 1, with_data=True, seed=1)
+    other = runs.settings("any", analyzers, x + 1, with_data=True, seed=1)
     differing = {key for key in full if full[key] != other[key]}
     assert differing == {"samples_sha256"}
     json.dumps(full)
     changed = {"gradient": create("gradient", small_cnn(seed=1))}
-    other = common.settings("any", changed, x, with_data=True, seed=1)
+    other = runs.settings("any", changed, x, with_data=True, seed=1)
     assert {key for key in full if full[key] != other[key]} == {"weights_sha256"}
 
 
 def test_attributes_are_text_and_numbers():
-    found = common.attributes(
+    found = runs.attributes(
         {"a": None, "b": True, "c": [1, "x"], "d": 0.5, "e": "text", "f": {"k": None}},
         ["one", "two"],
     )
@@ -307,23 +308,23 @@ def test_typed_samples_are_shared(model):
         "narrow": create("gradient", model, dtype="float32"),
         "again": create("lrp.z", model, dtype="float32"),
     }
-    x = common.one_input(analyzers, np.ones((2, 8, 8, 3)))
-    found = common.typed(analyzers, x)
-    assert found["wide"] is x and x.dtype == "float64"
+    case = Case(analyzers, np.ones((2, 8, 8, 3)))
+    found = {name: case.arrays(name)[0] for name in analyzers}
+    assert found["wide"] is case.samples and case.samples.dtype == "float64"
     assert found["narrow"] is found["again"] and found["narrow"].dtype == "float32"
 
 
 def test_similarity_with_flip_is_the_larger():
     generator = np.random.default_rng(0)
     first, second = generator.normal(size=(2, 9, 9))
-    scaled = common.metrics.percentile(first)
-    plain = common.structural_similarity(scaled, second, "percentile", 1.0, False)
-    opposite = common.structural_similarity(scaled, -second, "percentile", 1.0, False)
+    scaled = metrics.percentile(first)
+    plain = structural_similarity(scaled, second, "percentile", 1.0, False)
+    opposite = structural_similarity(scaled, -second, "percentile", 1.0, False)
     for map in (second, -second):
-        found = common.structural_similarity(scaled, map, "percentile", 1.0, True)
+        found = structural_similarity(scaled, map, "percentile", 1.0, True)
         assert found == max(plain, opposite)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for a, b in ((scaled * np.nan, second), (scaled, np.ones((9, 9)))):
-            found = common.structural_similarity(a, b, "percentile", 1.0, True)
+            found = structural_similarity(a, b, "percentile", 1.0, True)
             assert math.isnan(found)

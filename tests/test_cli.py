@@ -388,7 +388,7 @@ def test_demo_refuses_the_folder_of_another_audit(runner, quick_demo, monkeypatc
     folder = pathlib.Path("out")
     folder.mkdir()
     record = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION}
-    record |= dict.fromkeys(("parts", "reasons", "seconds"), {})
+    record |= dict.fromkeys(("audits", "reasons", "seconds"), {})
     for data, versions, message in (
         ("photos/", {}, "out holds another audit, of photos/. Choose another folder"),
         (demo.DATA, {"keras": "1.0"}, "other versions of keras. Choose another folder"),

@@ -86,9 +86,9 @@ def test_a_stopped_command_says_how_to_continue(run, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(audits, "entropy", stop)
+        patch.setattr(audits.Entropy, "run", stop)
         said = run("table.keras", "x.npy", "--out", "out", code=130)
-    assert "stopped in the part 'entropy'" in said and "continues" in said
+    assert "stopped in 'entropy'" in said and "continues" in said
     run("table.keras", "x.npy", "--out", "out")
 
 
@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_listed(run):
     said = run("table.keras", "x.npy", "--images", 2, settings=settings)
     assert "left out: grad_cam: grad_cam needs" in said
     assert "2 of 4 samples, drawn at random (seed 0), are audited" in said
-    assert "left out: the part random_logit: the structural similarity needs maps" in said
+    assert "left out: the audit random_logit: the structural similarity compares maps" in said
     assert os.path.exists("tfexplain-audit/results/entropy.nc")
 
 
@@ -111,10 +111,10 @@ def test_one_of_several_outputs_is_audited(run):
     inputs = keras.Input((5,))
     heads = [keras.layers.Dense(n, name=name)(inputs) for name, n in (("few", 2), ("7", 4))]
     keras.Model(inputs, heads).save("heads.keras")
-    options = ("--methods", "gradient", "--audits", "maps")
+    options = ("--methods", "gradient", "--audits", "examples")
     for index, (name, count) in enumerate((("few", 2), ("1", 4), ("7", 4))):
         run("heads.keras", "x.npy", "--output", name, *options, "--out", index, settings=())
-        found = report.load(pathlib.Path(str(index))).datasets["maps"]
+        found = report.load(pathlib.Path(str(index))).datasets["examples"]
         assert found.sizes["output_index"] == count
     wanted = "has 2 outputs (few, 7); choose one with"
     assert wanted in run("heads.keras", "x.npy", *options, code=2)
@@ -165,7 +165,7 @@ def test_bad_arguments_are_refused_before_work(run, arguments, message):
     ("settings", "message"),
     [
         (("--methods", "gradeint"), "no analyzer 'gradeint'. Did you mean 'gradient'"),
-        (("--audits", "spectra"), "no part 'spectra' of an audit. Did you mean 'spectrum'"),
+        (("--audits", "spectra"), "no audit 'spectra'. Did you mean 'spectrum'"),
         (("--fail-on", "gradeint"), "no analyzer 'gradeint'"),
         (("--fail-on", "lrp"), "--fail-on lrp is another name of a method"),
         (("--methods", ","), "methods is empty"),
@@ -183,10 +183,10 @@ def test_another_audit_in_the_folder_is_refused(run):
 
 
 def test_images_of_a_folder_are_audited_with_inpainting(run):
-    settings = ("--quick", "--methods", "gradient", "--audits", "pixel_flipping,maps")
+    settings = ("--quick", "--methods", "gradient", "--audits", "pixel_flipping,examples")
     run("images.keras", "photos", "--preprocess", "scale=0.004", settings=settings)
     found = report.load("tfexplain-audit")
     about = found.record["about"]
     assert about["given"] == 6 and about["names"][2:4] == ["dog/10.png", "dog/11.png"]
     assert found.datasets["pixel_flipping"].attrs["fill"] == "telea"
-    assert found.datasets["maps"].target.values.tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.datasets["examples"].target.values.tolist() == [0, 0, 1, 1, 2, 2]

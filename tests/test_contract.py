@@ -190,7 +190,7 @@ def test_audit(model, x, tmp_path):
         model, x, methods=["gradient", "lrp.z_plus"], preset="quick", folder=tmp_path / "audit"
     )
     # Maps of 6 x 6 are too small for structural similarity of another class.
-    parts = {"maps", "cosine_convergence", "parameter_randomization", "spectrum"}
+    parts = {"examples", "cosine_convergence", "parameter_randomization", "spectrum"}
     assert parts | {"pixel_flipping", "entropy", "koopman"} <= set(found.datasets)
     verdict = found.verdict()
     assert set(verdict.methods) == {"gradient", "lrp.z_plus"}

@@ -62,6 +62,8 @@ def load(name):
     """Imports a script as a module."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses look for the module of their fields there.
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -450,6 +452,34 @@ def test_custom_rule(rule_example, cache, tmp_path, monkeypatch, capsys):
     message = "no rule 'Magnitude'.*import the module that defines it"
     with pytest.raises(ValueError, match=message):
         tfexplain.load_analyzer(out / "custom_rule.tfx")
+
+
+# --- custom_audit.py -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def audit_example():
+    """The module of the custom audit, which other tests do not see."""
+    yield load("custom_audit")
+    del tfexplain.AUDITS["border"]
+
+
+def test_custom_audit(audit_example, cache, tmp_path, capsys):
+    found = audit_example.main(["--out", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert shown.split()[:3] == ["method", "trust", "tests"] and "report.html" in shown
+    dataset, examples = found.datasets["border"], found.datasets["examples"]
+    maps = np.abs(examples.relevance.sel(analyzer="lrp.epsilon").sum("channel"))
+    inside = maps[:, 1:-1, 1:-1].sum(("height", "width"))
+    expected = 1 - (inside / maps.sum(("height", "width"))).values
+    shares = dataset.border.sel(analyzer="lrp.epsilon").values[examples.example.values]
+    np.testing.assert_allclose(shares, expected, rtol=1e-6)
+    verdict = found.verdict()
+    for row in verdict.rows:
+        median = float(dataset.border.sel(analyzer=row.method).median())
+        assert row.trust == ("trustworthy" if median < 0.5 else "not trustworthy")
+    page = (tmp_path / "custom_audit" / "report.html").read_text(encoding="utf-8")
+    assert "Relevance at the border" in page and "share of the relevance at the border" in page
 
 
 # --- audit_keras_application.py ------------------------------------------------------------------

@@ -14,7 +14,7 @@ import tfexplain
 from tfexplain.audits import pattern_spectrum
 
 # The module; the package has a function of that name.
-SPECTRUM = importlib.import_module("tfexplain.audits.pattern_spectrum")
+SPECTRUM = importlib.import_module("tfexplain.audits.rank_one")
 KERNELS = ("conv1", "conv2", "hidden", "scores")
 
 

@@ -12,9 +12,9 @@ import tfexplain
 from tests.audit_networks import table_columns, table_network
 from tests.networks import randomize, sequential
 from tfexplain import metrics, report
+from tfexplain.audits.cosine_convergence import comparable, first_layer
+from tfexplain.audits.registry import all_checks
 from tfexplain.report import Thresholds, judge
-from tfexplain.report.directions import comparable, first_layer
-from tfexplain.report.verdict import TESTS
 
 DECIDING = ("random_logit", "cosine_convergence", "parameter_randomization")
 # What the audits say of the methods under test, for tables that have nothing else to say.
@@ -127,13 +127,13 @@ def test_words_follow_the_thresholds():
 def test_what_is_missing_is_not_measured_with_the_reason():
     found = judge(
         {"random_logit": logit(one=[np.nan, np.nan])},
-        reasons={"spectrum": {"one": "too large"}, "maps": {"": "nobody knows"}},
+        reasons={"spectrum": {"one": "too large"}, "examples": {"": "nobody knows"}},
     )["one"]
     assert found.trust == "undecided" and found.measured == 0
     assert found.cells["class"].word == "not measured: maps are constant or not finite"
     assert found.cells["ssm"].word == "not measured: too large"
     assert found.cells["conservation"].word == "not measured: nobody knows"
-    assert found.cells["flipping"].word == "not measured: the part pixel_flipping was not run"
+    assert found.cells["flipping"].word == "not measured: the audit pixel_flipping was not run"
 
 
 def test_the_last_layer_is_judged_by_ranks_where_maps_have_no_structure():
@@ -178,7 +178,7 @@ def test_conservation_is_relative_to_the_explained_output():
         },
         coords={"analyzer": ["kept", "lost"]},
     )
-    found = judge({"maps": dataset})
+    found = judge({"examples": dataset})
     # The third sample explains an output of 0, of which there is no part.
     assert found["kept"].cells["conservation"].value == pytest.approx(0.0015)
     assert found["kept"].cells["conservation"].samples == 2
@@ -307,7 +307,7 @@ def test_the_json_is_as_documented(tmp_path):
     data = json.loads(text)
     assert (data["schema"], data["schema_version"]) == ("tfexplain.verdict", 1)
     assert data["thresholds"]["directions"] == 0.99
-    assert [test["name"] for test in data["tests"]] == [test.name for test in TESTS]
+    assert [test["name"] for test in data["tests"]] == [check.name for check, _ in all_checks()]
     assert [test["name"] for test in data["tests"] if test["decides"]] == [
         "last_layers",
         "class",
@@ -375,7 +375,7 @@ def audited(table, columns, tmp_path_factory):
 def test_a_table_gets_the_audits_that_make_sense(audited):
     found, _, _ = audited
     assert set(found.datasets) == {
-        "maps",
+        "examples",
         "cosine_convergence",
         "parameter_randomization",
         "spectrum",
@@ -396,13 +396,13 @@ def test_the_plan_is_announced(audited):
     assert set(plan.passes) == set(found.datasets)
     # Five samples, two methods of one forward and one backward pass.
     assert plan.passes["entropy"] == 5 * 2 * 3
-    assert plan.passes["maps"] < plan.passes["parameter_randomization"]
+    assert plan.passes["examples"] < plan.passes["parameter_randomization"]
     assert 0 < plan.seconds < 60
 
 
 def test_the_conservation_error_is_that_of_the_maps(audited, table, columns):
     found, _, _ = audited
-    dataset = found.datasets["maps"]
+    dataset = found.datasets["examples"]
     analyzer = tfexplain.create_analyzer("lrp.z", table)
     single = analyzer.attribute(columns)
     np.testing.assert_allclose(
@@ -442,14 +442,14 @@ def test_a_sequence_model():
             "cosine_convergence",
             "pixel_flipping",
             "parameter_randomization",
-            "maps",
+            "examples",
         ],
         preset="quick",
     )
-    done = {"random_logit", "cosine_convergence", "parameter_randomization", "maps"}
+    done = {"random_logit", "cosine_convergence", "parameter_randomization", "examples"}
     assert set(found.datasets) == done
-    assert found.datasets["maps"].target.values.tolist() == [0, 1, 2, 0]
-    assert found.datasets["maps"].relevance.dims == ("analyzer", "example", "step", "feature")
+    assert found.datasets["examples"].target.values.tolist() == [0, 1, 2, 0]
+    assert found.datasets["examples"].relevance.dims == ("analyzer", "example", "step", "feature")
     assert found.datasets["parameter_randomization"].relevance.dims[-1] == "position"
     verdict = found.verdict()
     assert verdict["gradient"].cells["class"].measured
@@ -521,7 +521,7 @@ def test_costly_methods_are_audited_only_if_named():
 
 
 def test_too_many_samples_are_drawn_by_the_seed(table, columns):
-    options = {"methods": "gradient", "audits": "maps", "images": 2}
+    options = {"methods": "gradient", "audits": "examples", "images": 2}
     first, again, other = (
         tfexplain.audit(table, columns, [0, 1, 2, 0, 1], seed=seed, **options) for seed in (0, 0, 1)
     )
@@ -530,7 +530,7 @@ def test_too_many_samples_are_drawn_by_the_seed(table, columns):
     assert positions == again.record["samples"]["positions"]
     assert positions != other.record["samples"]["positions"]
     expected = np.array([0, 1, 2, 0, 1])[positions]
-    np.testing.assert_array_equal(first.datasets["maps"].target, expected)
+    np.testing.assert_array_equal(first.datasets["examples"].target, expected)
     assert "2 of 5 samples, drawn at random" in first.record["notes"][0]
 
 
@@ -555,7 +555,7 @@ def test_the_record_keeps_what_it_is_told(table, columns):
     ("changes", "error", "message"),
     [
         ({"preset": "fast"}, ValueError, "preset must be one of quick, default, thorough"),
-        ({"audits": "spectra"}, ValueError, "no part 'spectra'.*Did you mean 'spectrum'"),
+        ({"audits": "spectra"}, ValueError, "no audit 'spectra'.*Did you mean 'spectrum'"),
         ({"audits": []}, ValueError, "audits is empty"),
         ({"methods": "gradeint"}, ValueError, "no analyzer 'gradeint'.*Did you mean 'gradient'"),
         ({"methods": []}, ValueError, "methods is empty"),

@@ -34,7 +34,7 @@ def page(tmp_path_factory):
         model,
         x,
         methods=["gradient", "lrp.z", "lrp.z_plus", "lrp.sequential_preset_a_flat"],
-        audits=["maps", "random_logit", "parameter_randomization", "entropy"],
+        audits=["examples", "random_logit", "parameter_randomization", "entropy"],
         preset="quick",
     )
     path = tmp_path_factory.mktemp("browser") / "report.html"

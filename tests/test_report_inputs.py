@@ -138,7 +138,7 @@ def test_each_method_conserves_the_output_that_it_explains(table, columns):
         activation: tfexplain.create_analyzer("lrp.z", table, output_activation=activation)
         for activation in ("keep", "drop")
     }
-    dataset = tfexplain.audit(table, columns, methods=own, audits="maps").datasets["maps"]
+    dataset = tfexplain.audit(table, columns, methods=own, audits="examples").datasets["examples"]
     targets = dataset.target.values[:, None]
     for name, analyzer in own.items():
         expected = np.take_along_axis(analyzer.outputs(columns), targets, 1)[:, 0]
@@ -165,7 +165,7 @@ def test_tokens_have_no_koopman_credit(words):
 def test_pixels_that_do_not_fit_are_refused_before_the_work(
     monkeypatch, pixels, preprocess, message
 ):
-    monkeypatch.setattr(audits, "entropy", None)
+    monkeypatch.setattr(audits.Entropy, "run", None)
     model = randomize(sequential((6, 6, 1), layers.Flatten(), layers.Dense(3)))
     x = np.zeros((3, 6, 6, 1), "float32")
     with pytest.raises(ValueError, match=message):
@@ -182,7 +182,7 @@ def test_pixels_that_do_not_fit_are_refused_before_the_work(
         ({"about": {"classes": {"0": 1}}}, "about has 1 where the report prints text"),
         ({"about": {"command": ["a"]}}, "where the report prints text"),
         ({"about": {"score": float("nan")}}, "JSON-able"),
-        ({"audits": 3}, "audits must be names of parts, received 3"),
+        ({"audits": 3}, "audits must be names of audits, received 3"),
     ],
 )
 def test_what_the_report_cannot_print_is_refused(table, columns, changes, message):

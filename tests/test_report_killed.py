@@ -18,7 +18,7 @@ import tfexplain
 from tests.networks import randomize, sequential
 
 ROOT = pathlib.Path(__file__).parent.parent
-AUDITS = ["maps", "random_logit", "parameter_randomization", "entropy"]
+AUDITS = ["examples", "random_logit", "parameter_randomization", "entropy"]
 METHODS = ["gradient", "lrp.z", "lrp.alpha_2_beta_1"]
 SCRIPT = f"""
 import sys
@@ -55,20 +55,20 @@ def test_a_killed_audit_continues_to_the_same_numbers(tmp_path):
     )
     results, last = tmp_path / "run" / "results", f"{AUDITS[-1]}.nc"
     deadline = time.monotonic() + 120
-    while not (results / "maps.nc").exists() and process.poll() is None:
+    while not (results / "examples.nc").exists() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.kill()
     _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, errors
     assert not (results / last).exists()
-    maps = (results / "maps.nc").stat().st_mtime_ns
+    maps = (results / "examples.nc").stat().st_mtime_ns
 
     options = {"methods": METHODS, "audits": AUDITS, "preset": "quick"}
     network = keras.saving.load_model(tmp_path / "model.keras")
     found = tfexplain.audit(network, x, folder=tmp_path / "run", **options)
     # What was done is not done again.
-    assert (results / "maps.nc").stat().st_mtime_ns == maps
+    assert (results / "examples.nc").stat().st_mtime_ns == maps
     fresh = tfexplain.audit(network, x, **options)
     assert list(found.datasets) == list(fresh.datasets) == AUDITS
     for name in AUDITS:

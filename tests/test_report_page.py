@@ -15,10 +15,10 @@ from PIL import Image
 import tfexplain
 from tests.networks import randomize, sequential
 from tfexplain import report
+from tfexplain.audits.parameter_randomization import MOST_COLUMNS
+from tfexplain.audits.registry import in_reports
 from tfexplain.report import Thresholds
 from tfexplain.report.figures import PERCENTILE, drawn, small_map
-from tfexplain.report.page import MOST_COLUMNS, SECTIONS
-from tfexplain.report.parts import PARTS
 
 # A name that would be markup.
 MINE = "<b>mine</b>"
@@ -97,7 +97,10 @@ def page(audited):
 
 
 def test_every_part_has_words():
-    assert set(SECTIONS) == {part.name for part in PARTS}
+    for name, audit in tfexplain.AUDITS.items():
+        assert audit.name == name and audit.title
+        assert audit.question.endswith("?") and audit.question.count("?") == 1
+        assert audit.caption or not audit.in_report
 
 
 def test_the_page_needs_nothing_from_outside(page, audited):
@@ -129,7 +132,7 @@ def test_the_page_is_for_all_screens(page, audited):
 def test_links_inside_lead_somewhere(page):
     targets = {link["href"][1:] for link in page.of("a") if link["href"].startswith("#")}
     assert targets <= set(page.ids) and len(set(page.ids)) == len(page.ids)
-    assert {"maps", "parameter_randomization", "koopman", "methods", "settings"} <= targets
+    assert {"examples", "parameter_randomization", "koopman", "methods", "settings"} <= targets
 
 
 def test_the_page_says_what_the_verdict_says(page, audited):
@@ -156,7 +159,7 @@ def test_names_are_no_markup(page, audited):
 
 
 def test_the_gallery_has_a_map_of_each_method(page, audited):
-    dataset = audited[0].datasets["maps"]
+    dataset = audited[0].datasets["examples"]
     maps = [i for i in page.of("img") if i["alt"] == f"map by {MINE}"]
     assert len(maps) == dataset.sizes["example"] == 3
     colours = np.array(picture(maps[0]["src"]).convert("RGB")).astype(int)
@@ -182,7 +185,7 @@ def test_pictures_can_be_read(page):
     sizes = [picture(image["src"]).size for image in page.of("img")]
     assert min(min(size) for size in sizes) == 6
     # One figure per part but the gallery, besides small maps.
-    assert sum(min(size) > 100 for size in sizes) == len(PARTS) - 1
+    assert sum(min(size) > 100 for size in sizes) == len(in_reports()) - 1
 
 
 def test_there_is_a_map_for_each_step_of_random_weights(page, audited):
@@ -202,7 +205,7 @@ def test_of_many_steps_some_are_shown(audited):
     many = dataset.drop_vars("relevance").drop_vars("map_step")
     many = many.assign(relevance=maps.assign_coords(map_step=names))
     page = Page(
-        report.Audit({"parameter_randomization": many}, found.record, Thresholds()).to_html()
+        report.Outcome({"parameter_randomization": many}, found.record, Thresholds()).to_html()
     )
     columns = re.findall(r"Method (trained .*?layer_19) ", page.text)
     assert [len(found.split()) for found in columns] == [MOST_COLUMNS] * maps.sizes["kept"]
@@ -230,7 +233,7 @@ def test_layers_of_one_channel_have_no_directions(page):
 def test_methods_have_rules_options_and_papers(page, audited):
     assert "In proportion to contributions" in page.text
     assert "Gradient averaged over noisy copies" in page.text and "samples=2" in page.text
-    rows = json.loads(audited[0].datasets["maps"].attrs["assignment"])[MINE]
+    rows = json.loads(audited[0].datasets["examples"].attrs["assignment"])[MINE]
     assert len(rows) >= 3
     for row in rows:
         assert " ".join(" ".join(row).split()) in page.text
@@ -252,11 +255,11 @@ def test_a_table_has_bars_and_says_what_is_left_out():
     model = randomize(sequential((4,), layers.Dense(5, "relu"), layers.Dense(3)))
     x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
     found = tfexplain.audit(
-        model, x, methods=["gradient"], audits=["maps", "random_logit"], preset="quick"
+        model, x, methods=["gradient"], audits=["examples", "random_logit"], preset="quick"
     )
     page = Page(found.to_html())
     assert picture(page.of("img")[1]["src"]).size == (220, 150)
-    assert "Maps of other classes the structural similarity needs maps" in page.text
+    assert "Maps of other classes the structural similarity compares maps" in page.text
     assert "undecided 0 of 0 tests" in page.text
     assert "explained is output" in page.text
 
@@ -266,7 +269,7 @@ def test_what_cannot_be_drawn_says_why(audited):
     dataset = found.datasets["parameter_randomization"].copy(deep=True)
     for name in ("ssim", "spearman", "median", "low", "high"):
         dataset[name] = dataset[name] * np.nan
-    broken = report.Audit({"parameter_randomization": dataset}, found.record, found.thresholds)
+    broken = report.Outcome({"parameter_randomization": dataset}, found.record, found.thresholds)
     page = Page(broken.to_html())
     assert "as weights become random cannot be drawn" in page.text
     assert all(image["alt"].startswith("map by") for image in page.of("img"))
@@ -296,10 +299,10 @@ def test_many_methods_fit_into_the_pictures(audited):
         },
     }
     datasets = {name: repeated(dataset) for name, dataset in found.datasets.items()}
-    page = Page(report.Audit(datasets, record, found.thresholds).to_html())
+    page = Page(report.Outcome(datasets, record, found.thresholds).to_html())
     images = [picture(image["src"]) for image in page.of("img") if "lrp." not in image["alt"]]
     # Three inputs, and a figure for each part but the gallery.
-    assert len(images) == 3 + len(PARTS) - 1
+    assert len(images) == 3 + len(in_reports()) - 1
     assert "cannot be drawn" not in page.text
 
 
@@ -313,13 +316,13 @@ def test_channels_first_are_drawn_as_images():
         )
     )
     x = np.random.default_rng(1).uniform(size=(2, 3, 6, 8)).astype("float32")
-    found = tfexplain.audit(model, x, methods="gradient", audits="maps")
-    assert found.datasets["maps"].input.dims == ("example", "channel", "height", "width")
+    found = tfexplain.audit(model, x, methods="gradient", audits="examples")
+    assert found.datasets["examples"].input.dims == ("example", "channel", "height", "width")
     page = Page(found.to_html())
     images = [picture(image["src"]) for image in page.of("img")]
     assert len(images) == 4 and {image.size for image in images} == {(8, 6)}
     shown = np.array(images[0], "float64") / 255
-    expected = x[found.datasets["maps"].example.values[0]].transpose(1, 2, 0)
+    expected = x[found.datasets["examples"].example.values[0]].transpose(1, 2, 0)
     expected = (expected - expected.min()) / (expected.max() - expected.min())
     np.testing.assert_allclose(shown[..., :3], expected, atol=0.003)
 
@@ -347,7 +350,7 @@ def test_the_page_says_which_outputs_are_explained(page):
     model = randomize(sequential((6,), layers.Dense(3, "softmax")))
     kept = {"kept": tfexplain.create_analyzer("gradient", model, output_activation="keep")}
     x = np.random.default_rng(1).normal(size=(2, 6)).astype("float32")
-    text = Page(tfexplain.audit(model, x, methods=kept, audits="maps").to_html()).text
+    text = Page(tfexplain.audit(model, x, methods=kept, audits="examples").to_html()).text
     assert "Explained the largest output of each sample" in text
     assert "before a last softmax" not in text
 
@@ -356,7 +359,7 @@ def test_samples_have_the_names_and_the_number_of_their_source():
     model = randomize(sequential((6,), layers.Dense(3)))
     x = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
     about = {"names": ["a.png", "b.png", "c.png", "<d>.png"], "given": 90}
-    options = {"methods": "gradient", "audits": ["maps", "parameter_randomization"]}
+    options = {"methods": "gradient", "audits": ["examples", "parameter_randomization"]}
     found = tfexplain.audit(model, x, images=3, seed=2, about=about, **options)
     page, positions = Page(found.to_html()), found.record["samples"]["positions"]
     assert positions != [0, 1, 2]

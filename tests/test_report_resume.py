@@ -54,29 +54,31 @@ def test_a_stopped_audit_continues_to_the_same_numbers(
         def stop(*args, **kwargs):
             raise KeyboardInterrupt
 
-        patch.setattr(audits, "cosine_convergence", stop)
-        with pytest.raises(KeyboardInterrupt, match="'cosine_convergence'.*results.*continues"):
+        patch.setattr(audits.ParameterRandomization, "run", stop)
+        with pytest.raises(
+            KeyboardInterrupt, match="'parameter_randomization'.*results.*continues"
+        ):
             tfexplain.audit(table, columns, **options)
-    assert [path.name for path in (tmp_path / "results").iterdir()] == ["maps.nc"]
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["examples.nc"]
     stopped = report.load(tmp_path)
-    assert list(stopped.datasets) == ["maps"]
+    assert list(stopped.datasets) == ["examples"]
     assert "was not run" in stopped.verdict()["lrp.z"].cells["directions"].word
-    done = (tmp_path / "results" / "maps.nc").stat().st_mtime_ns
+    done = (tmp_path / "results" / "examples.nc").stat().st_mtime_ns
     found = tfexplain.audit(table, columns, **options)
-    assert (tmp_path / "results" / "maps.nc").stat().st_mtime_ns == done
+    assert (tmp_path / "results" / "examples.nc").stat().st_mtime_ns == done
     for name, dataset in audited[0].datasets.items():
         xr.testing.assert_equal(found.datasets[name], dataset)
 
 
 def test_a_method_that_fails_a_part_is_left_out_of_it(table, columns, tmp_path, monkeypatch):
-    real = audits.entropy
+    real = audits.Entropy.run
 
-    def fails(analyzers, *args, **options):
-        if "lrp.z" in analyzers:
+    def fails(audit, case, **options):
+        if "lrp.z" in case.analyzers:
             raise ValueError("lrp.z overflows")
-        return real(analyzers, *args, **options)
+        return real(audit, case, **options)
 
-    monkeypatch.setattr(audits, "entropy", fails)
+    monkeypatch.setattr(audits.Entropy, "run", fails)
     options = {"methods": METHODS, "preset": "quick", "audits": "entropy", "folder": tmp_path}
     with pytest.warns(UserWarning, match="Entropy: left out lrp.z. lrp.z overflows"):
         found = tfexplain.audit(table, columns, **options)
@@ -90,20 +92,20 @@ def test_a_part_that_fails_for_all_is_left_out(table, columns, monkeypatch):
     def fails(*args, **options):
         raise ValueError("nothing works")
 
-    monkeypatch.setattr(audits, "entropy", fails)
+    monkeypatch.setattr(audits.Entropy, "run", fails)
     with pytest.warns(UserWarning, match="nothing works"):
         found = tfexplain.audit(
-            table, columns, methods=METHODS, audits=["entropy", "maps"], preset="quick"
+            table, columns, methods=METHODS, audits=["entropy", "examples"], preset="quick"
         )
-    assert list(found.datasets) == ["maps"]
+    assert list(found.datasets) == ["examples"]
     assert found.record["reasons"]["entropy"][""] == "nothing works"
 
 
 def test_parts_can_be_added_to_a_folder(table, columns, tmp_path):
     options = {"methods": "gradient", "preset": "quick", "folder": tmp_path}
     tfexplain.audit(table, columns, audits="entropy", **options)
-    tfexplain.audit(table, columns, audits="maps", **options)
-    assert set(report.load(tmp_path).datasets) == {"entropy", "maps"}
+    tfexplain.audit(table, columns, audits="examples", **options)
+    assert set(report.load(tmp_path).datasets) == {"entropy", "examples"}
 
 
 def test_another_audit_in_the_folder_is_refused(table, columns, tmp_path):
@@ -157,10 +159,10 @@ def test_files_of_others_are_not_replaced(table, columns, tmp_path, name):
 
 
 def test_results_of_another_run_are_not_taken(table, columns, tmp_path):
-    options = {**ENTROPY, "audits": ["maps", "entropy"]}
+    options = {**ENTROPY, "audits": ["examples", "entropy"]}
     tfexplain.audit(table, columns, folder=tmp_path, **options)
     (tmp_path / "audit.json").unlink()
-    with pytest.raises(ValueError, match="results/maps.nc, results/entropy.nc and no audit"):
+    with pytest.raises(ValueError, match="results/examples.nc, results/entropy.nc and no audit"):
         tfexplain.audit(table, columns + 1, folder=tmp_path, **options)
 
 
@@ -237,14 +239,14 @@ def test_the_folder_of_an_older_version_is_refused(table, columns, tmp_path):
     ],
 )
 def test_any_failure_of_a_method_leaves_the_others(table, columns, monkeypatch, error, reason):
-    real = audits.entropy
+    real = audits.Entropy.run
 
-    def fails(analyzers, *args, **options):
-        if "lrp.z" in analyzers:
+    def fails(audit, case, **options):
+        if "lrp.z" in case.analyzers:
             raise error
-        return real(analyzers, *args, **options)
+        return real(audit, case, **options)
 
-    monkeypatch.setattr(audits, "entropy", fails)
+    monkeypatch.setattr(audits.Entropy, "run", fails)
     with pytest.warns(UserWarning, match="Entropy: left out lrp.z"):
         found = tfexplain.audit(table, columns, **ENTROPY)
     assert found.datasets["entropy"].analyzer.values.tolist() == ["gradient"]
@@ -256,7 +258,7 @@ def test_a_full_disk_stops_the_audit(table, columns, tmp_path, monkeypatch):
         raise OSError(28, "No space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(audits, "entropy", full)
+        patch.setattr(audits.Entropy, "run", full)
         with pytest.raises(OSError, match="No space left"):
             tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY)
     found = tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY)
@@ -269,7 +271,7 @@ def test_the_time_of_a_stopped_part_counts(table, columns, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(audits, "entropy", stop)
+        patch.setattr(audits.Entropy, "run", stop)
         with pytest.raises(KeyboardInterrupt):
             tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY)
     found = tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY)
@@ -283,8 +285,8 @@ def test_a_stop_while_the_report_is_made_says_how_to_continue(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(report.Audit, "to_html", stop)
-        with pytest.raises(KeyboardInterrupt, match="stopped in the part 'report'.*continues"):
+        patch.setattr(report.Outcome, "to_html", stop)
+        with pytest.raises(KeyboardInterrupt, match="stopped in 'report'.*continues"):
             tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY)
     tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY)
     assert (tmp_path / "report.html").exists()

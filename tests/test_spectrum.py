@@ -13,12 +13,13 @@ import tfexplain
 from tests.networks import create, fitted, randomize, samples, sequential
 from tests.random_graphs import build, recipes
 from tests.test_graphs import EVERY, examples, uncompiled
-from tfexplain.audits import common, redistribution, spectral_terms, spectrum
+from tfexplain.audits import redistribution, spectral_terms, spectrum
+from tfexplain.audits.case import Case
 from tfexplain.audits.redistribution import Redistribution, choose
-from tfexplain.audits.spectrum import estimate
+from tfexplain.audits.singular_values import estimate
 
 # The package has the function of the same name.
-MODULE = importlib.import_module("tfexplain.audits.spectrum")
+MODULE = importlib.import_module("tfexplain.audits.singular_values")
 NONLINEAR = {
     "guided_backprop": "GuidedReLU",
     "deconvnet": "DeconvReLU",
@@ -74,7 +75,7 @@ def gamma(network):
 
 
 def of(analyzer, x, position=0, start=None):
-    layout = common.layout({"one": analyzer}, x)
+    layout = Case(analyzer, x).layout
     return Redistribution(analyzer, x.astype(analyzer.dtype), position, layout, start)
 
 

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 # Public name -> module that has it.
 _HOMES = {
     "ANALYZERS": "analyzers",
+    "AUDITS": "audits",
     "Analyzer": "analyzers",
     "create_analyzer": "analyzers",
     "load_analyzer": "analyzers",

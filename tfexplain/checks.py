@@ -83,6 +83,21 @@ def real(name: str, value: Any, least: float, most: float = math.inf, hint: str 
     raise ValueError(f"{name} must be {wanted}, received {value!r}. {hint}".rstrip())
 
 
+def positive(name: str, value: Any) -> float:
+    """Returns an option as a finite number > 0.
+
+    Args:
+        name: Of the option.
+        value: What was given.
+
+    Raises:
+        ValueError: If it is no such number.
+    """
+    if real(name, value, 0) == 0:
+        raise ValueError(f"{name} must be a number > 0, received {value!r}.")
+    return float(value)
+
+
 def flag(name: str, value: Any) -> bool:
     """Returns an option that is True or False.
 

@@ -21,7 +21,7 @@ from models import images as preprocessing
 from models.images import load_photograph
 from tfexplain import metrics
 from tfexplain.analyzers import Analyzer
-from tfexplain.audits.common import structural_similarity
+from tfexplain.audits.case import structural_similarity
 from tfexplain.errors import UnsupportedLayerError
 from tfexplain.operations import Linear
 

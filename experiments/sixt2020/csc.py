@@ -29,7 +29,7 @@ from experiments.sixt2020.protocol import (
     methods,
 )
 from tfexplain.audits import cosine_convergence
-from tfexplain.audits.common import merged_orders
+from tfexplain.audits.case import merged_orders
 from tfexplain.plotting import convergence_curves, convergence_histogram
 
 # The median |cos| of "convergence" in section 4.

@@ -1,24 +1,79 @@
-"""Audits: what an owner of a model can ask about its explanations, as labelled Datasets."""
+"""Audits: what an owner of a model can ask about its explanations, as labelled Datasets.
 
-from tfexplain.audits.cosine_convergence import cosine_convergence
-from tfexplain.audits.entropy import entropy
-from tfexplain.audits.layer_norms import layer_norms
-from tfexplain.audits.parameter_randomization import cascade_maps, parameter_randomization
-from tfexplain.audits.pattern_spectrum import pattern_spectrum
-from tfexplain.audits.pixel_flipping import pixel_flipping
-from tfexplain.audits.random_logit import random_logit
-from tfexplain.audits.spectral_terms import spectral_terms
-from tfexplain.audits.spectrum import spectrum
+`AUDITS` holds them by name; `register` enters one of your own. The functions ask one question each.
+"""
+
+from tfexplain.audits.base import PRESETS, Arrays, Audit, Work
+from tfexplain.audits.cosine_convergence import CosineConvergence, cosine_convergence
+from tfexplain.audits.drawings import Drawing, Gallery, Grid, Labels, Tile
+from tfexplain.audits.entropy import Entropy, entropy
+from tfexplain.audits.examples import Examples, examples
+from tfexplain.audits.judging import Cell, Check, Thresholds
+from tfexplain.audits.koopman import Koopman
+from tfexplain.audits.layer_norms import LayerNorms, layer_norms
+from tfexplain.audits.parameter_randomization import (
+    ParameterRandomization,
+    cascade_maps,
+    parameter_randomization,
+)
+from tfexplain.audits.pattern_spectrum import PatternSpectrum, pattern_spectrum
+from tfexplain.audits.pixel_flipping import PixelFlipping, pixel_flipping
+from tfexplain.audits.random_logit import RandomLogit, random_logit
+from tfexplain.audits.registry import AUDITS, register
+from tfexplain.audits.spectral_terms import SpectralTerms, spectral_terms
+from tfexplain.audits.spectrum import Spectrum, spectrum
 
 __all__ = [
+    "AUDITS",
+    "PRESETS",
+    "Arrays",
+    "Audit",
+    "Cell",
+    "Check",
+    "CosineConvergence",
+    "Drawing",
+    "Entropy",
+    "Examples",
+    "Gallery",
+    "Grid",
+    "Koopman",
+    "Labels",
+    "LayerNorms",
+    "ParameterRandomization",
+    "PatternSpectrum",
+    "PixelFlipping",
+    "RandomLogit",
+    "SpectralTerms",
+    "Spectrum",
+    "Thresholds",
+    "Tile",
+    "Work",
     "cascade_maps",
     "cosine_convergence",
     "entropy",
+    "examples",
     "layer_norms",
     "parameter_randomization",
     "pattern_spectrum",
     "pixel_flipping",
     "random_logit",
+    "register",
     "spectral_terms",
     "spectrum",
 ]
+
+# In the order in which a report runs and shows them; the last three take no part in one.
+for _cls in (
+    Examples,
+    ParameterRandomization,
+    RandomLogit,
+    CosineConvergence,
+    Spectrum,
+    PixelFlipping,
+    Entropy,
+    Koopman,
+    LayerNorms,
+    SpectralTerms,
+    PatternSpectrum,
+):
+    register(_cls)

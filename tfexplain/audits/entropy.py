@@ -4,15 +4,82 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
-from tfexplain import metrics
-from tfexplain.audits import common
-from tfexplain.audits.blocks import Arrays, digest, in_blocks
+from tfexplain.audits.base import PRESETS, Arrays, Audit, Work
+from tfexplain.audits.drawings import Drawing, Labels
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from tfexplain.audits.case import Case
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Work(Work):
+    reductions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Entropy(Audit):
+    """How focused maps are; options as of `entropy`."""
+
+    name = "entropy"
+    title = "Entropy"
+    question = "Over how many places is a map spread?"
+    caption = "Over how many places a map is spread. Low is easier to read, not truer."
+    references = ("samek2017evaluating",)
+    presets = dict.fromkeys(PRESETS, {})
+
+    reduction: str | Mapping[str, str] | None = None
+
+    def prepare(self, case: Case) -> _Work:
+        """Checks the reduction."""
+        reductions = case.reductions(self.reduction)
+        options = {"reduction": reductions, **case.options("targets")}
+        return _Work(case, options, len(case.analyzers), case.layout.notes(), reductions=reductions)
+
+    def measure(self, work: _Work, block: slice, advance: Callable[[], None]) -> Arrays:
+        """Returns the entropies of the maps of a block, (analyzer, sample)."""
+        from tfexplain import metrics
+
+        values = []
+        for name, reduction in work.reductions.items():
+            values.append([metrics.entropy(map) for map in work.case.maps(name, block, reduction)])
+            advance()
+        return {"entropy": np.array(values)}
+
+    def combine(self, work: _Work, blocks: Sequence[Arrays]) -> xr.Dataset:
+        """Joins the samples."""
+        import xarray as xr
+
+        values = np.concatenate([block["entropy"] for block in blocks], axis=1)
+        return xr.Dataset(
+            {
+                "entropy": (("analyzer", "sample"), values, {"units": "nat"}),
+                "target": (("sample",), work.case.targets.astype("int64")),
+                "missing": (("analyzer",), np.isnan(values).sum(axis=1)),
+            },
+            coords={"analyzer": list(work.case.analyzers), "sample": np.arange(work.case.count)},
+            attrs={"maximum": math.log(math.prod(work.case.layout.sizes))},
+        )
+
+    @classmethod
+    def draw(cls, dataset: xr.Dataset, labels: Labels) -> list[Drawing]:
+        """A box per method."""
+        from tfexplain import plotting
+
+        return [
+            Drawing(
+                plotting.entropy_boxes,
+                "Entropy of the maps",
+                "In nats; the line is the largest possible.",
+            )
+        ]
 
 
 def entropy(
@@ -72,57 +139,7 @@ def entropy(
         >>> found.entropy.shape, round(found.maximum, 3)
         ((1, 2), 1.386)
     """
-    named = common.named_analyzers(analyzers)
-    samples = common.one_input(named, x)
-    common.check_common(1.0, False, seed)
-    reductions = common.map_functions(named, reduction, None)[0]
-    shape = common.layout(named, samples)
-    targets = common.labels(named, samples, y, batch_size)
-    arrays = common.typed(named, samples)
-    found = common.settings(
-        "entropy",
-        named,
-        samples,
-        with_data=path is not None,
-        reduction=reductions,
-        seed=int(seed),
-        batch_size=int(batch_size),
-        targets_sha256=digest([targets]),
-    )
+    from tfexplain.audits.case import Case
 
-    def compute(block: slice, advance: Callable[[], None]) -> Arrays:
-        values = np.empty((len(named), block.stop - block.start))
-        for row, (name, analyzer) in enumerate(named.items()):
-            _, (relevance,) = analyzer.explain_part(
-                [arrays[name]], targets[:, None], block, batch_size
-            )
-            maps = common.maps(relevance, reductions[name], shape.channel_axis)[:, 0]
-            values[row] = [metrics.entropy(map) for map in maps]
-            advance()
-        return {"entropy": values}
-
-    def combine(blocks: list[Arrays]) -> xr.Dataset:
-        values = np.concatenate([block["entropy"] for block in blocks], axis=1)
-        return xr.Dataset(
-            {
-                "entropy": (("analyzer", "sample"), values, {"units": "nat"}),
-                "target": (("sample",), targets.astype("int64")),
-                "missing": (("analyzer",), np.isnan(values).sum(axis=1)),
-            },
-            coords={"analyzer": list(named), "sample": np.arange(len(targets))},
-            attrs={
-                **common.attributes(found, shape.notes()),
-                "maximum": math.log(math.prod(shape.sizes)),
-            },
-        )
-
-    return in_blocks(
-        compute,
-        combine,
-        title="entropy",
-        count=len(samples),
-        block_size=block_size,
-        steps=len(named),
-        settings=found,
-        path=path,
-    )
+    case = Case(analyzers, x, y, seed=seed, batch_size=batch_size)
+    return Entropy(reduction).run(case, block_size=block_size, path=path)

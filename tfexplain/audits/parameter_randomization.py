@@ -2,26 +2,323 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import xarray as xr
 
-from tfexplain import metrics
-from tfexplain.analyzers import Analyzer
-from tfexplain.analyzers.reversed import explained_output
-from tfexplain.audits import common
-from tfexplain.audits.blocks import Arrays, digest, in_blocks
-from tfexplain.audits.random_weights import RandomizedCopy, RandomWeights
-from tfexplain.checks import choice
+from tfexplain.audits.base import Arrays, Audit, Work
+from tfexplain.audits.drawings import Drawing, Grid, Labels, Tile, axes_for_legend
+from tfexplain.audits.judging import RANK, SSIM, Cell, Check, Thresholds, similarity_cell
+from tfexplain.checks import choice, flag, positive
 from tfexplain.errors import UnsupportedModelError, nearest
-from tfexplain.graph import Call, has_graph, trace
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from tfexplain.audits.case import Case
+    from tfexplain.audits.random_weights import RandomizedCopy, RandomWeights
+    from tfexplain.graph import Call
 
 MODES = ("cascading", "independent")
 SIMILARITIES = ("ssim", "spearman", "cosine")
 TRAINED = "trained"
+# Of maps on the page: columns at most, with the first and the last.
+MOST_COLUMNS = 8
+
+
+def _last_layers(dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Cell:
+    # Steps go from the last layer to the first.
+    last = dataset.isel(step=0).sel(analyzer=method)
+    if not np.isnan(last["ssim"]).all():
+        return similarity_cell(last["ssim"].values, SSIM, thresholds.last_layers)
+    ranks = np.abs(last["spearman"].values)
+    return similarity_cell(ranks, RANK, thresholds.last_layers_rank)
+
+
+class Step(NamedTuple):
+    """One step: its name, and which of the model's weights are random in it."""
+
+    name: str
+    places: frozenset[int]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Work(Work):
+    """The same methods on a copy of the model, whose weights are randomized.
+
+    Attributes:
+        on_copy: The case on the copy.
+        copy: The copy.
+        steps_taken: The steps, from the last layer to the first.
+        reductions: Of each analyzer.
+        normalizations: Of each analyzer.
+        kept: Positions of the samples whose maps are kept.
+    """
+
+    on_copy: Case
+    copy: RandomizedCopy
+    steps_taken: Sequence[Step]
+    reductions: Mapping[str, str]
+    normalizations: Mapping[str, str]
+    kept: np.ndarray
+
+    def set(self, step: Step | None) -> None:
+        """Gives the copy the weights of a step; None is the trained network."""
+        self.copy.set(frozenset() if step is None else step.places)
+
+    def maps(self, block: slice) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields the name and the maps (n, *sizes) of each analyzer for the present weights."""
+        for name, reduction in self.reductions.items():
+            yield name, self.on_copy.maps(name, block, reduction)
+
+
+@dataclass(frozen=True)
+class ParameterRandomization(Audit):
+    """Whether maps depend on the trained weights; options as of `parameter_randomization`."""
+
+    name = "parameter_randomization"
+    title = "Random weights"
+    question = "Do maps change when trained weights are replaced by random ones, layer by layer?"
+    caption = (
+        "From the last layer to the first, trained weights are replaced by random ones. The maps "
+        "of a method that explains what the model learned change at once; a line that stays near "
+        "1 does not depend on the layers that were randomised. Below are the compared maps, of "
+        "gradients their magnitudes: first that of the trained model, then those with all layers "
+        "down to the named one random."
+    )
+    references = ("adebayo2018sanity", "sixt2020when")
+    presets = {
+        "quick": {"steps": 3, "examples": 1},
+        "default": {"steps": 6, "examples": 2},
+        "thorough": {"steps": None, "examples": 2},
+    }
+    compiled = 2.0
+    checks = (
+        Check(
+            "last_layers",
+            "Depends on the last layer",
+            "The last layer gets random weights. Maps that stay the same do not show what it "
+            "learned.",
+            _last_layers,
+            decides=True,
+            head="last layer",
+        ),
+    )
+
+    layers: str | Sequence[str] | None = None
+    mode: str = "cascading"
+    weights: str = "initializer"
+    statistics: str = "randomized"
+    reduction: str | Mapping[str, str] | None = None
+    normalization: str | Mapping[str, str] | None = None
+    data_range: float = 1.0
+    flip: bool = False
+    keep: Sequence[int] = ()
+
+    @classmethod
+    def suits(cls, case: Case) -> str:
+        """Needs a graph with weights, and a copy."""
+        from tfexplain.audits.random_weights import RandomizedCopy
+        from tfexplain.graph import has_graph
+
+        if not has_graph(case.model):
+            return _no_graph(case.model)
+        if not randomized_layers(case, None):
+            return "the model has no weights"
+        try:
+            RandomizedCopy(_drawable(case), [case.samples[:2]])
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def check(self, case: Case) -> None:
+        """Leaves all but the graph to `prepare`, which makes the copy that `suits` tries."""
+        from tfexplain.graph import has_graph
+
+        if not has_graph(case.model):
+            raise UnsupportedModelError(f"T{_no_graph(case.model)[1:]}.")
+
+    @classmethod
+    def for_case(cls, case: Case, settings: Mapping[str, Any]) -> ParameterRandomization:
+        """Some layers, evenly chosen; a map times -1 counts as the same."""
+        pictures = len(case.layout.sizes) in (1, 2)
+        return cls(
+            layers=randomized_layers(case, settings["steps"]),
+            weights=_drawable(case).kind,
+            flip=True,
+            keep=tuple(case.spread(settings["examples"]).tolist()) if pictures else (),
+        )
+
+    def passes(self, case: Case) -> float:
+        """A map of the trained network and of each step."""
+        return case.count * (1 + len(self.layers)) * case.passes_per_map()
+
+    def prepare(self, case: Case) -> _Work:
+        """Checks the options, makes the steps, and copies the model."""
+        from tfexplain import metrics
+        from tfexplain.audits.random_weights import RandomizedCopy, RandomWeights
+
+        model = _one_model(case)
+        data_range, flip = positive("data_range", self.data_range), flag("flip", self.flip)
+        choice("mode", self.mode, MODES)
+        reductions = case.reductions(self.reduction)
+        random = RandomWeights(model, self.weights, self.statistics, case.seed)
+        steps = _steps(_calls(case), self.layers, self.mode, random)
+        random.check(frozenset().union(*(step.places for step in steps)))
+        copy = RandomizedCopy(random, [case.samples[:2]])
+        normalizations = case.normalizations(self.normalization)
+        kept = _positions(self.keep, case.count)
+        options = {
+            "layers": [step.name for step in steps],
+            "mode": self.mode,
+            "weights": self.weights,
+            "statistics": self.statistics,
+            "reduction": reductions,
+            **case.options("targets"),
+            "normalization": normalizations,
+            "data_range": data_range,
+            "flip": flip,
+            "keep": kept.tolist(),
+            "resamples": metrics.RESAMPLES,
+            "confidence": metrics.CONFIDENCE,
+        }
+        small = case.layout.too_small
+        notes = [*random.notes(), *case.layout.notes()]
+        notes += [f"no structural similarity: {small}"] if small else []
+        return _Work(
+            case,
+            options,
+            1 + len(steps),
+            notes,
+            on_copy=case.on(copy.model),
+            copy=copy,
+            steps_taken=steps,
+            reductions=reductions,
+            normalizations=normalizations,
+            kept=kept,
+        )
+
+    def measure(self, work: _Work, block: slice, advance: Callable[[], None]) -> Arrays:
+        """Returns the similarities of a block, (analyzer, step, sample), and the maps to keep."""
+        from tfexplain import metrics
+        from tfexplain.audits.case import structural_similarity
+
+        names, layout = list(work.reductions), work.case.layout
+        shape = (len(names), len(work.steps_taken), block.stop - block.start)
+        scores = {kind: np.full(shape, np.nan) for kind in SIMILARITIES}
+        shown = work.kept[(work.kept >= block.start) & (work.kept < block.stop)] - block.start
+        looks = np.empty((shape[0], 1 + shape[1], len(shown), *layout.sizes), "float32")
+        work.set(None)
+        trained = dict(work.maps(block))
+        looks[:, 0] = [maps[shown] for maps in trained.values()]
+        scaled = {
+            name: [metrics.NORMALIZATIONS[work.normalizations[name]](map) for map in maps]
+            for name, maps in trained.items()
+        }
+        advance()
+        for place, step in enumerate(work.steps_taken):
+            work.set(step)
+            for row, (name, maps) in enumerate(work.maps(block)):
+                looks[row, 1 + place] = maps[shown]
+                kind = work.normalizations[name]
+                for sample, (map, own) in enumerate(zip(maps, trained[name], strict=True)):
+                    where = row, place, sample
+                    if not layout.too_small:
+                        scores["ssim"][where] = structural_similarity(
+                            scaled[name][sample], map, kind, self.data_range, bool(self.flip)
+                        )
+                    scores["spearman"][where] = metrics.spearman(own, map)
+                    scores["cosine"][where] = metrics.cosine(own, map)
+            advance()
+        return {**scores, "relevance": looks}
+
+    def combine(self, work: _Work, blocks: Sequence[Arrays]) -> xr.Dataset:
+        """Joins the samples, and makes medians with intervals."""
+        import xarray as xr
+
+        from tfexplain import metrics
+
+        case, names = work.case, list(work.reductions)
+        scores = {
+            name: np.concatenate([block[name] for block in blocks], axis=2) for name in SIMILARITIES
+        }
+        stacked = np.stack(list(scores.values()), axis=2)  # (analyzer, step, similarity, sample)
+        middle = np.apply_along_axis(metrics.median_interval, -1, stacked, seed=case.seed)
+        dims = ("analyzer", "step", "similarity")
+        steps = [step.name for step in work.steps_taken]
+        dataset = xr.Dataset(
+            {
+                **{name: (("analyzer", "step", "sample"), part) for name, part in scores.items()},
+                **{
+                    name: (dims, middle[..., index])
+                    for index, name in enumerate(("median", "low", "high"))
+                },
+                "missing": (dims, np.isnan(stacked).sum(axis=-1)),
+                "target": (("sample",), case.targets.astype("int64")),
+            },
+            coords={
+                "analyzer": names,
+                "step": steps,
+                "sample": np.arange(case.count),
+                "similarity": list(SIMILARITIES),
+            },
+        )
+        if not len(work.kept):
+            return dataset
+        looks = np.concatenate([block["relevance"] for block in blocks], axis=2)
+        sizes = ("analyzer", "map_step", "kept", *case.layout.names())
+        return dataset.assign(relevance=(sizes, looks)).assign_coords(
+            map_step=[TRAINED, *steps], kept=work.kept
+        )
+
+    @classmethod
+    def draw(cls, dataset: xr.Dataset, labels: Labels) -> Iterator[Drawing | Grid]:
+        """Curves over the steps; for each kept sample the maps, a column per step."""
+        from tfexplain import plotting
+
+        similarity = "spearman" if np.isnan(dataset["ssim"]).all() else "ssim"
+        title = "Rank correlation" if similarity == "spearman" else "Structural similarity"
+        yield Drawing(
+            lambda named: plotting.randomization_curves(
+                named, similarity, ax=axes_for_legend(named)
+            ),
+            f"{title} of the maps as weights become random",
+            f"{title} with the maps of the trained model, layer by layer from the last.",
+        )
+        if "relevance" not in dataset:
+            return
+        maps = dataset["relevance"]
+        count = maps.sizes["map_step"]
+        columns = np.unique(np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int))
+        for one in maps.isel(map_step=columns).transpose("kept", "analyzer", "map_step", ...):
+            yield Grid(
+                f"Sample {labels.sample(one.kept.item())}",
+                [str(step) for step in one.map_step.values],
+                {str(row.analyzer.item()): [_tile(map) for map in row] for row in one},
+            )
+
+    @classmethod
+    def page_notes(cls, dataset: xr.Dataset) -> list[str]:
+        """Says what a reader has to know of methods that are fitted."""
+        analyzers = json.loads(dataset.attrs["analyzers"])
+        names = [name for name, found in analyzers.items() if "patterns" in found["options"]]
+        if not names:
+            return []
+        return [
+            f"{', '.join(names)}: patterns stay as they were fitted to the trained model, so that "
+            "of these methods only the weights, where they use them, become random."
+        ]
+
+
+def _tile(map: xr.DataArray) -> Tile | None:
+    """Returns a map of a cascade; None if it is not finite."""
+    if not np.isfinite(map.values).all():
+        return None
+    return Tile(map.values, f"map by {map.analyzer.item()}, {map.map_step.item()}")
 
 
 def parameter_randomization(
@@ -118,96 +415,13 @@ def parameter_randomization(
         >>> found["median"].dims
         ('analyzer', 'step', 'similarity')
     """
-    common.check_common(data_range, flip, seed)
-    run = _Run(analyzers, x, y, layers, mode, weights, statistics, reduction, seed, batch_size)
-    kept = _positions(keep, len(run.samples))
-    normalizations = common.map_functions(run.analyzers, reduction, normalization)[1]
-    found = common.settings(
-        "parameter_randomization",
-        run.given,
-        run.samples,
-        with_data=path is not None,
-        **run.settings,
-        normalization=normalizations,
-        data_range=float(data_range),
-        flip=bool(flip),
-        keep=kept.tolist(),
-        resamples=metrics.RESAMPLES,
-        confidence=metrics.CONFIDENCE,
+    from tfexplain.audits.case import Case
+
+    audit = ParameterRandomization(
+        layers, mode, weights, statistics, reduction, normalization, data_range, flip, keep
     )
-    names = list(run.analyzers)
-
-    def compute(block: slice, advance: Callable[[], None]) -> Arrays:
-        size = block.stop - block.start
-        scores = np.full((len(SIMILARITIES), len(names), len(run.steps), size), np.nan)
-        shown = kept[(kept >= block.start) & (kept < block.stop)] - block.start
-        looks = np.empty((len(names), 1 + len(run.steps), len(shown), *run.layout.sizes), "float32")
-        run.set(None)
-        trained = {name: run.maps(name, block) for name in names}
-        looks[:, 0] = [trained[name][shown] for name in names]
-        scaled = {
-            name: [metrics.NORMALIZATIONS[normalizations[name]](map) for map in maps]
-            for name, maps in trained.items()
-        }
-        advance()
-        for place, step in enumerate(run.steps):
-            run.set(step)
-            for row, name in enumerate(names):
-                maps = run.maps(name, block)
-                looks[row, 1 + place] = maps[shown]
-                for sample, (map, own) in enumerate(zip(maps, trained[name], strict=True)):
-                    if not run.layout.too_small:
-                        scores[0, row, place, sample] = common.structural_similarity(
-                            scaled[name][sample], map, normalizations[name], data_range, bool(flip)
-                        )
-                    scores[1, row, place, sample] = metrics.spearman(own, map)
-                    scores[2, row, place, sample] = metrics.cosine(own, map)
-            advance()
-        return {**dict(zip(SIMILARITIES, scores, strict=True)), "relevance": looks}
-
-    def combine(blocks: list[Arrays]) -> xr.Dataset:
-        scores = {
-            name: np.concatenate([block[name] for block in blocks], axis=2) for name in SIMILARITIES
-        }
-        stacked = np.stack(list(scores.values()), axis=2)  # (analyzer, step, similarity, sample)
-        middle = np.apply_along_axis(metrics.median_interval, -1, stacked, seed=seed)
-        dims = ("analyzer", "step", "similarity")
-        dataset = xr.Dataset(
-            {
-                **{name: (("analyzer", "step", "sample"), part) for name, part in scores.items()},
-                **{
-                    name: (dims, middle[..., index])
-                    for index, name in enumerate(("median", "low", "high"))
-                },
-                "missing": (dims, np.isnan(stacked).sum(axis=-1)),
-                "target": (("sample",), run.targets.astype("int64")),
-            },
-            coords={
-                "analyzer": names,
-                "step": [step.name for step in run.steps],
-                "sample": np.arange(len(run.targets)),
-                "similarity": list(SIMILARITIES),
-            },
-            attrs=common.attributes(found, run.notes()),
-        )
-        if not len(kept):
-            return dataset
-        looks = np.concatenate([block["relevance"] for block in blocks], axis=2)
-        sizes = ("analyzer", "map_step", "kept", *_dimensions(looks.ndim - 3))
-        return dataset.assign(relevance=(sizes, looks)).assign_coords(
-            map_step=[TRAINED, *(step.name for step in run.steps)], kept=kept
-        )
-
-    return in_blocks(
-        compute,
-        combine,
-        title="parameter randomization",
-        count=len(run.samples),
-        block_size=block_size,
-        steps=1 + len(run.steps),
-        settings=found,
-        path=path,
-    )
+    case = Case(analyzers, x, y, seed=seed, batch_size=batch_size)
+    return audit.run(case, block_size=block_size, path=path)
 
 
 def cascade_maps(
@@ -248,33 +462,71 @@ def cascade_maps(
         ValueError: As `parameter_randomization`.
         UnsupportedModelError: As `parameter_randomization`.
     """
-    common.check_common(1.0, False, seed)
-    run = _Run(analyzers, x, y, layers, mode, weights, statistics, reduction, seed, batch_size)
-    everything, found = slice(0, len(run.samples)), []
-    for step in (None, *run.steps):
-        run.set(step)
-        found.append([run.maps(name, everything) for name in run.analyzers])
+    import xarray as xr
+
+    from tfexplain import runs
+    from tfexplain.audits.case import Case
+
+    case = Case(analyzers, x, y, seed=seed, batch_size=batch_size)
+    audit = ParameterRandomization(layers, mode, weights, statistics, reduction)
+    audit.check(case)
+    work = audit.prepare(case)
+    everything, found = slice(0, case.count), []
+    for step in (None, *work.steps_taken):
+        work.set(step)
+        found.append([maps for _, maps in work.maps(everything)])
     maps = np.array(found).swapaxes(0, 1)  # (analyzer, step, sample, *sizes)
-    sizes = _dimensions(len(run.layout.sizes))
+    sizes = case.layout.names()
     inputs = sizes
-    if run.layout.channel_axis is not None:
-        inputs = ("channel", *sizes) if run.layout.channel_axis == 0 else (*sizes, "channel")
-    options = common.settings(
-        "cascade_maps", run.given, run.samples, with_data=False, **run.settings
+    if case.layout.channel_axis is not None:
+        inputs = ("channel", *sizes) if case.layout.channel_axis == 0 else (*sizes, "channel")
+    left = ("normalization", "data_range", "flip", "keep", "resamples", "confidence")
+    options = {key: value for key, value in work.options.items() if key not in left}
+    settings = runs.settings(
+        "cascade_maps", case.analyzers, case.inputs, with_data=False, **options
     )
     return xr.Dataset(
         {
             "relevance": (("analyzer", "step", "sample", *sizes), maps),
-            "input": (("sample", *inputs), run.samples),
-            "target": (("sample",), run.targets.astype("int64")),
+            "input": (("sample", *inputs), case.samples),
+            "target": (("sample",), case.targets.astype("int64")),
         },
         coords={
-            "analyzer": list(run.analyzers),
-            "step": [TRAINED, *(step.name for step in run.steps)],
-            "sample": np.arange(len(run.targets)),
+            "analyzer": list(case.analyzers),
+            "step": [TRAINED, *(step.name for step in work.steps_taken)],
+            "sample": np.arange(case.count),
         },
-        attrs=common.attributes(options, run.notes()),
+        attrs=runs.attributes(settings, work.notes),
     )
+
+
+def randomized_layers(case: Case, count: int | None) -> list[str]:
+    """Returns names of layers with weights, from the last to the first, evenly chosen.
+
+    Args:
+        case: What is audited.
+        count: How many at most, with the last and the first of them; None: all.
+    """
+    random = _drawable(case)
+    calls = _calls(case)
+    last = {call.operation: call.name for call in calls if random.places(call.operation)}
+    names = list(last.values())[::-1]
+    if count is None or count >= len(names):
+        return names
+    places = np.unique(np.linspace(0, len(names) - 1, count).round().astype(int))
+    return [names[place] for place in places]
+
+
+def _drawable(case: Case) -> RandomWeights:
+    """Fresh draws from the initializers; where one is unknown, the entries in random order."""
+    from tfexplain.audits.random_weights import RandomWeights
+
+    random = RandomWeights(case.model, "initializer", "randomized", case.seed)
+    try:
+        random.check(range(len(case.model.weights)))
+    except ValueError:
+        random = RandomWeights(case.model, "permutation", "randomized", case.seed)
+    return random
 
 
 def _positions(keep: Any, count: int) -> np.ndarray:
@@ -293,112 +545,31 @@ def _positions(keep: Any, count: int) -> np.ndarray:
     return np.unique(found)
 
 
-def _dimensions(rank: int) -> tuple[str, ...]:
-    """Returns the names of the axes of maps."""
-    several = tuple(f"axis_{axis + 1}" for axis in range(rank))
-    return {1: ("position",), 2: ("height", "width")}.get(rank, several)
-
-
-class Step(NamedTuple):
-    """One step: its name, and which of the model's weights are random in it."""
-
-    name: str
-    places: frozenset[int]
-
-
-class _Run:
-    """Analyzers on a copy of their model, and what both functions check and do with them.
-
-    Attributes:
-        given: The user's analyzers by name.
-        analyzers: The same methods on the copy.
-        samples: The samples.
-        targets: The explained outputs, (n,).
-        steps: The steps, from the last layer to the first.
-        layout: How maps are made.
-        settings: The options, as JSON-able data.
-    """
-
-    def __init__(
-        self,
-        analyzers: Any,
-        x: Any,
-        y: Any,
-        layers: str | Sequence[str] | None,
-        mode: str,
-        weights: str,
-        statistics: str,
-        reduction: str | Mapping[str, str] | None,
-        seed: int,
-        batch_size: int,
-    ) -> None:
-        self.given = common.named_analyzers(analyzers)
-        model = _one_model(self.given)
-        self.samples = common.one_input(self.given, x)
-        choice("mode", mode, MODES)
-        self._reductions = common.map_functions(self.given, reduction, None)[0]
-        self._random = RandomWeights(model, weights, statistics, int(seed))
-        self.steps = _steps(_calls(self.given), layers, mode, self._random)
-        self._random.check(frozenset().union(*(step.places for step in self.steps)))
-        self._copy = RandomizedCopy(self._random, [self.samples[:2]])
-        self.analyzers = {name: a.on(self._copy.model) for name, a in self.given.items()}
-        self.layout = common.layout(self.given, self.samples)
-        self._arrays = common.typed(self.analyzers, self.samples)
-        self._batch_size = batch_size
-        self.targets = common.labels(self.analyzers, self.samples, y, batch_size)
-        self.settings = {
-            "layers": [step.name for step in self.steps],
-            "mode": mode,
-            "weights": weights,
-            "statistics": statistics,
-            "reduction": self._reductions,
-            "seed": int(seed),
-            "batch_size": int(batch_size),
-            "targets_sha256": digest([self.targets]),
-        }
-
-    def set(self, step: Step | None) -> None:
-        """Gives the copy the weights of a step; None is the trained network."""
-        self._copy.set(frozenset() if step is None else step.places)
-
-    def maps(self, name: str, block: slice) -> np.ndarray:
-        """Returns the maps of an analyzer for the present weights, (n, *sizes)."""
-        _, (relevance,) = self.analyzers[name].explain_part(
-            [self._arrays[name]], self.targets[:, None], block, self._batch_size
-        )
-        return common.maps(relevance, self._reductions[name], self.layout.channel_axis)[:, 0]
-
-    def notes(self) -> list[str]:
-        """Returns what was left out and why."""
-        reason = self.layout.too_small
-        return [
-            *self._random.notes(),
-            *self.layout.notes(),
-            *([f"no structural similarity: {reason}"] if reason else []),
-        ]
-
-
-def _one_model(analyzers: Mapping[str, Analyzer]) -> Any:
-    models = {id(analyzer.user_model): analyzer.user_model for analyzer in analyzers.values()}
+def _one_model(case: Case) -> Any:
+    models = {id(analyzer.user_model): analyzer.user_model for analyzer in case.analyzers.values()}
     if len(models) > 1:
         raise ValueError(
             f"All analyzers must explain the same model, so that they see the same random network; "
             f"these explain {len(models)} models. Audit each model by itself."
         )
     (model,) = models.values()
-    if not has_graph(model):
-        raise UnsupportedModelError(
-            f"The model {model.name!r} ({type(model).__name__}) is subclassed: it has no graph, "
-            "which says in which order layers run, and no copy. Build the same layers as a "
-            "Functional model."
-        )
     return model
 
 
-def _calls(analyzers: Mapping[str, Analyzer]) -> list[Call]:
+def _no_graph(model: Any) -> str:
+    return (
+        f"the model {model.name!r} ({type(model).__name__}) is subclassed: it has no graph, which "
+        "says in which order layers run, and no copy. Build the same layers as a Functional model"
+    )
+
+
+def _calls(case: Case) -> list[Call]:
     """Returns the calls that the explained outputs depend on, in the order in which they run."""
-    graph = trace(next(iter(analyzers.values())).user_model)
-    outputs = [explained_output(graph, analyzer.output) for analyzer in analyzers.values()]
+    from tfexplain.analyzers.reversed import explained_output
+    from tfexplain.graph import trace
+
+    graph = trace(case.model)
+    outputs = [explained_output(graph, analyzer.output) for analyzer in case.analyzers.values()]
     return list(graph.upstream(outputs).calls)
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
-import scipy.special
-import xarray as xr
 
-from tfexplain.analyzers import Analyzer
-from tfexplain.analyzers.arrays import slices
-from tfexplain.audits import common
-from tfexplain.audits.blocks import Arrays, digest, in_blocks
-from tfexplain.checks import choice, integer, real
+from tfexplain.audits.base import Arrays, Audit, Work
+from tfexplain.audits.drawings import Drawing, Labels, axes_for_legend
+from tfexplain.audits.judging import Cell, Check, Thresholds, median_cell, missing
+from tfexplain.checks import choice, integer, positive, real
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from tfexplain.analyzers import Analyzer
+    from tfexplain.audits.case import Case, Layout
 
 FILLS = ("telea", "constant")
 OUTPUTS = ("logit", "probability")
@@ -23,6 +26,210 @@ OUTPUTS = ("logit", "probability")
 TINY = 1e-6
 # Between x and preprocess(pixels), of the largest value of x: a quarter of one grey level.
 ROUNDING = 1e-3
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Work(Work):
+    """How inputs without some pixels are made, and how many pixels go at each step."""
+
+    reductions: Mapping[str, str]
+    removal: Removal
+    removed: np.ndarray
+
+    def watch(self, analyzer: Analyzer, position: int, order: np.ndarray) -> np.ndarray:
+        """Returns logit and probability of a sample while pixels disappear in that order."""
+        images = self.removal.inputs(position, order, self.removed)
+        outputs = analyzer.outputs(images, batch_size=self.case.batch_size).astype("float64")
+        return _curve(outputs, self.case.targets[position])
+
+
+def _flipping(dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Cell:
+    from tfexplain import metrics
+
+    # The probability is defined for every sample; the logit relative to its start is not.
+    areas = dataset["auc"].sel(analyzer=method, output="probability").values
+    random = dataset["random_auc"].sel(output="probability").values
+
+    def word(*_: float) -> str:
+        # Of each sample the same two orders are compared.
+        _, lower, upper = metrics.median_interval(areas - random)
+        if np.isnan(upper):
+            return "one sample is too few to compare with a random order"
+        if upper < 0:
+            return "better than random"
+        return "worse than random" if lower > 0 else "no better than random"
+
+    measure = f"area under the probability (random order: {np.median(random):.3g})"
+    return median_cell(areas, measure, word) or missing("maps are not finite")
+
+
+@dataclass(frozen=True)
+class PixelFlipping(Audit):
+    """Whether the network uses what maps show; options as of `pixel_flipping`."""
+
+    name = "pixel_flipping"
+    title = "Pixel flipping"
+    question = "How fast does the output fall when the most relevant pixels are removed?"
+    caption = (
+        "The probability of the class while pixels are removed, the most relevant first. The "
+        "faster it falls, the better a map found what the model uses; grey is a random order."
+    )
+    references = ("samek2017evaluating", "maess2025uncovering")
+    presets = {
+        "quick": {"fraction": 0.1, "steps": 10},
+        "default": {"fraction": 0.1, "steps": 20},
+        "thorough": {"fraction": 0.25, "steps": 50},
+    }
+    block_size = 8
+    checks = (
+        Check(
+            "flipping",
+            "Faithful by flipping",
+            "Pixels are removed, the most relevant first. The faster the probability of the class "
+            "falls (small area), the better the map found what the model uses. It depends on what "
+            "replaces the pixels.",
+            _flipping,
+            breaks_ties=True,
+            head="flipping",
+        ),
+    )
+
+    fraction: float = 0.05
+    fill: str = "telea"
+    value: float = 0.0
+    radius: float = 3
+    steps: int = 50
+    reduction: str | Mapping[str, str] | None = None
+
+    @classmethod
+    def suits(cls, case: Case) -> str:
+        """Needs images, and one output per class."""
+        if len(case.output_shape) != 1 or case.without_classes():
+            return (
+                "it watches the probability of a class, the softmax of the outputs, and needs a "
+                f"model with one output per class; this one has outputs of shape "
+                f"{case.output_shape}"
+            )
+        if case.samples.ndim != 4 or case.layout.channel_axis is None:
+            return (
+                "pixels of images (height, width, channels) are removed, and inputs have the "
+                f"shape {case.samples.shape[1:]}"
+            )
+        return ""
+
+    @classmethod
+    def for_case(cls, case: Case, settings: Mapping[str, Any]) -> PixelFlipping:
+        """Inpaints where there are pixels; else the mean of the samples is the least news."""
+        if case.pixels is not None:
+            return cls(fill="telea", **settings)
+        mean = float(case.samples.mean(dtype="float64"))
+        return cls(fill="constant", value=mean, **settings)
+
+    def passes(self, case: Case) -> float:
+        """A map each, and the outputs at each step, also of the random order."""
+        watched = (len(case.analyzers) + 1) * (1 + self.steps)
+        return case.count * (case.passes_per_map() + watched)
+
+    def prepare(self, case: Case) -> _Work:
+        """Checks the options, the pixels, and that outputs are logits."""
+        removed = removed_pixels(case.layout.sizes, self.fraction, self.steps)
+        reductions = case.reductions(self.reduction)
+        removal = Removal(
+            case.samples,
+            case.layout,
+            self.fill,
+            self.value,
+            self.radius,
+            case.pixels,
+            case.preprocess,
+        )
+        removal.check(case.batch_size, removed)
+        _check_logits(case)
+        options = {
+            "fraction": float(self.fraction),
+            **removal.options(),
+            "steps": int(self.steps),
+            "reduction": reductions,
+            **case.options("targets"),
+        }
+        return _Work(
+            case,
+            options,
+            len(case.analyzers) + 1,
+            versions=removal.versions(),
+            reductions=reductions,
+            removal=removal,
+            removed=removed,
+        )
+
+    def measure(self, work: _Work, block: slice, advance: Callable[[], None]) -> Arrays:
+        """Returns the curves of a block, (analyzer, sample, step, output), and the random ones."""
+        case, positions = work.case, range(block.start, block.stop)
+        size = (len(positions), len(work.removed), len(OUTPUTS))
+        curves = np.full((len(case.analyzers), *size), np.nan)
+        start, random = np.empty((len(case.analyzers), len(positions))), np.empty(size)
+        orders = [random_order(case.seed, p, *case.layout.sizes) for p in positions]
+        for row, (name, analyzer) in enumerate(case.analyzers.items()):
+            outputs, relevance = case.explain(name, block)
+            start[row] = outputs[np.arange(len(positions)), case.targets[block]]
+            maps = case.layout.maps(relevance, work.reductions[name])[:, 0]
+            for place, position in enumerate(positions):
+                if np.isfinite(maps[place]).all():
+                    order = most_relevant_first(maps[place], orders[place])
+                    curves[row, place] = work.watch(analyzer, position, order)
+            advance()
+        for place, position in enumerate(positions):
+            random[place] = work.watch(case.first, position, orders[place])
+        advance()
+        return {"curve": curves, "random_curve": random, "start": start}
+
+    def combine(self, work: _Work, blocks: Sequence[Arrays]) -> xr.Dataset:
+        """Joins the samples, and measures areas under the curves."""
+        import xarray as xr
+
+        case = work.case
+        curves = np.concatenate([block["curve"] for block in blocks], axis=1)
+        random = np.concatenate([block["random_curve"] for block in blocks])
+        start = np.concatenate([block["start"] for block in blocks], axis=1)
+        areas = area(curves, work.removed)
+        negative = int((start < 0).sum())
+        note = (
+            f"{negative} of {start.size} logits are negative at the start: the curves rise as they "
+            "fall; look at the probability."
+        )
+        return xr.Dataset(
+            {
+                "curve": (("analyzer", "sample", "step", "output"), curves),
+                "auc": (("analyzer", "sample", "output"), areas),
+                "random_curve": (("sample", "step", "output"), random),
+                "random_auc": (("sample", "output"), area(random, work.removed)),
+                "start": (("analyzer", "sample"), start),
+                "target": (("sample",), case.targets.astype("int64")),
+                "missing": (("analyzer", "output"), np.isnan(areas).sum(axis=1)),
+            },
+            coords={
+                "analyzer": list(case.analyzers),
+                "sample": np.arange(case.count),
+                "removed": (("step",), work.removed),
+                "output": list(OUTPUTS),
+            },
+            attrs={"notes": note if negative else ""},
+        )
+
+    @classmethod
+    def draw(cls, dataset: xr.Dataset, labels: Labels) -> list[Drawing]:
+        """Curves of the probability."""
+        from tfexplain import plotting
+
+        return [
+            Drawing(
+                lambda named: plotting.pixel_flipping_curves(
+                    named, "probability", ax=axes_for_legend(named)
+                ),
+                "Probability of the class as pixels are removed",
+                "Behind each name the median area under its curves; small is good.",
+            )
+        ]
 
 
 def pixel_flipping(
@@ -120,105 +327,12 @@ def pixel_flipping(
         >>> found.removed.values.tolist(), found.curve.shape
         ([0, 1, 2, 3], (1, 2, 4, 2))
     """
-    named = common.named_analyzers(analyzers)
-    samples = common.one_input(named, x)
-    _check_classes(named)
-    shape = common.layout(named, samples)
-    if samples.ndim != 4 or shape.channel_axis is None:
-        raise ValueError(
-            "Pixel flipping removes pixels of images (height, width, channels); inputs have the "
-            f"shape {samples.shape[1:]}."
-        )
-    common.check_common(1.0, False, seed)
-    removed = removed_pixels(shape.sizes, fraction, steps)
-    reductions = common.map_functions(named, reduction, None)[0]
-    removal = _Removal(samples, shape, fill, value, radius, pixels, preprocess)
-    removal.check(batch_size, removed)
-    arrays = common.typed(named, samples)
-    _check_logits(named, arrays, batch_size)
-    targets = common.labels(named, samples, y, batch_size)
-    found = common.settings(
-        "pixel_flipping",
-        named,
-        samples,
-        with_data=path is not None,
-        fraction=float(fraction),
-        **removal.settings(with_data=path is not None),
-        steps=int(steps),
-        reduction=reductions,
-        seed=int(seed),
-        batch_size=int(batch_size),
-        targets_sha256=digest([targets]),
-    )
-    found["versions"] |= removal.versions()
+    from tfexplain.audits.case import Case
 
-    def watch(analyzer: Analyzer, position: int, order: np.ndarray) -> np.ndarray:
-        """Returns the outputs (step, class) while pixels disappear in that order."""
-        images = removal.inputs(position, order, removed)
-        return analyzer.outputs(images, batch_size=batch_size).astype("float64")
-
-    def compute(block: slice, advance: Callable[[], None]) -> Arrays:
-        positions = range(block.start, block.stop)
-        size = (len(positions), len(removed), len(OUTPUTS))
-        curves, start = np.full((len(named), *size), np.nan), np.empty((len(named), len(positions)))
-        random = np.empty(size)
-        orders = [random_order(seed, position, *shape.sizes) for position in positions]
-        for row, (name, analyzer) in enumerate(named.items()):
-            outputs, (relevance,) = analyzer.explain_part(
-                [arrays[name]], targets[:, None], block, batch_size
-            )
-            start[row] = outputs[np.arange(len(positions)), targets[block]]
-            maps = common.maps(relevance, reductions[name], shape.channel_axis)[:, 0]
-            for place, position in enumerate(positions):
-                if np.isfinite(maps[place]).all():
-                    order = most_relevant_first(maps[place], orders[place])
-                    curves[row, place] = _curve(watch(analyzer, position, order), targets[position])
-            advance()
-        first = next(iter(named.values()))
-        for place, position in enumerate(positions):
-            random[place] = _curve(watch(first, position, orders[place]), targets[position])
-        advance()
-        return {"curve": curves, "random_curve": random, "start": start}
-
-    def combine(blocks: list[Arrays]) -> xr.Dataset:
-        curves = np.concatenate([block["curve"] for block in blocks], axis=1)
-        random = np.concatenate([block["random_curve"] for block in blocks])
-        start = np.concatenate([block["start"] for block in blocks], axis=1)
-        areas = area(curves, removed)
-        negative = int((start < 0).sum())
-        notes = [
-            f"{negative} of {start.size} logits are negative at the start: the curves rise as they "
-            "fall; look at the probability."
-        ]
-        return xr.Dataset(
-            {
-                "curve": (("analyzer", "sample", "step", "output"), curves),
-                "auc": (("analyzer", "sample", "output"), areas),
-                "random_curve": (("sample", "step", "output"), random),
-                "random_auc": (("sample", "output"), area(random, removed)),
-                "start": (("analyzer", "sample"), start),
-                "target": (("sample",), targets.astype("int64")),
-                "missing": (("analyzer", "output"), np.isnan(areas).sum(axis=1)),
-            },
-            coords={
-                "analyzer": list(named),
-                "sample": np.arange(len(targets)),
-                "removed": (("step",), removed),
-                "output": list(OUTPUTS),
-            },
-            attrs=common.attributes(found, notes if negative else []),
-        )
-
-    return in_blocks(
-        compute,
-        combine,
-        title="pixel flipping",
-        count=len(samples),
-        block_size=block_size,
-        steps=len(named) + 1,
-        settings=found,
-        path=path,
-    )
+    audit = PixelFlipping(fraction, fill, value, radius, steps, reduction)
+    given = {"pixels": pixels, "preprocess": preprocess}
+    case = Case(analyzers, x, y, seed=seed, batch_size=batch_size, **given)
+    return audit.run(case, block_size=block_size, path=path)
 
 
 def removed_pixels(sizes: Sequence[int], fraction: float, steps: int) -> np.ndarray:
@@ -286,7 +400,7 @@ def area(curves: np.ndarray, removed: np.ndarray) -> np.ndarray:
 
 def check_pixels(
     x: np.ndarray,
-    shape: common.Layout,
+    shape: Layout,
     pixels: Any,
     preprocess: Callable[[np.ndarray], Any] | None,
     batch_size: int,
@@ -303,32 +417,23 @@ def check_pixels(
     Raises:
         ValueError: If one of the two is missing or wrong, or x is not `preprocess(pixels)`.
     """
-    removal = _Removal(x, shape, "constant", 0.0, 1.0, pixels, preprocess)
+    removal = Removal(x, shape, "constant", 0.0, 1.0, pixels, preprocess)
     removal.check(batch_size, np.zeros(1, int))
 
 
 def _curve(outputs: np.ndarray, target: int) -> np.ndarray:
     """Returns the logit divided by its start, and the probability, (step, 2)."""
+    import scipy.special
+
     logit = outputs[:, target]
     defined = np.abs(logit[0]) > TINY * np.abs(outputs[0]).max()
     divided = logit / logit[0] if defined else np.full(len(logit), np.nan)
     return np.stack([divided, scipy.special.softmax(outputs, axis=1)[:, target]], axis=1)
 
 
-def _check_classes(analyzers: Mapping[str, Analyzer]) -> None:
-    shape = tuple(next(iter(analyzers.values())).output_shape)
-    if len(shape) != 1 or shape[0] is None or shape[0] < 2:
-        raise ValueError(
-            "Pixel flipping watches the probability of a class, the softmax of the outputs; it "
-            f"needs a model with one output per class, and this one has outputs of shape {shape}."
-        )
-
-
-def _check_logits(
-    analyzers: Mapping[str, Analyzer], arrays: Mapping[str, np.ndarray], batch_size: int
-) -> None:
-    for name, analyzer in analyzers.items():
-        outputs = analyzer.outputs(arrays[name][:8], batch_size=batch_size)
+def _check_logits(case: Case) -> None:
+    for name, analyzer in case.analyzers.items():
+        outputs = analyzer.outputs(case.arrays(name)[0][:8], batch_size=case.batch_size)
         if (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, rtol=0, atol=1e-3):
             raise ValueError(
                 f"The outputs that {name!r} explains are probabilities: they sum to 1. Pixel "
@@ -337,7 +442,7 @@ def _check_logits(
             )
 
 
-class _Removal:
+class Removal:
     """Makes inputs of the model without some pixels.
 
     Args:
@@ -356,7 +461,7 @@ class _Removal:
     def __init__(
         self,
         x: np.ndarray,
-        shape: common.Layout,
+        shape: Layout,
         fill: str,
         value: float,
         radius: float,
@@ -380,9 +485,7 @@ class _Removal:
             raise ValueError(f"preprocess must be a function of pixels, received {preprocess!r}.")
         self.x, self.shape, self.fill = x, shape, fill
         self.value = real("value", value, -np.inf)
-        self.radius = real("radius", radius, 0)
-        if self.radius == 0:
-            raise ValueError(f"radius must be a number > 0, received {radius!r}.")
+        self.radius = positive("radius", radius)
         self.pixels = None if pixels is None else self._images(pixels)
         self.preprocess = preprocess
         if self.pixels is not None and not (self.value.is_integer() and 0 <= self.value <= 255):
@@ -413,6 +516,8 @@ class _Removal:
             )
         if self.pixels is None:
             return
+        from tfexplain.analyzers.arrays import slices
+
         scale = np.abs(self.x).max()
         for part in slices(len(self.x), batch_size):
             made = self._preprocessed(self.pixels[part].copy())
@@ -431,11 +536,13 @@ class _Removal:
     def _preprocessed(self, pixels: np.ndarray) -> np.ndarray:
         return np.asarray(self.preprocess(pixels))
 
-    def settings(self, with_data: bool) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """Returns what the numbers depend on; the checked x stands for `preprocess`."""
         found: dict[str, Any] = {"fill": self.fill, "pixels": int(self.pixels is not None)}
         found |= {"radius": self.radius} if self.fill == "telea" else {"value": self.value}
-        if with_data and self.pixels is not None:
+        if self.pixels is not None:
+            from tfexplain.runs import digest
+
             found["pixels_sha256"] = digest([self.pixels])
         return found
 
@@ -443,6 +550,8 @@ class _Removal:
         """Returns the version of OpenCV where it is used."""
         if self.fill != "telea":
             return {}
+        import cv2
+
         return {"opencv": cv2.__version__}
 
     def inputs(self, position: int, order: np.ndarray, removed: np.ndarray) -> np.ndarray:
@@ -465,6 +574,8 @@ class _Removal:
 
     def _filled(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Returns an image (height, width) or (height, width, channels) without masked pixels."""
+        import cv2
+
         if self.fill == "constant":
             filled = image.copy()
             filled[mask] = int(self.value)

@@ -3,16 +3,176 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
-from tfexplain import metrics
-from tfexplain.audits import common
-from tfexplain.audits.blocks import Arrays, digest, in_blocks
-from tfexplain.checks import integer
+from tfexplain.audits.base import Arrays, Audit, Work
+from tfexplain.audits.drawings import Drawing, Labels
+from tfexplain.audits.judging import SSIM, Cell, Check, Thresholds, similarity_cell
+from tfexplain.checks import flag, integer, positive
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from tfexplain.audits.case import Case
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Work(Work):
+    """Columns are the targets and then the other classes, (n, 1 + draws)."""
+
+    reductions: Mapping[str, str]
+    normalizations: Mapping[str, str]
+    columns: np.ndarray
+
+
+def _other_class(dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Cell:
+    scores = dataset["ssim"].sel(analyzer=method).mean("draw").values
+    return similarity_cell(scores, SSIM, thresholds.other_class)
+
+
+@dataclass(frozen=True)
+class RandomLogit(Audit):
+    """Whether maps depend on the class; options as of `random_logit`."""
+
+    name = "random_logit"
+    title = "Maps of other classes"
+    question = "Does the map of one class differ from that of another?"
+    caption = (
+        "How similar the map of one class is to that of another. A method whose values are near 1 "
+        "draws the same map whatever class it is asked for."
+    )
+    references = ("sixt2020when",)
+    presets = {
+        "quick": {"num_classes": 1},
+        "default": {"num_classes": 1},
+        "thorough": {"num_classes": 5},
+    }
+    checks = (
+        Check(
+            "class",
+            "Depends on the class",
+            "The map of one class is compared with that of others. If they are the same, a map "
+            "cannot say why the model chose this class.",
+            _other_class,
+            decides=True,
+            head="class",
+        ),
+    )
+
+    num_classes: int = 1
+    reduction: str | Mapping[str, str] | None = None
+    normalization: str | Mapping[str, str] | None = None
+    data_range: float = 1.0
+    flip: bool = False
+
+    @classmethod
+    def suits(cls, case: Case) -> str:
+        """Needs two outputs, and maps that have a structural similarity."""
+        if reason := case.without_classes():
+            return reason
+        if case.layout.too_small:
+            return (
+                "the structural similarity compares maps with spatial axes: "
+                f"{case.layout.too_small}. Give images, or use parameter_randomization, which has "
+                "other similarities too"
+            )
+        return ""
+
+    @classmethod
+    def for_case(cls, case: Case, settings: Mapping[str, Any]) -> RandomLogit:
+        """Counts a map times -1 as the same: it says the same of where the model looks."""
+        return cls(num_classes=min(settings["num_classes"], case.outputs - 1), flip=True)
+
+    def passes(self, case: Case) -> float:
+        """Outputs share the forward pass."""
+        from tfexplain.analyzers.base import BACKWARD
+
+        extra = BACKWARD / (1 + BACKWARD) * self.num_classes
+        return case.count * case.passes_per_map() * (1 + extra)
+
+    def prepare(self, case: Case) -> _Work:
+        """Checks the options, and draws the other classes."""
+        count = integer(
+            "num_classes", self.num_classes, 1, case.outputs - 1, hint="It counts other classes."
+        )
+        data_range, flip = positive("data_range", self.data_range), flag("flip", self.flip)
+        reductions = case.reductions(self.reduction)
+        normalizations = case.normalizations(self.normalization)
+        others = other_classes(case.targets, case.outputs, count, case.seed)
+        options = {
+            "num_classes": count,
+            "reduction": reductions,
+            "normalization": normalizations,
+            "data_range": data_range,
+            "flip": flip,
+            **case.options("targets"),
+        }
+        columns = np.concatenate([case.targets[:, None], others], axis=1)
+        return _Work(
+            case,
+            options,
+            len(case.analyzers),
+            case.layout.notes(),
+            reductions=reductions,
+            normalizations=normalizations,
+            columns=columns,
+        )
+
+    def measure(self, work: _Work, block: slice, advance: Callable[[], None]) -> Arrays:
+        """Returns the similarities of a block, (analyzer, sample, draw)."""
+        from tfexplain import metrics
+        from tfexplain.audits.case import structural_similarity
+
+        case, count = work.case, work.columns.shape[1] - 1
+        scores = np.empty((len(case.analyzers), block.stop - block.start, count))
+        for row, name in enumerate(case.analyzers):
+            _, relevance = case.explain(name, block, work.columns)
+            maps = case.layout.maps(relevance, work.reductions[name])
+            kind = work.normalizations[name]
+            for place, (own, *rest) in enumerate(maps):
+                own = metrics.NORMALIZATIONS[kind](own)
+                scores[row, place] = [
+                    structural_similarity(own, other, kind, self.data_range, bool(self.flip))
+                    for other in rest
+                ]
+            advance()
+        return {"ssim": scores}
+
+    def combine(self, work: _Work, blocks: Sequence[Arrays]) -> xr.Dataset:
+        """Joins the samples."""
+        import xarray as xr
+
+        ssim = np.concatenate([block["ssim"] for block in blocks], axis=1)
+        return xr.Dataset(
+            {
+                "ssim": (("analyzer", "sample", "draw"), ssim),
+                "other_class": (("sample", "draw"), work.columns[:, 1:].astype("int64")),
+                "target": (("sample",), work.case.targets.astype("int64")),
+                "missing": (("analyzer",), np.isnan(ssim).sum(axis=(1, 2))),
+            },
+            coords={
+                "analyzer": list(work.case.analyzers),
+                "sample": np.arange(work.case.count),
+                "draw": np.arange(ssim.shape[2]),
+            },
+        )
+
+    @classmethod
+    def draw(cls, dataset: xr.Dataset, labels: Labels) -> list[Drawing]:
+        """A box per method."""
+        from tfexplain import plotting
+
+        return [
+            Drawing(
+                plotting.random_logit_boxes,
+                "Structural similarity of the maps of two classes",
+                "1: the same map.",
+            )
+        ]
 
 
 def random_logit(
@@ -91,81 +251,11 @@ def random_logit(
         >>> found.ssim.shape
         (1, 2, 2)
     """
-    named = common.named_analyzers(analyzers)
-    samples = common.one_input(named, x)
-    outputs = common.num_classes(named)
-    _check_number(num_classes, outputs)
-    common.check_common(data_range, flip, seed)
-    reductions, normalizations = common.map_functions(named, reduction, normalization)
-    shape = common.layout(named, samples)
-    if shape.too_small:
-        raise ValueError(
-            f"The structural similarity compares maps with spatial axes: {shape.too_small}. Give "
-            "images, or use parameter_randomization, which has other similarities too."
-        )
-    targets = common.labels(named, samples, y, batch_size)
-    others = other_classes(targets, outputs, num_classes, seed)
-    arrays = common.typed(named, samples)
-    columns = np.concatenate([targets[:, None], others], axis=1)
-    found = common.settings(
-        "random_logit",
-        named,
-        samples,
-        with_data=path is not None,
-        num_classes=int(num_classes),
-        reduction=reductions,
-        normalization=normalizations,
-        data_range=float(data_range),
-        flip=bool(flip),
-        seed=int(seed),
-        batch_size=int(batch_size),
-        targets_sha256=digest([targets]),
-    )
+    from tfexplain.audits.case import Case
 
-    def compute(block: slice, advance: Callable[[], None]) -> Arrays:
-        scores = np.empty((len(named), block.stop - block.start, num_classes))
-        for row, (name, analyzer) in enumerate(named.items()):
-            _, (relevance,) = analyzer.explain_part([arrays[name]], columns, block, batch_size)
-            maps = common.maps(relevance, reductions[name], shape.channel_axis)
-            normalize = metrics.NORMALIZATIONS[normalizations[name]]
-            for place, (own, *rest) in enumerate(maps):
-                own = normalize(own)
-                scores[row, place] = [
-                    common.structural_similarity(
-                        own, other, normalizations[name], data_range, bool(flip)
-                    )
-                    for other in rest
-                ]
-            advance()
-        return {"ssim": scores}
-
-    def combine(blocks: list[Arrays]) -> xr.Dataset:
-        ssim = np.concatenate([block["ssim"] for block in blocks], axis=1)
-        return xr.Dataset(
-            {
-                "ssim": (("analyzer", "sample", "draw"), ssim),
-                "other_class": (("sample", "draw"), others.astype("int64")),
-                "target": (("sample",), targets.astype("int64")),
-                "missing": (("analyzer",), np.isnan(ssim).sum(axis=(1, 2))),
-            },
-            coords={
-                "analyzer": list(named),
-                "sample": np.arange(len(targets)),
-                "draw": np.arange(num_classes),
-            },
-            attrs=common.attributes(found, shape.notes()),
-        )
-
-    return in_blocks(
-        compute,
-        combine,
-        title="random logit",
-        count=len(samples),
-        block_size=block_size,
-        steps=len(named),
-        settings=found,
-        path=path,
-    )
+    case = Case(analyzers, x, y, seed=seed, batch_size=batch_size)
+    audit = RandomLogit(num_classes, reduction, normalization, data_range, flip)
+    return audit.run(case, block_size=block_size, path=path)
 
 
 def other_classes(targets: np.ndarray, outputs: int, count: int, seed: int) -> np.ndarray:
@@ -186,7 +276,3 @@ def other_classes(targets: np.ndarray, outputs: int, count: int, seed: int) -> n
         drawn = np.random.default_rng([seed, position]).permutation(outputs - 1)[:count]
         found[position] = drawn + (drawn >= target)
     return found
-
-
-def _check_number(num_classes: int, outputs: int) -> None:
-    integer("num_classes", num_classes, 1, outputs - 1, hint="It counts other classes.")

@@ -16,11 +16,10 @@ from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import slices
 from tfexplain.analyzers.base import BackwardPass, Place
 from tfexplain.analyzers.reversed import CHUNK_BYTES
-from tfexplain.audits.common import Layout, maps
+from tfexplain.audits.case import Layout
 from tfexplain.numerics import Compiled, Tensor
 from tfexplain.reverse import ReversedNetwork
 
-POLICIES = ("literal", "quantile", "active")
 # A column sum this small beside the median magnitude of the kept ones makes a column explode.
 NEAR_ZERO = 1e-3
 # Columns that are made at once by methods without backward passes.
@@ -165,7 +164,7 @@ class Redistribution:
 
     def _maps(self, relevance: np.ndarray) -> np.ndarray:
         """Returns maps (vectors, entries) of relevance (1, vectors, *input_shape)."""
-        found = maps(relevance, "sum", self._layout.channel_axis)[0]
+        found = self._layout.maps(relevance, "sum")[0]
         return found.reshape(len(found), -1)
 
     def _input_like(self, flat: np.ndarray) -> np.ndarray:
@@ -183,6 +182,22 @@ class Redistribution:
                 f"The relevance of {self._analyzer.name} overflows at sample {self._place.start}. "
                 'Create the analyzer with dtype="float64".'
             )
+
+
+def check_start(name: str, analyzer: Analyzer, start: str | None) -> None:
+    """Refuses a start inside of a network that has no single reversed network.
+
+    Raises:
+        ValueError: With the reason; also for an unknown layer.
+    """
+    if start is None:
+        return
+    if not analyzer.has_chain:
+        raise ValueError(
+            f"{name!r} ({analyzer.name}) explains the model's output only, received "
+            f"start={start!r}."
+        )
+    analyzer.network(start)
 
 
 def check_linear(name: str, analyzer: Analyzer, start: str | None) -> None:

@@ -2,21 +2,141 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.linalg
-import xarray as xr
 
-from tfexplain.analyzers import Analyzer
-from tfexplain.audits import common
-from tfexplain.audits.redistribution import POLICIES, Redistribution
-from tfexplain.audits.spectrum import build, check_start
+from tfexplain.audits.base import Arrays, Audit, Work
+from tfexplain.audits.spectrum import POLICIES
 from tfexplain.checks import choice, integer, real
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from tfexplain.audits.case import Case
+    from tfexplain.audits.redistribution import Redistribution
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Work(Work):
+    """Classes of which explanations are taken apart, -1 where relevance is given."""
+
+    classes: np.ndarray
+
+
+@dataclass(frozen=True)
+class SpectralTerms(Audit):
+    """Explanations as sums of terms; options as of `spectral_terms`."""
+
+    name = "spectral_terms"
+    title = "Terms of explanations"
+    question = "Which singular values and vectors does an explanation consist of?"
+    references = ("maess2025uncovering",)
+    in_report = False
+
+    start: str | None = None
+    output_relevance: Any = None
+    policy: str = "literal"
+    quantile: float = 0.5
+    num_terms: int = 5
+
+    def prepare(self, case: Case) -> _Work:
+        """Checks the options."""
+        from tfexplain.audits.redistribution import check_start
+
+        if len(case.analyzers) > 1:
+            raise ValueError(
+                f"Explanations of one analyzer are taken apart, received {len(case.analyzers)}."
+            )
+        for name, analyzer in case.analyzers.items():
+            check_start(name, analyzer, self.start)
+        choice("policy", self.policy, POLICIES)
+        integer("num_terms", self.num_terms, 1)
+        if self.start is not None and self.output_relevance is None:
+            raise ValueError(f"start={self.start!r} has no classes: give output_relevance.")
+        given = self.output_relevance is not None
+        classes = np.full(case.count, -1) if given else case.targets
+        options = {
+            "start": self.start,
+            "policy": self.policy,
+            "quantile": real("quantile", self.quantile, 0, 1),
+            **case.options(),
+        }
+        return _Work(case, options, 1, case.layout.notes(), classes=classes)
+
+    def measure(self, work: _Work, block: slice, advance: Callable[[], None]) -> Arrays:
+        """Takes the explanations of a block apart."""
+        import scipy.linalg
+
+        from tfexplain.audits.redistribution import Redistribution
+        from tfexplain.audits.singular_values import build
+
+        case, sizes = work.case, work.case.layout.sizes
+        ((name, analyzer),) = case.analyzers.items()
+        (array,) = case.arrays(name)
+        found: dict[str, list[np.ndarray]] = {}
+        for position in range(block.start, block.stop):
+            matrix = Redistribution(analyzer, array, position, case.layout, self.start)
+            r, columns = build(matrix, self.policy, self.quantile)
+            explained = _explained(
+                self.output_relevance, matrix, position, int(work.classes[position])
+            )
+            absent = np.setdiff1d(np.flatnonzero(explained), columns.kept)
+            if len(absent):
+                raise ValueError(
+                    f"Output {absent[0]} of sample {position} has no column under "
+                    f"policy={self.policy!r}, so its explanation has no terms."
+                )
+            given = explained[columns.kept]
+            left, values, right = scipy.linalg.svd(r, full_matrices=False)
+            count = min(self.num_terms, len(values))
+            coefficients = values * (right @ given)
+            explanation = r @ given
+            terms = (coefficients[:count] * left[:, :count]).T
+            pad = [(0, self.num_terms - count)]
+            for key, value in (
+                ("singular_value", np.pad(values[:count], pad, constant_values=np.nan)),
+                ("coefficient", np.pad(coefficients[:count], pad)),
+                ("term", np.pad(terms, [*pad, (0, 0)]).reshape(-1, *sizes)),
+                ("rest", (explanation - terms.sum(axis=0)).reshape(sizes)),
+                ("explanation", explanation.reshape(sizes)),
+            ):
+                found.setdefault(key, []).append(value)
+        advance()
+        return {key: np.stack(values) for key, values in found.items()}
+
+    def combine(self, work: _Work, blocks: Sequence[Arrays]) -> xr.Dataset:
+        """Joins the samples."""
+        import xarray as xr
+
+        rank = len(work.case.layout.sizes)
+        axes = ("row", "column") if rank == 2 else tuple(f"axis_{i}" for i in range(rank))
+        dimensions = {
+            "singular_value": ("sample", "rank"),
+            "coefficient": ("sample", "rank"),
+            "term": ("sample", "rank", *axes),
+            "rest": ("sample", *axes),
+            "explanation": ("sample", *axes),
+        }
+        return xr.Dataset(
+            {
+                **{
+                    key: (dims, np.concatenate([block[key] for block in blocks]))
+                    for key, dims in dimensions.items()
+                },
+                "target": ("sample", work.classes.astype("int64")),
+            },
+            coords={
+                "sample": np.arange(work.case.count),
+                "rank": np.arange(1, self.num_terms + 1),
+            },
+        )
 
 
 def spectral_terms(
-    analyzer: Analyzer,
+    analyzer: Any,
     x: Any,
     y: Any = None,
     *,
@@ -56,67 +176,12 @@ def spectral_terms(
         TypeError: For what is no analyzer.
         ValueError: For wrong options or samples, or an explained output without a column.
     """
-    named = common.named_analyzers(analyzer)
-    samples = common.one_input(named, x)
-    check_start(analyzer.name, analyzer, start)
-    quantile = real("quantile", quantile, 0, 1)
-    choice("policy", policy, POLICIES)
-    integer("num_terms", num_terms, 1)
-    if (output_relevance is not None) and y is not None:
+    from tfexplain.audits.case import Case
+
+    if output_relevance is not None and y is not None:
         raise ValueError("Give y or output_relevance, not both.")
-    if start is not None and output_relevance is None:
-        raise ValueError(f"start={start!r} has no classes: give output_relevance.")
-    layout = common.layout(named, samples)
-    (array,) = common.typed(named, samples).values()
-    targets = np.full(len(samples), -1)
-    if output_relevance is None:
-        targets = common.labels(named, samples, y, 32)
-    found: dict[str, list[np.ndarray]] = {}
-    for position in range(len(samples)):
-        matrix = Redistribution(analyzer, array, position, layout, start)
-        r, columns = build(matrix, policy, quantile)
-        explained = _explained(output_relevance, matrix, position, int(targets[position]))
-        missing = np.setdiff1d(np.flatnonzero(explained), columns.kept)
-        if len(missing):
-            raise ValueError(
-                f"Output {missing[0]} of sample {position} has no column under policy={policy!r}, "
-                "so its explanation has no terms."
-            )
-        given = explained[columns.kept]
-        left, values, right = scipy.linalg.svd(r, full_matrices=False)
-        count = min(num_terms, len(values))
-        coefficients = values * (right @ given)
-        explanation = r @ given
-        terms = (coefficients[:count] * left[:, :count]).T
-        pad = [(0, num_terms - count)]
-        for name, value in (
-            ("singular_value", np.pad(values[:count], pad, constant_values=np.nan)),
-            ("coefficient", np.pad(coefficients[:count], pad)),
-            ("term", np.pad(terms, [*pad, (0, 0)]).reshape(-1, *layout.sizes)),
-            ("rest", (explanation - terms.sum(axis=0)).reshape(layout.sizes)),
-            ("explanation", explanation.reshape(layout.sizes)),
-        ):
-            found.setdefault(name, []).append(value)
-    axes = ("row", "column") if len(layout.sizes) == 2 else None
-    axes = axes or tuple(f"axis_{i}" for i in range(len(layout.sizes)))
-    dimensions = {
-        "singular_value": ("sample", "rank"),
-        "coefficient": ("sample", "rank"),
-        "term": ("sample", "rank", *axes),
-        "rest": ("sample", *axes),
-        "explanation": ("sample", *axes),
-    }
-    settings = common.settings(
-        "spectral_terms", named, samples, with_data=False, start=start, policy=policy, seed=0
-    )
-    return xr.Dataset(
-        {
-            **{name: (dimensions[name], np.stack(values)) for name, values in found.items()},
-            "target": ("sample", targets.astype("int64")),
-        },
-        coords={"sample": np.arange(len(samples)), "rank": np.arange(1, num_terms + 1)},
-        attrs=common.attributes({**settings, "quantile": quantile}, layout.notes()),
-    )
+    audit = SpectralTerms(start, output_relevance, policy, quantile, num_terms)
+    return audit.run(Case(analyzer, x, y))
 
 
 def _explained(given: Any, matrix: Redistribution, position: int, target: int) -> np.ndarray:

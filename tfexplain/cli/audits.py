@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tfexplain.audits.registry import in_reports
 from tfexplain.cli.arguments import BatchSize, Debug, Model, OutFolder, Preprocess, Weights
 from tfexplain.cli.consoles import err, print_text, reported, stoppable
 from tfexplain.cli.models import input_shape, start_tensorflow, warn_of_random_weights
@@ -41,8 +42,7 @@ def audit(
         str | None,
         typer.Option(
             metavar="NAME,NAME,...",
-            help="Parts: maps, random_logit, cosine_convergence, parameter_randomization, "
-            "spectrum, pixel_flipping, entropy, koopman. Default: all that make sense.",
+            help=f"Audits: {', '.join(in_reports())}. Default: all that make sense.",
         ),
     ] = None,
     images: Annotated[

@@ -24,9 +24,9 @@ def print_plan(plan: "Plan", notes: Sequence[str] = ()) -> None:
         print_text(f"left out: {name}: {reason}")
     if len(plan.left_out) > _MOST_REASONS:
         print_text(f"left out: {len(plan.left_out) - _MOST_REASONS} more methods, see audit.json")
-    for part, reasons in plan.reasons.items():
+    for name, reasons in plan.reasons.items():
         if "" in reasons:
-            print_text(f"left out: the part {part}: {reasons['']}")
+            print_text(f"left out: the audit {name}: {reasons['']}")
     print_text(
         f"methods: {len(plan.methods)}, audits: {len(plan.passes)}, passes of the model: about "
         f"{sum(plan.passes.values()):.0f}, about {_time(plan.seconds)} here"

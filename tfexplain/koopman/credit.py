@@ -11,8 +11,6 @@ import numpy as np
 import xarray as xr
 
 from tfexplain import results
-from tfexplain.audits import common
-from tfexplain.audits.blocks import Arrays, digest, in_blocks
 from tfexplain.checks import choice, flag, integer, is_integer, optional_integer, real
 from tfexplain.koopman import kernels as kernel_credit
 from tfexplain.koopman.alignment import ALIGNMENTS
@@ -21,6 +19,7 @@ from tfexplain.koopman.flow import Flow
 from tfexplain.koopman.measures import measure
 from tfexplain.koopman.partition import blocks, inputs_of
 from tfexplain.koopman.tables import per_block, whole_model
+from tfexplain.runs import Arrays, architecture, attributes, digest, in_blocks
 
 KERNEL_DEFINITIONS = ("rows", "block")
 FIXED_RANK = 10
@@ -209,7 +208,7 @@ def credit(
         described |= {
             "samples_sha256": digest([samples, tested]),
             "weights_sha256": digest(np.asarray(weight) for weight in model.weights),
-            "architecture_sha256": common.architecture(model),
+            "architecture_sha256": architecture(model),
         }
 
     def compute(part: slice, advance: Callable[[], None]) -> Arrays:
@@ -223,8 +222,7 @@ def credit(
         dataset = per_block(found, parts)
         dataset = dataset.merge(whole_model(found, parts, flow, shown))
         notes = [note for part in parts for note in part["notes"].tolist() if note]
-        attributes = common.attributes(described, notes)
-        return dataset.assign_attrs(attributes)
+        return dataset.assign_attrs(attributes(described, notes))
 
     return in_blocks(
         compute,

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfexplain.audits.blocks import Arrays
 from tfexplain.koopman import kernels as kernel_credit
 from tfexplain.koopman.coordinates import principal_components
 from tfexplain.koopman.fitting import Settings, fit_block, plan
 from tfexplain.koopman.flow import Flow, State
 from tfexplain.koopman.operators import Volume, eigenvalue_volume, fit, volume
 from tfexplain.koopman.partition import Block
+from tfexplain.runs import Arrays
 
 
 def measure(

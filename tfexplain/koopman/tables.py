@@ -9,11 +9,11 @@ import numpy as np
 import xarray as xr
 
 from tfexplain import results
-from tfexplain.audits.blocks import Arrays
 from tfexplain.koopman.coordinates import Coordinates
 from tfexplain.koopman.flow import Flow
 from tfexplain.koopman.operators import log_sensitivities
 from tfexplain.koopman.partition import Block
+from tfexplain.runs import Arrays
 
 # The operators whose products stand for the whole model.
 OPERATORS = ("mean", "products", "least_squares")

@@ -1,6 +1,7 @@
 """Pictures of attributions and audits, on given axes or on Figures of their own: no pyplot."""
 
 from tfexplain.plotting.audits import (
+    boxes,
     cascade,
     entropy_boxes,
     pixel_flipping_curves,
@@ -33,6 +34,7 @@ __all__ = [
     "COLORMAP",
     "REDUCTIONS",
     "block_credits",
+    "boxes",
     "cascade",
     "convergence_curves",
     "convergence_histogram",

@@ -113,6 +113,28 @@ def entropy_boxes(dataset: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     return ax.figure
 
 
+def boxes(values: xr.DataArray, label: str, *, ax: Axes | None = None) -> Figure:
+    """Draws a box per analyzer of any numbers, as audits of your own measure them.
+
+    Args:
+        values: With the dimension `analyzer`.
+        label: Of the axis of the numbers.
+        ax: Where to draw. `None`: a new Figure.
+
+    Returns:
+        The Figure. A name says how many values are not numbers.
+
+    Raises:
+        ValueError: If there is no dimension `analyzer`.
+    """
+    if "analyzer" not in values.dims:
+        raise ValueError(f"Expected the dimension analyzer, received {', '.join(values.dims)}.")
+    others = [name for name in values.dims if name != "analyzer"]
+    ax = _boxes(values, values.isnull().sum(others), ax)
+    _value_axis(ax, label)
+    return ax.figure
+
+
 def _boxes(values: xr.DataArray, missing: xr.DataArray, ax: Axes | None) -> Axes:
     """Draws a box per analyzer; returns the Axes."""
     names = [str(name) for name in values.analyzer.values]

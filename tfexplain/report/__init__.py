@@ -1,16 +1,16 @@
 """Which explanations of a model can be trusted: all audits in one run, and their verdict."""
 
+from tfexplain.audits.judging import Cell, Thresholds
 from tfexplain.report.data import Data, load_data
-from tfexplain.report.outcome import Audit, load
-from tfexplain.report.parts import IMAGES
-from tfexplain.report.run import Plan, audit
-from tfexplain.report.verdict import Cell, Row, Thresholds, Verdict, judge
+from tfexplain.report.outcome import Outcome, load
+from tfexplain.report.run import IMAGES, Plan, audit
+from tfexplain.report.verdict import Row, Verdict, judge
 
 __all__ = [
     "IMAGES",
-    "Audit",
     "Cell",
     "Data",
+    "Outcome",
     "Plan",
     "Row",
     "Thresholds",

@@ -11,10 +11,12 @@ from typing import Any
 import xarray as xr
 
 from tfexplain import files
-from tfexplain.report.parts import PARTS, Part
+from tfexplain.audits.base import Audit
+from tfexplain.audits.registry import AUDITS, in_reports
+from tfexplain.runs import differing
 
 RECORD, RESULTS, VERDICT, REPORT = "audit.json", "results", "verdict.json", "report.html"
-SCHEMA, SCHEMA_VERSION = "tfexplain.audit", 2
+SCHEMA, SCHEMA_VERSION = "tfexplain.audit", 3
 
 
 def check_owner(folder: pathlib.Path) -> None:
@@ -25,7 +27,7 @@ def check_owner(folder: pathlib.Path) -> None:
     """
     if (folder / RECORD).exists():
         return
-    results = [f"{RESULTS}/{part.name}.nc" for part in PARTS]
+    results = [f"{RESULTS}/{name}.nc" for name in in_reports()]
     names = [REPORT, VERDICT, *results, *(f"{name}.blocks" for name in results)]
     if found := [name for name in names if (folder / name).exists()]:
         raise ValueError(
@@ -43,7 +45,7 @@ def read_record(file: pathlib.Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         known = (record["schema"], record["schema_version"])
-        for key in ("settings", "parts", "reasons", "seconds"):
+        for key in ("settings", "audits", "reasons", "seconds"):
             dict(record[key])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -55,11 +57,16 @@ def read_record(file: pathlib.Path) -> dict[str, Any]:
             f"{file} has the schema {known[0]} {known[1]}; this tfexplain reads {SCHEMA} "
             f"{SCHEMA_VERSION}. Run the audit again in another folder, or remove this one."
         )
+    if unknown := [name for name in record["audits"] if name not in AUDITS]:
+        raise ValueError(
+            f"{file} has the audit(s) {', '.join(unknown)}, which are not registered here. Import "
+            "the module that defines them first."
+        )
     return record
 
 
-def read_parts(folder: pathlib.Path, names: Iterable[str]) -> dict[str, xr.Dataset]:
-    """Returns the Datasets of those parts that are done.
+def read_results(folder: pathlib.Path, names: Iterable[str]) -> dict[str, xr.Dataset]:
+    """Returns the Datasets of those audits that are done.
 
     Raises:
         ValueError: If one cannot be read.
@@ -96,25 +103,24 @@ class Folder:
         check_owner(path)
         if (path / RECORD).exists():
             self._continue(path / RECORD)
-            read_parts(path, self.record["parts"])
+            read_results(path, self.record["audits"])
         (path / RESULTS).mkdir(parents=True, exist_ok=True)
         self.write()
 
     def _continue(self, file: pathlib.Path) -> None:
         before = read_record(file)
-        theirs, mine = before["settings"], json.loads(json.dumps(self.record["settings"]))
-        if keys := sorted(k for k in {*theirs, *mine} if theirs.get(k) != mine.get(k)):
+        if names := differing(self.record["settings"], before["settings"]):
             raise ValueError(
-                f"{file.parent} holds another audit; they differ in {', '.join(keys)}. Choose "
+                f"{file.parent} holds another audit; they differ in {', '.join(names)}. Choose "
                 "another folder, or remove it."
             )
         reasons = before["reasons"]
-        for part, found in self.record["reasons"].items():
-            self.record["reasons"][part] = {**reasons.get(part, {}), **found}
-        # Parts that were asked for before are still there.
+        for name, found in self.record["reasons"].items():
+            self.record["reasons"][name] = {**reasons.get(name, {}), **found}
+        # What was asked for before is still there.
         self.record["reasons"] = {**reasons, **self.record["reasons"]}
-        parts = {**before["parts"], **self.record["parts"]}
-        self.record["parts"] = {part.name: parts[part.name] for part in PARTS if part.name in parts}
+        audits = {**before["audits"], **self.record["audits"]}
+        self.record["audits"] = {name: audits[name] for name in AUDITS if name in audits}
         self.record["seconds"] = before["seconds"]
 
     def write(self) -> None:
@@ -125,26 +131,26 @@ class Folder:
                 self.path / RECORD, lambda name: name.write_text(text, encoding="utf-8")
             )
 
-    def file(self, part: Part) -> pathlib.Path | None:
-        """Returns the file of a part."""
-        return None if self.path is None else self.path / RESULTS / f"{part.name}.nc"
+    def file(self, audit: type[Audit]) -> pathlib.Path | None:
+        """Returns the file of the results of an audit."""
+        return None if self.path is None else self.path / RESULTS / f"{audit.name}.nc"
 
-    def others(self, parts: Iterable[Part]) -> dict[str, xr.Dataset]:
-        """Returns the Datasets of parts that are done and not asked for again."""
+    def others(self, audits: Iterable[type[Audit]]) -> dict[str, xr.Dataset]:
+        """Returns the Datasets of audits that are done and not asked for again."""
         if self.path is None:
             return {}
-        asked = {part.name for part in parts}
-        return read_parts(self.path, [name for name in self.record["parts"] if name not in asked])
+        asked = {audit.name for audit in audits}
+        return read_results(self.path, [n for n in self.record["audits"] if n not in asked])
 
-    def took(self, part: Part, seconds: float) -> None:
-        """Adds to the time of a part."""
-        before = self.record["seconds"].get(part.name, 0.0)
-        self.record["seconds"][part.name] = before + seconds
+    def took(self, audit: type[Audit], seconds: float) -> None:
+        """Adds to the time of an audit."""
+        before = self.record["seconds"].get(audit.name, 0.0)
+        self.record["seconds"][audit.name] = before + seconds
         self.write()
 
-    def leave_out(self, part: Part, reasons: Mapping[str, str]) -> None:
+    def leave_out(self, audit: type[Audit], reasons: Mapping[str, str]) -> None:
         """Notes why some methods, or "" for all, are not measured, and forgets their blocks."""
-        self.record["reasons"].setdefault(part.name, {}).update(reasons)
+        self.record["reasons"].setdefault(audit.name, {}).update(reasons)
         self.write()
-        if (file := self.file(part)) is not None:
+        if (file := self.file(audit)) is not None:
             shutil.rmtree(file.with_name(file.name + ".blocks"), ignore_errors=True)

@@ -10,9 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers import ANALYZERS, Analyzer, create_analyzer, resolve_name
-from tfexplain.analyzers.base import BACKWARD as BACKWARD
 from tfexplain.analyzers.reversed import explained_output
-from tfexplain.audits import common
+from tfexplain.audits.case import Case
 from tfexplain.errors import UnsupportedLayerError, UnsupportedModelError
 from tfexplain.graph import has_graph, trace
 
@@ -24,7 +23,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
 }
 # Forward passes of one map, above which a method is audited only if it is asked for.
 MOST_PASSES = {"quick": 500, "default": 3000, "thorough": 30_000}
-# What makes a method or a part fail alone; a full disk stops everything.
+# What makes a method or an audit fail alone; a full disk stops everything.
 FAILURES = (
     ValueError,
     TypeError,
@@ -115,11 +114,6 @@ def choose(
     return Methods(found, left_out, notes)
 
 
-def passes_per_map(analyzer: Analyzer, x: np.ndarray) -> float:
-    """Returns about how many forward passes of the model one map takes."""
-    return analyzer.passes(x.shape[1:])
-
-
 def why(error: BaseException) -> str:
     """Returns what an error says; of one that is no ValueError its class and first words."""
     if isinstance(error, ValueError):
@@ -129,11 +123,10 @@ def why(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def refusal(analyzer: Analyzer, x: np.ndarray, targets: np.ndarray) -> str:
+def refusal(case: Case, name: str) -> str:
     """Returns why a method has no map of the first sample; empty if it has one."""
-    array = common.typed({"": analyzer}, x)[""]
     try:
-        _, (found,) = analyzer.explain_part([array], targets[:, None], slice(0, 1), 1)
+        _, found = case.explain(name, slice(0, 1))
     except FAILURES as error:
         return why(error)
     if not np.isfinite(found).all():
@@ -162,7 +155,7 @@ class _TooCostly(ValueError):
 
 
 def _check_cost(analyzer: Analyzer, x: np.ndarray, preset: str) -> None:
-    passes = passes_per_map(analyzer, x)
+    passes = analyzer.passes(x.shape[1:])
     if passes > MOST_PASSES[preset]:
         raise _TooCostly(
             f"one map takes about {passes:.0f} passes of the model, more than the preset "

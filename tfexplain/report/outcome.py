@@ -10,21 +10,22 @@ from typing import Any
 
 import xarray as xr
 
+from tfexplain.audits.judging import Thresholds
 from tfexplain.files import write_atomically
-from tfexplain.report.folder import RECORD, read_parts, read_record
-from tfexplain.report.verdict import Thresholds, Verdict, judge
+from tfexplain.report.folder import RECORD, read_record, read_results
+from tfexplain.report.verdict import Verdict, judge
 
 
 @dataclass(frozen=True, eq=False)
-class Audit:
+class Outcome:
     """The results of an audit.
 
     Attributes:
-        datasets: Name of a part -> its Dataset.
-        record: JSON-able: `settings`, `parts` (their settings), `samples` (how many were `given`,
-            and the `positions` of those audited), `left_out` (method -> reason), `reasons` (part ->
-            method, or "" for all -> reason), `notes`, `about`, `seconds` (part -> time) and
-            `hardware`; `model` (its name), `methods` (name -> `summary` and `references`) and
+        datasets: Name of an audit -> its Dataset.
+        record: JSON-able: `settings`, `audits` (name -> settings), `samples` (how many were
+            `given`, and the `positions` of those audited), `left_out` (method -> reason), `reasons`
+            (audit -> method, or "" for all -> reason), `notes`, `about`, `seconds` (audit -> time)
+            and `hardware`; `model` (its name), `methods` (name -> `summary` and `references`) and
             `thresholds`.
         thresholds: Of the verdict.
     """
@@ -64,11 +65,11 @@ class Audit:
         return text
 
     def __repr__(self) -> str:
-        """Names the parts."""
+        """Names the audits."""
         return f"<audit: {', '.join(self.datasets) or 'nothing'}>"
 
 
-def load(folder: str | os.PathLike, *, thresholds: Thresholds | None = None) -> Audit:
+def load(folder: str | os.PathLike, *, thresholds: Thresholds | None = None) -> Outcome:
     """Reads the results of an audit from its folder; also of one that was stopped.
 
     Args:
@@ -94,4 +95,4 @@ def load(folder: str | os.PathLike, *, thresholds: Thresholds | None = None) -> 
             raise ValueError(
                 f"{file} cannot be read: its thresholds are wrong ({error})."
             ) from error
-    return Audit(read_parts(folder, record["parts"]), record, thresholds)
+    return Outcome(read_results(folder, record["audits"]), record, thresholds)

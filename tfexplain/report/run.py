@@ -1,4 +1,4 @@
-"""The whole audit: all parts in turn, shown, interruptible, and resumed to the same numbers."""
+"""The whole audit: all audits in turn, shown, interruptible, and resumed to the same numbers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from tfexplain import files
 from tfexplain.analyzers import Analyzer, resolve_name
 from tfexplain.analyzers.arrays import Inputs
 from tfexplain.analyzers.reversed import explained_output
-from tfexplain.audits import common
-from tfexplain.audits.blocks import digest, one_display
+from tfexplain.audits.base import PRESETS, Audit
+from tfexplain.audits.case import Case
+from tfexplain.audits.judging import Thresholds
 from tfexplain.audits.pixel_flipping import check_pixels
+from tfexplain.audits.registry import AUDITS, in_reports
 from tfexplain.checks import choice, integer, is_integer, optional_integer
 from tfexplain.errors import nearest
 from tfexplain.graph import check_built, has_graph, trace
@@ -40,11 +42,13 @@ from tfexplain.report.folder import (
     check_owner,
 )
 from tfexplain.report.methods import FAILURES, why
-from tfexplain.report.outcome import Audit
-from tfexplain.report.parts import IMAGES, PARTS, PRESETS, Case, Part
-from tfexplain.report.verdict import Thresholds
+from tfexplain.report.outcome import Outcome
+from tfexplain.runs import digest, one_display
+from tfexplain.runs import settings as run_settings
 
-# Of samples that are taken to see whether a method alone makes a part fail.
+# Samples of a preset, at most.
+IMAGES = {"quick": 8, "default": 32, "thorough": 128}
+# Of samples that are taken to see whether a method alone makes an audit fail.
 FEW = 2
 # Seconds that compiling a method takes for each operation of the model, at least.
 COMPILING = 0.03
@@ -57,9 +61,9 @@ class Plan:
     Attributes:
         methods: Names of the methods.
         left_out: Method -> why it is not audited.
-        reasons: Part -> method, or "" for all -> why it is not measured.
+        reasons: Audit -> method, or "" for all -> why it is not measured.
         notes: What a reader may not expect.
-        passes: Part -> about how many forward passes of the model.
+        passes: Audit -> about how many forward passes of the model.
         seconds: About how long all of it takes here, without what is done already.
     """
 
@@ -90,11 +94,11 @@ def audit(
     folder: str | os.PathLike | None = None,
     about: Mapping[str, Any] | None = None,
     announce: Callable[[Plan], object] | None = None,
-) -> Audit:
+) -> Outcome:
     """Asks which explanations of a model can be trusted, by all methods and audits that fit it.
 
     Methods and audits that do not fit the model or the data are left out, with the reason. All
-    parts see the same samples and explain the same outputs.
+    audits see the same samples and explain the same outputs.
 
     Args:
         model: A built Keras model with one input; it is never changed.
@@ -104,8 +108,7 @@ def audit(
             outputs of rank > 2. None: the largest output of each sample.
         methods: Name, or names, of analyzers; or a dict of name -> options or analyzer. None: all
             that fit, without those that take very many passes.
-        audits: Name or names of parts: maps, random_logit, cosine_convergence,
-            parameter_randomization, spectrum, pixel_flipping, entropy, koopman. None: all.
+        audits: Name or names of those of `tfexplain.AUDITS` that take part in a report. None: all.
         images: How many samples are audited, at most; if there are more they are drawn at random.
             None: 8, 32 or 128 by the preset.
         preset: "quick", "default" or "thorough".
@@ -126,7 +129,7 @@ def audit(
         announce: Function that is called with the `Plan` before the work begins.
 
     Returns:
-        `Audit`, with the Datasets and `verdict()`.
+        `Outcome`, with the Datasets and `verdict()`.
 
     Raises:
         TypeError: If `model` is no Keras model, or `methods` no names.
@@ -141,7 +144,7 @@ def audit(
         ['gradient', 'lrp.z']
     """
     check_built(model)
-    parts = _parts(audits)
+    chosen_audits = _chosen(audits)
     _check_about(about, len(x) if hasattr(x, "__len__") else 0)
     _check(preset, images, thresholds, seed, batch_size, announce)
     thresholds = thresholds or Thresholds()
@@ -156,20 +159,18 @@ def audit(
         found = chosen_methods.choose(
             model, methods, chosen.x, fit_data=fit_data, output=output, preset=preset
         )
-        case, analyzers, left_out, first_maps = _case(
-            model, found, chosen, preprocess, output, int(seed), int(batch_size)
+        case, left_out, first_maps = _case(
+            found, chosen, preprocess, int(seed), int(batch_size), output
         )
-        reasons = _reasons(parts, analyzers, case)
-        settings = common.settings(
+        reasons = _reasons(chosen_audits, case)
+        settings = run_settings(
             "audit",
-            analyzers,
-            case.x,
+            case.analyzers,
+            case.inputs,
             with_data=place is not None,
             preset=preset,
-            seed=int(seed),
-            batch_size=int(batch_size),
             output=output,
-            targets_sha256=digest([case.targets]),
+            **case.options("targets"),
             pixels_sha256="none" if case.pixels is None else digest([case.pixels]),
         )
         record = {
@@ -177,8 +178,8 @@ def audit(
             "schema_version": SCHEMA_VERSION,
             "settings": settings,
             "model": str(model.name),
-            "methods": {name: _about(analyzer) for name, analyzer in analyzers.items()},
-            "parts": {part.name: dict(part.presets[preset]) for part in parts},
+            "methods": {name: _about(analyzer) for name, analyzer in case.analyzers.items()},
+            "audits": {audit.name: dict(_preset(audit, preset)) for audit in chosen_audits},
             "samples": {"given": chosen.given, "positions": chosen.positions.tolist()},
             "explained": "the largest output of each sample" if y is None else "the given classes",
             "left_out": left_out,
@@ -191,18 +192,18 @@ def audit(
         }
         state = Folder(place, record)
         if announce is not None:
-            announce(_plan(parts, analyzers, case, preset, state, first_maps))
-        datasets = state.others(parts)
-        for number, part in enumerate(parts):
-            show(part.title, number, len(parts))
+            announce(_plan(chosen_audits, case, preset, state, first_maps))
+        datasets = state.others(chosen_audits)
+        for number, audit in enumerate(chosen_audits):
+            show(audit.title, number, len(chosen_audits))
             try:
-                dataset = _run_part(part, analyzers, case, part.presets[preset], state)
+                dataset = _run_audit(audit, case, _preset(audit, preset), state)
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(_how_to_continue(part.name, place)) from None
+                raise KeyboardInterrupt(_how_to_continue(audit.name, place)) from None
             if dataset is not None:
-                datasets[part.name] = dataset
-    ordered = {part.name: datasets[part.name] for part in PARTS if part.name in datasets}
-    result = Audit(ordered, state.record, thresholds)
+                datasets[audit.name] = dataset
+    ordered = {name: datasets[name] for name in AUDITS if name in datasets}
+    result = Outcome(ordered, state.record, thresholds)
     if place is not None:
         try:
             result.verdict().to_json(place / VERDICT)
@@ -212,25 +213,33 @@ def audit(
     return result
 
 
+def _preset(audit: type[Audit], preset: str) -> Mapping[str, Any]:
+    """Returns the settings of an audit; one without that preset has its defaults."""
+    return audit.presets.get(preset, {})
+
+
 # --- arguments -----------------------------------------------------------------------------------
 
 
-def _parts(audits: str | Sequence[str] | None) -> list[Part]:
-    known = {part.name: part for part in PARTS}
+def _chosen(audits: str | Sequence[str] | None) -> list[type[Audit]]:
+    known = in_reports()
     if audits is None:
-        return list(PARTS)
+        return list(known.values())
     if not isinstance(audits, Iterable):
-        raise TypeError(f"audits must be names of parts, received {audits!r}.")
+        raise TypeError(f"audits must be names of audits, received {audits!r}.")
     names = [audits] if isinstance(audits, str) else list(audits)
     for name in names:
+        if name in AUDITS and name not in known:
+            raise ValueError(
+                f"The audit {name!r} takes no part in a report: call tfexplain.audits.{name}."
+            )
         if name not in known:
             raise ValueError(
-                f"There is no part {name!r} of an audit.{nearest(str(name), known)} Known: "
-                f"{', '.join(known)}."
+                f"There is no audit {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}."
             )
     if not names:
         raise ValueError("audits is empty. Name at least one, or leave it out for all.")
-    return [part for part in PARTS if part.name in names]
+    return [audit for name, audit in known.items() if name in names]
 
 
 def _check(
@@ -242,7 +251,7 @@ def _check(
         raise TypeError(
             f"thresholds must be tfexplain.report.Thresholds, received {type(thresholds).__name__}."
         )
-    common.check_common(1.0, False, seed)
+    integer("seed", seed, 0)
     integer("batch_size", batch_size, 1)
     if announce is not None and not callable(announce):
         raise TypeError(f"announce must be a function of a Plan, received {announce!r}.")
@@ -333,56 +342,46 @@ def _check_samples(model: keras.Model, x: np.ndarray, output: str | int | None) 
 
 
 def _case(
-    model: keras.Model,
     found: chosen_methods.Methods,
     chosen: _Samples,
     preprocess: Callable | None,
-    output: str | int | None,
     seed: int,
     batch_size: int,
-) -> tuple[Case, dict[str, Analyzer], dict[str, str], dict[str, float]]:
-    """Returns what is audited, the methods that have a map of it, and why others have none.
+    output: str | int | None,
+) -> tuple[Case, dict[str, str], dict[str, float]]:
+    """Returns what is audited by the methods that have a map of it, and why others have none.
 
     Last come the seconds that the first map of each method took.
     """
     left_out = dict(found.left_out)
     if not found.analyzers:
         raise ValueError(_nothing_left(left_out))
-    named = common.named_analyzers(found.analyzers)
-    samples = common.one_input(named, chosen.x)
-    targets = common.labels(named, samples, chosen.y, batch_size)
     if (chosen.pixels is None) != (preprocess is None):
         missing = "preprocess" if preprocess is None else "pixels"
         raise ValueError(
             f"pixels and preprocess belong together: x = preprocess(pixels). {missing} is missing."
         )
-    first = next(iter(named.values()))
-    shape = common.layout(named, samples)
-    if chosen.pixels is not None and samples.ndim == 4:
-        check_pixels(samples, shape, chosen.pixels, preprocess, batch_size)
+    case = Case(
+        found.analyzers,
+        chosen.x,
+        chosen.y,
+        seed=seed,
+        batch_size=batch_size,
+        pixels=chosen.pixels,
+        preprocess=preprocess,
+    )
+    if chosen.pixels is not None and case.samples.ndim == 4:
+        check_pixels(case.samples, case.layout, chosen.pixels, preprocess, batch_size)
     seconds = {}
-    for name, analyzer in named.items():
+    for name in case.analyzers:
         began = time.perf_counter()
-        if reason := chosen_methods.refusal(analyzer, samples, targets):
+        if reason := chosen_methods.refusal(case, name):
             left_out[name] = reason
         seconds[name] = time.perf_counter() - began
-    analyzers = {name: analyzer for name, analyzer in named.items() if name not in left_out}
-    if not analyzers:
+    names = [name for name in case.analyzers if name not in left_out]
+    if not names:
         raise ValueError(_nothing_left(left_out))
-    case = Case(
-        model,
-        samples,
-        targets,
-        shape,
-        tuple(first.output_shape),
-        output,
-        seed,
-        batch_size,
-        chosen.pixels,
-        preprocess,
-        not first.inputs.nodes[0].floating,
-    )
-    return case, analyzers, left_out, seconds
+    return case.only(names), left_out, seconds
 
 
 def _nothing_left(left_out: Mapping[str, str]) -> str:
@@ -390,65 +389,67 @@ def _nothing_left(left_out: Mapping[str, str]) -> str:
     return f"No method fits the model, so there is nothing to audit. {' '.join(few)}"
 
 
-def _reasons(
-    parts: Sequence[Part], analyzers: Mapping[str, Analyzer], case: Case
-) -> dict[str, dict[str, str]]:
-    """Returns, by part, what is left out and why; "" stands for the whole part."""
+def _reasons(audits: Sequence[type[Audit]], case: Case) -> dict[str, dict[str, str]]:
+    """Returns, by audit, what is left out and why; "" stands for the whole audit."""
     found: dict[str, dict[str, str]] = {}
-    for part in parts:
-        if reason := part.suits(case):
-            found[part.name] = {"": reason}
+    for audit in audits:
+        if reason := audit.suits(case):
+            found[audit.name] = {"": reason}
             continue
-        refused = {name: part.refuses(name, a, case) for name, a in analyzers.items()}
-        found[part.name] = {name: reason for name, reason in refused.items() if reason}
-        if len(found[part.name]) == len(analyzers):
-            found[part.name][""] = "no method fits it"
+        refused = {name: audit.refuses(a, case) for name, a in case.analyzers.items()}
+        found[audit.name] = {name: reason for name, reason in refused.items() if reason}
+        if len(found[audit.name]) == len(case.analyzers):
+            found[audit.name][""] = "no method fits it"
     return found
 
 
-# --- one part ------------------------------------------------------------------------------------
+# --- one audit -----------------------------------------------------------------------------------
 
 
-def _run_part(
-    part: Part,
-    analyzers: Mapping[str, Analyzer],
-    case: Case,
-    settings: Mapping[str, Any],
-    state: Folder,
+def _of_preset(audit: type[Audit], case: Case, settings: Mapping[str, Any]) -> tuple[Audit, Case]:
+    """Returns the audit that settings mean, and the samples that it takes."""
+    options = {key: value for key, value in settings.items() if key != "samples"}
+    if "samples" in settings:
+        case = case.take(case.spread(settings["samples"]))
+    return audit.for_case(case, options), case
+
+
+def _run_audit(
+    audit: type[Audit], case: Case, settings: Mapping[str, Any], state: Folder
 ) -> xr.Dataset | None:
-    """Returns the Dataset of a part; None if it does not fit the case.
+    """Returns the Dataset of an audit; None if it does not fit the case.
 
-    A method that makes the part fail is left out with the reason, and the others go on.
+    A method that makes it fail is left out with the reason, and the others go on.
     """
     while True:
-        known = state.record["reasons"].get(part.name, {})
+        known = state.record["reasons"].get(audit.name, {})
         if "" in known:
             return None
-        suited = {name: a for name, a in analyzers.items() if name not in known}
+        suited = case.only([name for name in case.analyzers if name not in known])
         began = time.perf_counter()
         try:
-            return part.run(suited, case, settings, state.file(part))
+            one, some = _of_preset(audit, suited, settings)
+            return one.run(some, path=state.file(audit))
         except FAILURES as error:
-            found = {} if part.of_model else _culprits(part, suited, case, settings)
-            if not found or len(found) == len(suited):
+            found = {} if audit.of_model else _culprits(audit, suited, settings)
+            if not found or len(found) == len(suited.analyzers):
                 found[""] = why(error)
-            state.leave_out(part, found)
+            state.leave_out(audit, found)
             names = ", ".join(filter(None, found)) or "everything"
-            warnings.warn(f"{part.title}: left out {names}. {why(error)}", stacklevel=3)
+            warnings.warn(f"{audit.title}: left out {names}. {why(error)}", stacklevel=3)
         finally:
-            # Also of a part that is stopped here and continued later.
-            state.took(part, time.perf_counter() - began)
+            # Also of an audit that is stopped here and continued later.
+            state.took(audit, time.perf_counter() - began)
 
 
-def _culprits(
-    part: Part, analyzers: Mapping[str, Analyzer], case: Case, settings: Mapping[str, Any]
-) -> dict[str, str]:
-    """Returns which methods make a part fail, and how: of few samples if that tells it."""
-    for count in (min(FEW, len(case.x)), len(case.x)):
+def _culprits(audit: type[Audit], case: Case, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Returns which methods make an audit fail, and how: of few samples if that tells it."""
+    for count in (min(FEW, case.count), case.count):
         found = {}
-        for name, analyzer in analyzers.items():
+        for name in case.analyzers:
             try:
-                part.run({name: analyzer}, case, {**settings, "samples": count}, None)
+                one, some = _of_preset(audit, case.only([name]), {**settings, "samples": count})
+                one.run(some)
             except FAILURES as error:
                 found[name] = why(error)
         if found:
@@ -456,11 +457,11 @@ def _culprits(
     return {}
 
 
-def _how_to_continue(part: str, place: pathlib.Path | None) -> str:
+def _how_to_continue(name: str, place: pathlib.Path | None) -> str:
     if place is None:
-        return f"stopped in the part {part!r}; without a folder nothing is kept"
+        return f"stopped in {name!r}; without a folder nothing is kept"
     return (
-        f"stopped in the part {part!r}. What is done is in {place / RESULTS}; the same call "
+        f"stopped in {name!r}. What is done is in {place / RESULTS}; the same call "
         f"with the folder {place} continues."
     )
 
@@ -470,7 +471,7 @@ def _how_to_continue(part: str, place: pathlib.Path | None) -> str:
 
 @contextlib.contextmanager
 def _rows_of_progress() -> Any:
-    """One display on stderr: a row for the audit, and below it that of the running part."""
+    """One display on stderr: a row for all audits, and below it that of the running one."""
     with one_display() as progress:
         task = progress.add_task("audit", total=1)
 
@@ -481,40 +482,40 @@ def _rows_of_progress() -> Any:
 
 
 def _plan(
-    parts: Sequence[Part],
-    analyzers: Mapping[str, Analyzer],
+    audits: Sequence[type[Audit]],
     case: Case,
     preset: str,
     state: Folder,
     first_maps: Mapping[str, float],
 ) -> Plan:
     reasons = state.record["reasons"]
-    one_pass = _seconds_per_pass(next(iter(analyzers.values())), case)
+    one_pass = _seconds_per_pass(case)
     least = COMPILING * len(trace(case.model).calls) if has_graph(case.model) else 0.0
     passes, seconds = {}, 0.0
-    for part in parts:
-        known = reasons.get(part.name, {})
+    for audit in audits:
+        known = reasons.get(audit.name, {})
         if "" not in known:
-            suited = {name: a for name, a in analyzers.items() if name not in known}
-            passes[part.name] = float(part.passes(suited, case, part.presets[preset]))
-            path = state.file(part)
+            suited = case.only([name for name in case.analyzers if name not in known])
+            one, some = _of_preset(audit, suited, _preset(audit, preset))
+            passes[audit.name] = float(one.passes(some))
+            path = state.file(audit)
             if path is None or not path.exists():
-                # Each part compiles networks of its own, as the first map of a method did, unless
+                # Each audit compiles networks of its own, as the first map of a method did, unless
                 # the method came compiled.
-                seconds += part.compiled * sum(max(first_maps[name], least) for name in suited)
-                seconds += passes[part.name] * one_pass
-                seconds += float(part.seconds(case, part.presets[preset]))
+                times = [max(first_maps[name], least) for name in suited.analyzers]
+                seconds += audit.compiled * sum(times)
+                seconds += passes[audit.name] * one_pass + float(one.seconds(some))
     record = state.record
     notes = tuple(record["notes"])
-    return Plan(tuple(analyzers), record["left_out"], reasons, notes, passes, seconds)
+    return Plan(tuple(case.analyzers), record["left_out"], reasons, notes, passes, seconds)
 
 
-def _seconds_per_pass(analyzer: Analyzer, case: Case) -> float:
+def _seconds_per_pass(case: Case) -> float:
     """Returns how long one sample takes in a forward pass, measured after a first one."""
-    few = case.x[: case.batch_size]
-    analyzer.outputs(few, batch_size=case.batch_size)
+    few = case.arrays(next(iter(case.analyzers)))[0][: case.batch_size]
+    case.first.outputs(few, batch_size=case.batch_size)
     began = time.perf_counter()
-    analyzer.outputs(few, batch_size=case.batch_size)
+    case.first.outputs(few, batch_size=case.batch_size)
     return (time.perf_counter() - began) / len(few)
 
 

@@ -94,16 +94,18 @@ code { overflow-wrap: anywhere; }
 <header>
 <h1>{{ title }}</h1>
 <p>{{ summary }}</p>
-<nav>{% for part in sections %}<a href="#{{ part.name }}">{{ part.title }}</a>{% endfor %}
+<nav>{% for section in sections %}<a href="#{{ section.name }}">{{ section.title }}</a>{% endfor %}
 <a href="#methods">Methods</a><a href="#settings">Settings</a></nav>
 </header>
 <main>
 <h2 id="verdict">Verdict</h2>
-<p>Three tests decide whether a method can be trusted on this model: its maps must depend on the
-last layer and on the class, and its way back through the model must keep the directions that it
-starts from. A method that fails one of them shows something else than what the model used. Passing
-them is no proof that an explanation is right. The other columns describe. The best are first: by
-tests passed, then by pixel flipping.</p>
+<p>These tests decide whether a method can be trusted on this model:
+{% for check in checks if check.decides %}{{ check.title|lower }}{{ ", " if not loop.last }}
+{%- endfor %}.
+A method that fails one of them shows something else than what the model used. Passing them is no
+proof that an explanation is right. The other columns describe. The best are first: by tests
+passed{% for check in checks if check.breaks_ties %}, then by {{ check.head or check.title }}
+{%- endfor %}.</p>
 <div class="wide">
 <table class="verdict">
 <thead><tr><th>Method</th><th>Verdict</th>
@@ -129,13 +131,14 @@ tests passed, then by pixel flipping.</p>
 {% if left_out %}<details><summary>Not audited: {{ left_out|length }} of the methods</summary>
 <dl>{% for name, reason in left_out.items() %}<dt>{{ name }}</dt><dd>{{ reason }}</dd>
 {% endfor %}</dl></details>{% endif %}
-{% for part in sections %}
-<h2 id="{{ part.name }}">{{ part.title }}</h2>
-<p>{{ part.text }}{% for paper in part.papers %} {{ link(paper) }}{% endfor %}</p>
-{% for note in part.notes[:2] %}<p class="soft">{{ note }}</p>{% endfor %}
-{% if part.notes|length > 2 %}<details><summary>More notes: {{ part.notes|length - 2 }}</summary>
-{% for note in part.notes[2:] %}<p class="soft">{{ note }}</p>{% endfor %}</details>{% endif %}
-{% for example in part.examples %}
+{% for section in sections %}
+<h2 id="{{ section.name }}">{{ section.title }}</h2>
+<p>{{ section.text }}{% for paper in section.papers %} {{ link(paper) }}{% endfor %}</p>
+{% for note in section.notes[:2] %}<p class="soft">{{ note }}</p>{% endfor %}
+{% if section.notes|length > 2 %}<details>
+<summary>More notes: {{ section.notes|length - 2 }}</summary>
+{% for note in section.notes[2:] %}<p class="soft">{{ note }}</p>{% endfor %}</details>{% endif %}
+{% for example in section.examples %}
 <h3>{{ example.title }}</h3>
 <p class="soft">{{ example.text }}</p>
 <div class="maps">{% for picture in example.pictures %}
@@ -143,11 +146,11 @@ tests passed, then by pixel flipping.</p>
 <figcaption>{{ picture.caption }}</figcaption></figure>{% endfor %}
 </div>
 {% endfor %}
-{% for picture in part.pictures %}
+{% for picture in section.pictures %}
 <figure><div class="wide"><img src="{{ picture.source }}" alt="{{ picture.alt }}"></div>
 <figcaption>{{ picture.caption }}</figcaption></figure>
 {% endfor %}
-{% for grid in part.grids %}
+{% for grid in section.grids %}
 <details{% if loop.first %} open{% endif %}><summary>{{ grid.title }}</summary>
 <div class="wide"><table class="grid">
 <thead><tr><th>Method</th>{% for name in grid.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead>
@@ -156,12 +159,12 @@ tests passed, then by pixel flipping.</p>
 <small>{{ map.caption }}</small>{% else %}not finite{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div></details>
 {% endfor %}
-{% if part.reasons %}<details>
-<summary>Not measured: {{ part.reasons|length }} of the methods</summary>
-<dl>{% for name, reason in part.reasons.items() %}<dt>{{ name }}</dt><dd>{{ reason }}</dd>
+{% if section.reasons %}<details>
+<summary>Not measured: {{ section.reasons|length }} of the methods</summary>
+<dl>{% for name, reason in section.reasons.items() %}<dt>{{ name }}</dt><dd>{{ reason }}</dd>
 {% endfor %}</dl></details>{% endif %}
 {% endfor %}
-{% if missing %}<h2 id="missing">Parts that were left out</h2>
+{% if missing %}<h2 id="missing">Audits that were left out</h2>
 <dl>{% for title, reason in missing.items() %}<dt>{{ title }}</dt><dd>{{ reason }}</dd>
 {% endfor %}</dl>{% endif %}
 <h2 id="methods">Methods</h2>
@@ -183,10 +186,10 @@ the model.</p>
 <dl>{% for name, value in settings.items() %}<dt>{{ name }}</dt><dd>{{ value }}</dd>
 {% endfor %}</dl>
 {% if notes %}<ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}
-<details><summary>Settings of each part, and the time it took</summary>
-<div class="wide"><table><thead><tr><th>Part</th><th>Settings</th><th>Seconds</th></tr></thead>
-<tbody>{% for part in timed %}<tr><td>{{ part.name }}</td><td><code>{{ part.settings }}</code></td>
-<td>{{ part.seconds }}</td></tr>{% endfor %}</tbody></table></div></details>
+<details><summary>Settings of each audit, and the time it took</summary>
+<div class="wide"><table><thead><tr><th>Audit</th><th>Settings</th><th>Seconds</th></tr></thead>
+<tbody>{% for one in timed %}<tr><td>{{ one.name }}</td><td><code>{{ one.settings }}</code></td>
+<td>{{ one.seconds }}</td></tr>{% endfor %}</tbody></table></div></details>
 </main>
 </body>
 </html>

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import hashlib
 import json
 import os
 import pathlib
@@ -12,7 +11,7 @@ import shutil
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from rich.progress import (
 
 from tfexplain.checks import integer
 from tfexplain.files import write_atomically
+from tfexplain.runs.settings import differing
 
 Arrays = dict[str, np.ndarray]
 # What reading a truncated or altered block raises.
@@ -100,17 +100,6 @@ def in_blocks(
     return dataset
 
 
-def digest(arrays: Iterable[np.ndarray]) -> str:
-    """Returns a checksum of arrays with their shapes and dtypes."""
-    found = hashlib.sha256()
-    for array in arrays:
-        array = np.asarray(array)
-        found.update(f"{array.dtype}{array.shape}".encode())
-        # As bytes, because buffers know no bfloat16.
-        found.update(np.ascontiguousarray(array).reshape(-1).view("uint8"))
-    return found.hexdigest()
-
-
 class _Store:
     """Blocks of one run on disk."""
 
@@ -134,17 +123,15 @@ class _Store:
     def _check(self, other: str, place: pathlib.Path) -> None:
         if other == self.settings:
             return
-        mine = json.loads(self.settings)
         try:
-            theirs = dict(json.loads(other))
+            names = differing(json.loads(self.settings), json.loads(other))
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"The settings in {place} cannot be read ({error}). Choose another path, or remove "
                 "it."
             ) from error
-        keys = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         raise ValueError(
-            f"{place} holds a run with other settings; they differ in {', '.join(keys)}. Choose "
+            f"{place} holds a run with other settings; they differ in {', '.join(names)}. Choose "
             "another path, or remove it."
         )
 

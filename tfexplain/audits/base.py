@@ -1,0 +1,224 @@
+"""What an audit is: one question about explanations, with all that concerns it, in one class."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tfexplain.audits.drawings import Drawing, Gallery, Grid, Labels
+from tfexplain.audits.judging import Check
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+
+    from tfexplain.analyzers import Analyzer
+    from tfexplain.audits.case import Case
+
+PRESETS = ("quick", "default", "thorough")
+Arrays = dict[str, "np.ndarray"]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A case, and what an audit has made ready for it; audits add fields of their own.
+
+    Attributes:
+        case: What is audited.
+        options: All that the numbers depend on besides model, methods and samples, as JSON-able
+            data; they become attributes of the Dataset.
+        steps: Into how many steps the work on one block falls, for the display of progress.
+        notes: What a reader may not expect.
+        versions: Package -> version, of packages that only this audit uses.
+    """
+
+    case: Case
+    options: Mapping[str, Any]
+    steps: int
+    notes: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Audit(abc.ABC):
+    """One question about explanations: a frozen dataclass whose fields are its options.
+
+    A subclass declares what it asks and where it fits, and defines `measure` and `combine` (or, if
+    samples cannot be taken apart, `compute`). `tfexplain.audits.register` enters it in `AUDITS`:
+    then it takes part in `tfexplain.audit`, the page and the verdict.
+
+    Attributes:
+        name: In files, tables and options.
+        title: As a heading.
+        question: What it asks, in one sentence.
+        caption: What a reader sees on the page.
+        references: Keys of `tfexplain.references.REFERENCES`.
+        presets: Name of a preset -> settings of a report, from which `for_case` makes the audit;
+            `samples` is how many samples it takes.
+        in_report: Whether it takes part in a report.
+        by_samples: Whether samples are measured block by block.
+        of_model: Whether it looks at the model alone, without methods.
+        compiled: How much it compiles for each method, in units of the first map of that method.
+        block_size: Samples that are finished and stored together, unless told otherwise.
+        checks: What it answers in the verdict.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    question: ClassVar[str]
+    caption: ClassVar[str] = ""
+    references: ClassVar[tuple[str, ...]] = ()
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    in_report: ClassVar[bool] = True
+    by_samples: ClassVar[bool] = True
+    of_model: ClassVar[bool] = False
+    compiled: ClassVar[float] = 0.0
+    block_size: ClassVar[int] = 32
+    checks: ClassVar[tuple[Check, ...]] = ()
+
+    # --- where it fits, and what it costs ---
+
+    @classmethod
+    def suits(cls, case: Case) -> str:
+        """Returns why it makes no sense for a model and its data; empty if it does."""
+        return ""
+
+    @classmethod
+    def refuses(cls, analyzer: Analyzer, case: Case) -> str:
+        """Returns why a method has no such number; empty if it has one."""
+        return ""
+
+    @classmethod
+    def for_case(cls, case: Case, settings: Mapping[str, Any]) -> Audit:
+        """Returns the audit as a part of a report.
+
+        Args:
+            case: What is audited, as many samples as the settings say.
+            settings: Of a preset, without `samples`.
+        """
+        return cls(**settings)
+
+    def passes(self, case: Case) -> float:
+        """Returns about how many forward passes of the model it takes; by default a map each."""
+        return case.count * case.passes_per_map()
+
+    def seconds(self, case: Case) -> float:
+        """Returns what it takes besides those passes."""
+        return 0.0
+
+    # --- the work ---
+
+    def prepare(self, case: Case) -> Work:
+        """Checks the options against the case, before heavy work starts.
+
+        Raises:
+            ValueError: If they do not fit.
+        """
+        options = {**dataclasses.asdict(self), **case.options("targets")}
+        return Work(case, options, len(case.analyzers))
+
+    def measure(self, work: Work, block: slice, advance: Callable[[], None]) -> Arrays:
+        """Measures a block of samples.
+
+        Args:
+            work: What `prepare` returned.
+            block: Which samples.
+            advance: Function to call after each of `work.steps` steps.
+
+        Returns:
+            Arrays by name, which are kept until all blocks are done.
+        """
+        raise NotImplementedError
+
+    def combine(self, work: Work, blocks: Sequence[Arrays]) -> xr.Dataset:
+        """Returns the Dataset of all blocks; attributes of its own win over those of the run."""
+        raise NotImplementedError
+
+    def compute(self, case: Case, path: str | os.PathLike | None) -> xr.Dataset:
+        """Returns the Dataset, where samples are not measured block by block."""
+        raise NotImplementedError
+
+    def check(self, case: Case) -> None:
+        """Refuses a case that the audit does not fit.
+
+        Raises:
+            ValueError: With the reason.
+        """
+        if reason := self.suits(case):
+            raise ValueError(f"{reason[0].upper()}{reason[1:].rstrip('.')}.")
+        self.check_methods(case)
+
+    def check_methods(self, case: Case) -> None:
+        """Refuses methods that have no such number.
+
+        Raises:
+            ValueError: With the reason of the first.
+        """
+        for name, analyzer in case.analyzers.items():
+            if reason := self.refuses(analyzer, case):
+                raise ValueError(
+                    f"{name!r} ({analyzer.name}) has no place in {self.name}: "
+                    f"{reason.rstrip('.')}. Leave it out."
+                )
+
+    def run(
+        self, case: Case, *, block_size: int | None = None, path: str | os.PathLike | None = None
+    ) -> xr.Dataset:
+        """Measures a case.
+
+        Args:
+            case: What is audited.
+            block_size: Samples that are finished and stored together; None for `block_size`.
+            path: NetCDF file for the result. A run that was stopped continues with the same numbers
+                (finished blocks are in the folder `<path>.blocks`); a finished file of the same
+                settings is read. None: nothing is written.
+
+        Raises:
+            ValueError: If the audit does not fit, or the path holds another run.
+        """
+        from tfexplain import runs
+
+        self.check(case)
+        if not self.by_samples:
+            return self.compute(case, path)
+        work = self.prepare(case)
+        settings = runs.settings(
+            self.name, case.analyzers, case.inputs, with_data=path is not None, **work.options
+        )
+        settings["versions"] |= work.versions
+
+        def combine(blocks: Sequence[Arrays]) -> xr.Dataset:
+            dataset = self.combine(work, blocks)
+            return dataset.assign_attrs({**runs.attributes(settings, work.notes), **dataset.attrs})
+
+        return runs.in_blocks(
+            lambda block, advance: self.measure(work, block, advance),
+            combine,
+            title=self.name.replace("_", " "),
+            count=case.count,
+            block_size=self.block_size if block_size is None else block_size,
+            steps=work.steps,
+            settings=settings,
+            path=path,
+        )
+
+    # --- what is shown ---
+
+    @classmethod
+    def draw(cls, dataset: xr.Dataset, labels: Labels) -> Iterable[Drawing | Gallery | Grid]:
+        """Returns what a page shows of the Dataset; by default nothing.
+
+        Args:
+            dataset: With the methods in the order in which they are shown.
+            labels: How samples and outputs are called.
+        """
+        return ()
+
+    @classmethod
+    def page_notes(cls, dataset: xr.Dataset) -> list[str]:
+        """Returns what a reader of the page has to know beside the Dataset's own notes."""
+        return []
