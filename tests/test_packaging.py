@@ -2,6 +2,7 @@
 
 import ast
 import email
+import graphlib
 import os
 import pathlib
 import re
@@ -154,6 +155,24 @@ def test_modules_import_only_those_above():
                 continue
             wrong.append(f"{'.'.join(parts)} imports {name}")
     assert not wrong
+
+
+def test_modules_of_analyzers_form_no_circle():
+    """Each can be read, and imported, after those it imports; none imports inside of a function."""
+    folder = PACKAGE / "analyzers"
+    above = {}
+    for path in sorted(folder.glob("*.py")):
+        parts = ["tfexplain", "analyzers"] + ([] if path.stem == "__init__" else [path.stem])
+        names = [name for name in imported(path, parts) if name.startswith("tfexplain.analyzers.")]
+        # What is no module is a name that the package itself has.
+        stems = {name.split(".")[2] for name in names}
+        above[path.stem] = {s if (folder / f"{s}.py").exists() else "__init__" for s in stems}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                inside = {type(inner) for inner in ast.walk(node)}
+                assert not inside & {ast.Import, ast.ImportFrom}, f"{path.stem}.{node.name}"
+    order = list(graphlib.TopologicalSorter(above).static_order())
+    assert order[-1] == "__init__" and order.index("base") < order.index("registry")
 
 
 def test_tfexplain_imports_neither_models_nor_experiments():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
-import hashlib
 import inspect
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import keras
@@ -14,6 +15,7 @@ import tensorflow as tf
 import xarray as xr
 
 from tfexplain import results
+from tfexplain.analyzers import persistence, serving
 from tfexplain.analyzers.arrays import (
     Inputs,
     dataset_batches,
@@ -23,6 +25,7 @@ from tfexplain.analyzers.arrays import (
     slices,
     tensors,
 )
+from tfexplain.analyzers.options import brief, option_config, option_names
 from tfexplain.checks import choice, flag
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError
@@ -32,8 +35,8 @@ from tfexplain.reverse import ReversedNetwork
 
 # A backward pass takes about twice the time of a forward pass.
 BACKWARD = 2
-# Of an array that the attributes of a result hold in full.
-MOST_NUMBERS = 10_000
+# Classes that a name creates again, and that can be saved; `registry` fills it.
+NAMED: set[type] = set()
 
 
 class Place(NamedTuple):
@@ -100,12 +103,32 @@ class Analyzer(abc.ABC):
     reduction: ClassVar[str] = "sum"
     normalization: ClassVar[str] = "percentile"
     _options: dict[str, Any]
+    # What its name sets, which is no option.
+    _preset: Mapping[str, Any] = MappingProxyType({})
 
     def __new__(cls, *args: Any, **options: Any) -> Analyzer:
         """Keeps the options as they were given, for saving and printing."""
         analyzer = super().__new__(cls)
         options.pop("model", None)
         analyzer._options = options
+        return analyzer
+
+    @classmethod
+    def named(
+        cls, name: str, model: keras.Model, preset: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Analyzer:
+        """Creates an analyzer of this class under a name.
+
+        Args:
+            name: The name.
+            model: The model.
+            preset: Options that belong to the name.
+            options: The others. One that the name presets too counts: an instance made from its
+                class may have it.
+        """
+        analyzer = cls.__new__(cls, **options)
+        analyzer.name, analyzer._preset = name, preset
+        analyzer.__init__(model, **{**preset, **options})
         return analyzer
 
     def __init__(
@@ -387,9 +410,17 @@ class Analyzer(abc.ABC):
         Args:
             model: A built model that the options fit, such as a clone with other weights.
         """
-        from tfexplain.analyzers.persistence import create_again
+        return self.named(self.name, model, self._preset, self._options)
 
-        return create_again(type(self), self.name, model, self._options)
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options as given, and the defaults of the others that its name leaves open."""
+        defaults = {
+            key: value
+            for key, value in option_names(type(self)).items()
+            if key not in self._preset and value is not inspect.Parameter.empty
+        }
+        return {**defaults, **self._options}
 
     def propagate(
         self,
@@ -439,12 +470,10 @@ class Analyzer(abc.ABC):
         Raises:
             ValueError: For a function that is not registered with Keras.
         """
-        from tfexplain.analyzers.persistence import all_options, option_config
-
         options = {}
-        for key, value in all_options(self).items():
+        for key, value in self.options.items():
             try:
-                options[key] = option_config(value if strict else _brief(value), key)
+                options[key] = option_config(value if strict else brief(value), key)
             except ValueError:
                 if strict:
                     raise
@@ -456,10 +485,24 @@ class Analyzer(abc.ABC):
 
         Args:
             path: File to write; it appears only when it is complete.
-        """
-        from tfexplain.analyzers.persistence import save
 
-        save(self, path)
+        Raises:
+            ValueError: If an option cannot be written, or the class belongs to no known name.
+        """
+        if type(self) not in NAMED:
+            raise ValueError(
+                f"{type(self).__name__} is none of the analyzers that create_analyzer knows; only "
+                "these can be saved."
+            )
+        persistence.write(path, self.name, self.user_model, self.options)
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """What `explain` reads beside the variables of the model.
+
+        It is made when it is first asked for: not inside of a function that TensorFlow traces.
+        """
+        return []
 
     def export(self, path: Any) -> None:
         """Writes a SavedModel with the signatures `serving_default` and `explain`.
@@ -469,9 +512,22 @@ class Analyzer(abc.ABC):
         Args:
             path: Folder to make.
         """
-        from tfexplain.analyzers.serving import export
-
-        export(self, path)
+        about = {
+            "analyzer": self.name,
+            "config": self.get_config(strict=False),
+            "assignment": self.describe().rows,
+            "versions": results.versions(),
+        }
+        served = serving.Served(
+            model=self.user_model,
+            inputs=self.inputs,
+            explain=self.explain,
+            output_shape=self.output_shape,
+            variables=self.variables,
+            options=self._options,
+            about=json.dumps(about),
+        )
+        serving.export(served, path)
 
     def __repr__(self) -> str:
         """Names method, model and options."""
@@ -504,18 +560,6 @@ def precision(model: keras.Model) -> str:
     return "float64" if "float64" in dtypes else "float32"
 
 
-def _brief(value: Any) -> Any:
-    """Returns an option with large arrays replaced by their shape and checksum."""
-    if isinstance(value, dict):
-        return {key: _brief(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_brief(item) for item in value)
-    if isinstance(value, np.ndarray) and value.size > MOST_NUMBERS:
-        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
-        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}
-    return value
-
-
 def _joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
     sizes = sorted({part.shape[1:] for part in parts})
     if len(sizes) > 1:
@@ -524,16 +568,3 @@ def _joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
             "each size by itself."
         )
     return np.concatenate(parts)
-
-
-def option_names(cls: type) -> dict[str, Any]:
-    """Returns the keyword-only options of an analyzer class with their defaults."""
-    found: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        init = base.__dict__.get("__init__")
-        if init is None or not issubclass(base, Analyzer):
-            continue
-        for parameter in inspect.signature(init).parameters.values():
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                found[parameter.name] = parameter.default
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers.base import Analyzer
+from tfexplain.analyzers.registry import create_analyzer
 from tfexplain.analyzers.reversed import CompiledAnalyzer, ReversedAnalyzer
 from tfexplain.checks import flag, integer
 from tfexplain.composites import (
@@ -213,6 +214,7 @@ class LRPSequentialPreset(BiasedLRP):
     """
 
     name = "lrp.sequential_preset_a"
+    _preset: ClassVar[Mapping[str, Any]] = {"alpha": 1}
 
     def __init__(
         self,
@@ -454,8 +456,6 @@ class ContrastiveLRP(_Contrast, CompiledAnalyzer):
         batch_norm: str | None = None,
         **common: Any,
     ) -> None:
-        from tfexplain.analyzers import create_analyzer
-
         super().__init__(model, **common)
         self.rectify = flag("rectify", rectify)
         passed = {"bias": bias, "input_rule": input_rule, "add": add, "max_pool": max_pool}
@@ -474,6 +474,11 @@ class ContrastiveLRP(_Contrast, CompiledAnalyzer):
         # Built now: Keras layers are not made while a function is traced.
         self._network = self.inner.network()
         self._compile_explain(self._network)
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """Those of the contrasted analyzer."""
+        return self.inner.variables
 
     @property
     def inputs(self):

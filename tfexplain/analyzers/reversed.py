@@ -344,6 +344,11 @@ class ReversedAnalyzer(GraphAnalyzer):
         return self.network().explain(inputs, targets)
 
     @property
+    def variables(self) -> list[tf.Variable]:
+        """The arrays that belong to the rules."""
+        return self.network().variables
+
+    @property
     def model(self) -> keras.Model:
         """The reversed network, a keras.Model of (inputs, output_relevance)."""
         return self.network().model

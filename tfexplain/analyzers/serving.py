@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from tfexplain import results
-from tfexplain.analyzers.base import Analyzer
-from tfexplain.analyzers.reversed import ReversedAnalyzer
+from tfexplain.analyzers.arrays import Inputs
 from tfexplain.canonizers import canonize
 from tfexplain.graph import all_layers, call_model, has_graph, trace
 
@@ -23,7 +22,31 @@ from tfexplain.graph import all_layers, call_model, has_graph, trace
 PARTS = {"saved_model.pb", "variables", "assets", "assets.extra", "fingerprint.pb", "debug"}
 
 
-def export(analyzer: Analyzer, path: Any) -> None:
+@dataclass(frozen=True)
+class Served:
+    """What of an analyzer goes into a SavedModel.
+
+    Attributes:
+        model: The model that is explained.
+        inputs: Its inputs.
+        explain: Function of the inputs and flat targets (batch, num_vectors) that returns
+            [explained tensor, *relevance (batch, num_vectors, *shape)], with TensorFlow alone.
+        output_shape: Shape of the explained tensor, without the batch axis.
+        variables: What `explain` reads beside the variables of the model.
+        options: Of the analyzer, by name.
+        about: What the SavedModel says of itself, as text.
+    """
+
+    model: keras.Model
+    inputs: Inputs
+    explain: Callable[[list[tf.Tensor], tf.Tensor], list[tf.Tensor]]
+    output_shape: tuple[int | None, ...]
+    variables: Sequence[tf.Variable]
+    options: Mapping[str, Any]
+    about: str
+
+
+def export(served: Served, path: Any) -> None:
     """Writes the SavedModel; the folder appears only when it is complete.
 
     Signatures: `serving_default` takes the model's inputs and returns `prediction` (the model's
@@ -33,7 +56,7 @@ def export(analyzer: Analyzer, path: Any) -> None:
     `tf.saved_model.load(path).about()` is JSON text: analyzer, config, assignment, versions.
 
     Args:
-        analyzer: Any analyzer.
+        served: What goes into it.
         path: Folder to make.
 
     Raises:
@@ -50,8 +73,8 @@ def export(analyzer: Analyzer, path: Any) -> None:
                 f"{str(path)!r} exists and holds something else than a SavedModel "
                 f"({', '.join(others[:5])}); choose another folder."
             )
-    _check_channels(analyzer)
-    module, signatures = _module(analyzer)
+    _check_channels(served.model)
+    module, signatures = _module(served)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         temporary = os.path.join(folder, "model")
@@ -67,10 +90,10 @@ def export(analyzer: Analyzer, path: Any) -> None:
             raise
 
 
-def _check_channels(analyzer: Analyzer) -> None:
+def _check_channels(model: keras.Model) -> None:
     first = [
         layer.name
-        for layer in all_layers(analyzer.user_model)
+        for layer in all_layers(model)
         if getattr(layer, "data_format", None) == "channels_first"
     ]
     if first and not tf.config.list_physical_devices("GPU"):
@@ -81,24 +104,19 @@ def _check_channels(analyzer: Analyzer) -> None:
         )
 
 
-def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
-    own = []
-    for part in (analyzer, getattr(analyzer, "inner", None)):
-        if isinstance(part, ReversedAnalyzer):
-            # Keras makes its layers outside of the functions that are traced below.
-            own += part.network().variables
-    model, inputs = analyzer.user_model, analyzer.inputs
+def _module(served: Served) -> tuple[tf.Module, dict[str, Any]]:
+    model, inputs = served.model, served.inputs
     names = [_argument(name) for name in inputs.names]
     if len({*names, "target"}) != len(names) + 1:
         raise ValueError(
             f"Input names must differ as arguments, also from 'target', received {inputs.names}."
         )
     specs = [
-        tf.TensorSpec(node.shape, node.dtype_in(analyzer.dtype), name)
+        tf.TensorSpec(node.shape, node.dtype_in(inputs.dtype), name)
         for node, name in zip(inputs.nodes, names, strict=True)
     ]
     outputs = getattr(model, "output_names", None)
-    predict = _prediction(analyzer, specs)
+    predict = _prediction(model, specs)
 
     def predictions(tensors: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         results = predict(*tensors)
@@ -108,9 +126,9 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
         return {f"prediction_{key}": result for key, result in zip(keys, results, strict=True)}
 
     def relevances(tensors: list[tf.Tensor], targets: tf.Tensor) -> dict[str, tf.Tensor]:
-        explained, *parts = analyzer.explain(tensors, targets)
+        explained, *parts = served.explain(tensors, targets)
         parts = [part[:, 0] for part in parts]
-        if None in analyzer.output_shape:
+        if None in served.output_shape:
             # How many outputs there are is known when the model has run.
             with tf.control_dependencies(_below(targets, tf.reduce_prod(tf.shape(explained)[1:]))):
                 parts = [tf.identity(part) for part in parts]
@@ -121,7 +139,7 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
     def explain(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         *tensors, target = tensors
         # Out of range a target would select nothing: a map of zeros.
-        with tf.control_dependencies(_checks(target, analyzer.output_shape)):
+        with tf.control_dependencies(_checks(target, served.output_shape)):
             target = tf.identity(target)
         return {**predictions(tensors), **relevances(tensors, tf.reshape(target, [-1, 1]))}
 
@@ -131,18 +149,19 @@ def _module(analyzer: Analyzer) -> tuple[tf.Module, dict[str, Any]]:
     target = tf.TensorSpec((None,), "int32", "target")
     module = tf.Module()
     # Everything the functions read has to hang on the module.
-    module.variables_read = [*own, *(variable.value for variable in model.variables)]
+    module.variables_read = [*served.variables, *(variable.value for variable in model.variables)]
     module.explaining = tf.function(explain, input_signature=[*specs, target], autograph=False)
     module.default = tf.function(serve, input_signature=specs, autograph=False)
-    about = _about(analyzer)
-    module.about = tf.function(lambda: tf.constant(about), input_signature=[], autograph=False)
+    module.about = tf.function(
+        lambda: tf.constant(served.about), input_signature=[], autograph=False
+    )
     try:
         signatures = {
             "serving_default": module.default.get_concrete_function(),
             "explain": module.explaining.get_concrete_function(),
         }
     except (NotImplementedError, AttributeError, TypeError) as error:
-        if any(callable(value) for value in tf.nest.flatten(list(analyzer._options.values()))):
+        if any(callable(value) for value in tf.nest.flatten(list(served.options.values()))):
             raise ValueError(
                 "A function among the options does not consist of TensorFlow operations "
                 f"({error}). Write it with tf, or give numbers or arrays."
@@ -175,18 +194,6 @@ def _below(target: tf.Tensor, count: int | tf.Tensor) -> list[tf.Operation]:
     return [tf.debugging.assert_less(target, count, message)]
 
 
-def _about(analyzer: Analyzer) -> str:
-    """Returns what a Dataset of the analyzer says of it, as JSON text."""
-    return json.dumps(
-        {
-            "analyzer": analyzer.name,
-            "config": analyzer.get_config(strict=False),
-            "assignment": analyzer.describe().rows,
-            "versions": results.versions(),
-        }
-    )
-
-
 def runs_anywhere(function: Any) -> bool:
     """Tells whether TensorFlow's plain CPU kernels, without XLA and oneDNN, run a function."""
     graph = function.graph.as_graph_def()
@@ -203,9 +210,8 @@ def runs_anywhere(function: Any) -> bool:
     return True
 
 
-def _prediction(analyzer: Analyzer, specs: list[tf.TensorSpec]) -> Callable[..., list[tf.Tensor]]:
+def _prediction(model: keras.Model, specs: list[tf.TensorSpec]) -> Callable[..., list[tf.Tensor]]:
     """Returns the function from the inputs to the outputs of the model."""
-    model = analyzer.user_model
 
     def call(*tensors: tf.Tensor) -> list[tf.Tensor]:
         return call_model(model, tensors)

@@ -1,0 +1,177 @@
+"""The names of analyzers: class, summary, references and preset of each."""
+
+from __future__ import annotations
+
+from tfexplain.analyzers.deep_lift import (
+    DeepLIFTAblation,
+    DeepLIFTGenomics,
+    DeepLIFTRescale,
+    DeepLIFTRevealCancel,
+)
+from tfexplain.analyzers.grad_cam import GradCAM
+from tfexplain.analyzers.gradients import (
+    Deconvnet,
+    GradientAnalyzer,
+    GuidedBackprop,
+    InputTimesGradient,
+    RectGradAnalyzer,
+)
+from tfexplain.analyzers.patterns import PatternAttribution, PatternNet
+from tfexplain.analyzers.registry import ANALYZERS, Entry, register
+from tfexplain.analyzers.relevance import (
+    LRPZ,
+    BoundedDeepTaylor,
+    ContrastiveExcitationBackprop,
+    ContrastiveLRP,
+    DeepTaylor,
+    ExcitationBackprop,
+    LRPAlphaBeta,
+    LRPComposite,
+    LRPEpsilon,
+    LRPFlat,
+    LRPGamma,
+    LRPSequentialPreset,
+    LRPWSquare,
+    LRPZPlus,
+)
+from tfexplain.analyzers.sampling import IntegratedGradients, SmoothGrad
+from tfexplain.analyzers.shapley import ShapleySampling
+
+__all__ = ["ANALYZERS"]
+
+BACH, MONTAVON, OVERVIEW = "bach2015pixel", "montavon2017explaining", "montavon2019layer"
+PRACTICE, ZHANG, SIXT = "kohlbrenner2020towards", "zhang2018top", "sixt2020when"
+KINDERMANS = "kindermans2018learning"
+CLEVER, SHRIKUMAR = "lapuschkin2019unmasking", "shrikumar2017learning"
+
+ENTRIES = {
+    "gradient": Entry(GradientAnalyzer, "Gradient of the output", ("simonyan2014deep",)),
+    "input_t_gradient": Entry(InputTimesGradient, "Input times gradient", ("shrikumar2016not",)),
+    "integrated_gradients": Entry(
+        IntegratedGradients,
+        "Gradient averaged along the path from a baseline, times the difference",
+        ("sundararajan2017axiomatic",),
+    ),
+    "smoothgrad": Entry(
+        SmoothGrad,
+        "Gradient averaged over noisy copies of the input",
+        ("smilkov2017smoothgrad",),
+    ),
+    "guided_backprop": Entry(
+        GuidedBackprop,
+        "Gradient with negative relevance stopped at rectifiers",
+        ("springenberg2015striving",),
+    ),
+    "deconvnet": Entry(
+        Deconvnet,
+        "Gradient with rectifiers applied to the relevance",
+        ("zeiler2014visualizing",),
+    ),
+    "rect_grad": Entry(
+        RectGradAnalyzer,
+        "Gradient of only the largest products of activation and gradient",
+        ("kim2019saliency",),
+    ),
+    "excitation_bp": Entry(
+        ExcitationBackprop, "Positive contributions only, started with one", (ZHANG,)
+    ),
+    "excitation_bp.contrastive": Entry(
+        ContrastiveExcitationBackprop,
+        "Excitation backpropagation minus that of the negated last layer",
+        (ZHANG, SIXT),
+    ),
+    "deep_taylor": Entry(
+        DeepTaylor, "Positive contributions for inputs >= 0, else squared weights", (MONTAVON,)
+    ),
+    "deep_taylor.bounded": Entry(
+        BoundedDeepTaylor,
+        "Deep Taylor with the box rule at the first layer",
+        (MONTAVON,),
+    ),
+    "lrp.z": Entry(LRPZ, "In proportion to contributions", (BACH,)),
+    "lrp.epsilon": Entry(LRPEpsilon, "In proportion to contributions, damped by epsilon", (BACH,)),
+    "lrp.gamma": Entry(
+        LRPGamma,
+        "Contributions with the sign of the output count more",
+        (OVERVIEW, "andeol2021learning"),
+    ),
+    "lrp.alpha_beta": Entry(LRPAlphaBeta, "Positive and negative contributions apart", (BACH,)),
+    "lrp.alpha_1_beta_0": Entry(
+        LRPAlphaBeta,
+        "Positive contributions only, with bias",
+        (BACH,),
+        {"alpha": 1, "beta": 0},
+    ),
+    "lrp.alpha_2_beta_1": Entry(
+        LRPAlphaBeta,
+        "Twice the positive minus the negative contributions",
+        (BACH,),
+        {"alpha": 2, "beta": 1},
+    ),
+    "lrp.z_plus": Entry(LRPZPlus, "Positive contributions only, without bias", (MONTAVON,)),
+    "lrp.w_square": Entry(LRPWSquare, "In proportion to squared weights", (MONTAVON,)),
+    "lrp.flat": Entry(LRPFlat, "Equal shares: the receptive field", (CLEVER,)),
+    "lrp.sequential_preset_a": Entry(
+        LRPSequentialPreset,
+        "Epsilon for dense layers, alpha 1 beta 0 for convolutions",
+        (PRACTICE,),
+        {"alpha": 1},
+    ),
+    "lrp.sequential_preset_b": Entry(
+        LRPSequentialPreset,
+        "Epsilon for dense layers, alpha 2 beta 1 for convolutions",
+        (PRACTICE,),
+        {"alpha": 2},
+    ),
+    "lrp.sequential_preset_a_flat": Entry(
+        LRPSequentialPreset,
+        "Preset a with the flat rule at the first layer",
+        (PRACTICE, CLEVER),
+        {"alpha": 1, "input_rule": "flat"},
+    ),
+    "lrp.sequential_preset_b_flat": Entry(
+        LRPSequentialPreset,
+        "Preset b with the flat rule at the first layer",
+        (PRACTICE, CLEVER),
+        {"alpha": 2, "input_rule": "flat"},
+    ),
+    "lrp.composite": Entry(LRPComposite, "A rule for each kind of layer", (OVERVIEW, PRACTICE)),
+    "lrp.contrastive": Entry(
+        ContrastiveLRP,
+        "The map of the output minus that of all others",
+        ("gu2018understanding", SIXT),
+    ),
+    "deep_lift.rescale": Entry(
+        DeepLIFTRescale, "Differences from a baseline, with the Rescale rule", (SHRIKUMAR,)
+    ),
+    "deep_lift.reveal_cancel": Entry(
+        DeepLIFTRevealCancel, "Differences, with the RevealCancel rule", (SHRIKUMAR,)
+    ),
+    "deep_lift.genomics": Entry(
+        DeepLIFTGenomics,
+        "Differences: RevealCancel behind dense layers, Rescale elsewhere",
+        (SHRIKUMAR,),
+    ),
+    "deep_lift.ablation": Entry(
+        DeepLIFTAblation,
+        "Differences, without the mixing of signs in linear layers",
+        (SIXT, SHRIKUMAR),
+    ),
+    "pattern.net": Entry(
+        PatternNet, "The signal that an output detects, by fitted patterns", (KINDERMANS,)
+    ),
+    "pattern.attribution": Entry(
+        PatternAttribution, "Fitted patterns times weights", (KINDERMANS,)
+    ),
+    "shapley_sampling": Entry(
+        ShapleySampling,
+        "Losses of the output as features are removed in random orders",
+        ("castro2009polynomial", "strumbelj2010efficient"),
+    ),
+    "grad_cam": Entry(
+        GradCAM,
+        "Channels of the last convolution weighted by their mean gradient",
+        ("selvaraju2017grad",),
+    ),
+}
+register(ENTRIES)

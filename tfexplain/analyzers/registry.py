@@ -1,0 +1,165 @@
+"""Analyzers by name: what a name means, and what is created under it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from tfexplain.analyzers import persistence
+from tfexplain.analyzers.base import NAMED, Analyzer
+from tfexplain.analyzers.options import option_names
+from tfexplain.errors import nearest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name of an analyzer.
+
+    Attributes:
+        cls: The class.
+        summary: One line on what it computes.
+        references: Keys of `tfexplain.references.REFERENCES`.
+        preset: Options that belong to the name.
+    """
+
+    cls: type[Analyzer]
+    summary: str
+    references: tuple[str, ...]
+    preset: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Option name -> default; `inspect.Parameter.empty` for required ones."""
+        names = option_names(self.cls)
+        return {key: value for key, value in names.items() if key not in self.preset}
+
+    @property
+    def fits(self) -> bool:
+        """Whether it has to be fitted to data before it explains."""
+        return self.cls.fits
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Options without a default."""
+        return tuple(k for k, v in self.options.items() if v is inspect.Parameter.empty)
+
+
+# Name -> entry; `tfexplain.analyzers.names` has them.
+ANALYZERS: dict[str, Entry] = {}
+ALIASES = {"lrp": "lrp.composite", "lrp.z_plus_fast": "lrp.z_plus"}
+REMOVED = {
+    "input": "x itself",
+    "random": "numpy.random",
+    "gradient.baseline": "integrated_gradients with a baseline",
+}
+# innvestigate's options that have another name, or another place.
+RENAMED = {
+    "neuron_selection_mode": "analyze(x, target=...)",
+    "postprocess": "numpy.abs or numpy.square of the result",
+    "input_layer_rule": "input_rule",
+    "until_layer_idx": "until",
+    "reference_inputs": "baseline",
+    "augment_by_n": "samples",
+    "pattern_type": "estimator",
+    "reverse_keep_tensors": "propagate(..., layers=...)",
+}
+
+
+def register(entries: Mapping[str, Entry]) -> None:
+    """Adds names, under which analyzers are created, saved and loaded."""
+    ANALYZERS.update(entries)
+    NAMED.update(entry.cls for entry in entries.values())
+
+
+def resolve_name(name: str) -> tuple[Entry, dict[str, Any]]:
+    """Returns the entry of a name, and the options that a suffix of it sets.
+
+    Raises:
+        ValueError: If there is no such analyzer; the message has the nearest names.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"The name of an analyzer is text, received {type(name).__name__}.")
+    base, suffixed = name, {}
+    if base.endswith("_IB"):
+        base, suffixed = base.removesuffix("_IB"), {"bias": "ignore"}
+    if base.endswith("_until_idx"):
+        base = base.removesuffix("_until_idx")
+        if "sequential_preset" not in base:
+            base = name
+    base = ALIASES.get(base, base)
+    known = ANALYZERS.get(base)
+    if known is None or (suffixed and "bias" not in known.options):
+        if name in REMOVED:
+            raise ValueError(f"innvestigate's {name!r} does not exist here; use {REMOVED[name]}.")
+        raise ValueError(
+            f"There is no analyzer {name!r}."
+            + nearest(name, [*ANALYZERS, *ALIASES])
+            + " `tfexplain methods` lists all."
+        )
+    return known, suffixed
+
+
+def create_analyzer(name: str, model: keras.Model, **options: Any) -> Analyzer:
+    """Creates the analyzer of a name.
+
+    Args:
+        name: One of `ANALYZERS`, or an innvestigate name.
+        model: A built Keras model; it is never changed.
+        **options: Options of the analyzer, see its class, and the common ones of `Analyzer`.
+
+    Returns:
+        The analyzer.
+
+    Raises:
+        ValueError: For an unknown name or option, or a wrong value.
+        TypeError: If `model` is no Keras model.
+        UnsupportedModelError: For a model that is not built or has no graph.
+        UnsupportedLayerError: If operations of the model have no rule.
+
+    Example:
+        >>> analyzer = create_analyzer("lrp.alpha_beta", model, alpha=2, beta=1)
+        >>> relevance = analyzer.analyze(x)
+    """
+    entry, suffixed = resolve_name(name)
+    clash = [key for key in options if key in suffixed or key in entry.preset]
+    if clash:
+        raise ValueError(f"{name} sets {', '.join(clash)} itself; leave it out.")
+    known = entry.options
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        renamed = [f"{key} is {RENAMED[key]} here" for key in unknown if key in RENAMED]
+        hint = f" innvestigate's {', '.join(renamed)}." if renamed else None
+        raise ValueError(
+            f"{name} has no option {', '.join(map(repr, unknown))}."
+            + (hint or nearest(unknown[0], list(known)))
+            + f" Options: {', '.join(sorted(known))}."
+        )
+    missing = [key for key in entry.required if key not in options]
+    if name.endswith("_until_idx") and options.get("until") is None:
+        missing.append("until")
+    if missing:
+        raise ValueError(f"{name} needs the option(s) {', '.join(missing)}.")
+    return entry.cls.named(name, model, {**entry.preset, **suffixed}, options)
+
+
+def load_analyzer(path: Any, custom_objects: dict[str, Any] | None = None) -> Analyzer:
+    """Loads an analyzer that `Analyzer.save` wrote.
+
+    Args:
+        path: The file.
+        custom_objects: Name -> class or function that the model or the options need.
+
+    Returns:
+        The analyzer with the same numbers.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no complete analyzer file.
+    """
+    name, model, options = persistence.read(path, custom_objects)
+    entry, suffixed = resolve_name(name)
+    return entry.cls.named(name, model, {**entry.preset, **suffixed}, options)
