@@ -13,7 +13,8 @@ from tests.reference_rules import (
     dense_form,
     relevance_of_batch,
 )
-from tfexplain.operations import LINEAR_LAYERS, Activation
+from tfexplain.layer_types import OPERATIONS
+from tfexplain.operations import Activation
 from tfexplain.rules import (
     AlphaBeta,
     DeconvReLU,
@@ -63,7 +64,7 @@ RULES = {
 @pytest.mark.parametrize("nonnegative", [False, True], ids=["signed", "nonnegative"])
 def test_rule_equals_the_formula_on_the_jacobian(entry, nonnegative):
     _, layer, x = make_model(entry, seed=3, nonnegative_input=nonnegative)
-    operation = LINEAR_LAYERS[type(layer)](layer)
+    operation = OPERATIONS[type(layer)].kind(layer)
     function = runnable(entry, lambda x: layer(x))
     outputs = operation.forward(tf.constant(x))
     np.testing.assert_allclose(outputs, function(tf.constant(x)), rtol=1e-12, atol=1e-12)

@@ -29,8 +29,9 @@ from tests.random_graphs import build, recipes
 from tfexplain import create_analyzer
 from tfexplain.canonizers import canonize
 from tfexplain.graph import trace
-from tfexplain.layer_types import KNOWN_ACTIVATIONS, activation_of
-from tfexplain.operations import LINEAR_LAYERS, Activation, Product, Sum
+from tfexplain.layer_types import OPERATIONS
+from tfexplain.operations import Activation, Product, Sum
+from tfexplain.operations.elementwise import KNOWN_ACTIVATIONS, activation_of
 from tfexplain.rules import WSquare, ZPlus
 
 F64 = {"dtype": "float64"}
@@ -139,7 +140,7 @@ def test_linear_layers_are_never_marked():
     """Their kernels may have any sign."""
     for entry in ENTRIES:
         layer = entry.factory()
-        assert not LINEAR_LAYERS[type(layer)](layer).is_nonnegative((True,)), entry.id
+        assert not OPERATIONS[type(layer)].kind(layer).is_nonnegative((True,)), entry.id
 
 
 # --- traps ---------------------------------------------------------------------------------------

@@ -9,38 +9,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 import keras
-import numpy as np
 from keras import layers
 
 from tfexplain.errors import MaskError, UnsupportedLayerError
 from tfexplain.graph import Call, Graph, Node, check_stateless
-from tfexplain.layer_types import (
-    ACROSS_AXES,
-    IDENTITY,
-    KINDS,
-    OPERATIONS,
-    RESHAPES,
-    TILES,
-    activation_of,
-    listed_class,
-    opaque,
-    replay,
-)
+from tfexplain.layer_types import IDENTITY, entry_of
 from tfexplain.operations import (
     Activation,
     Affine,
-    ConvolutionLinear,
-    EinsumLinear,
     Linear,
-    Opaque,
+    Lookup,
     Operation,
-    Product,
     Rearrangement,
-    Scaling,
+    Replay,
     Slot,
-    Sum,
 )
-from tfexplain.operations.linear import SeparableLinear, TransposedLinear
+from tfexplain.operations.elementwise import activation_of
 
 
 def canonize(graph: Graph, fold_batch_norm: bool = True) -> Graph:
@@ -63,17 +47,16 @@ def settle_inputs(graph: Graph) -> Graph:
     """
     readers = graph.consumers()
 
-    def kinds(node: Node) -> set:
-        return {KINDS.get(listed_class(call.operation, KINDS), Opaque) for call in readers[node]}
+    def is_number(node: Node) -> bool:
+        kinds = [entry_of(call.operation).kind for call in readers[node]]
+        return bool(kinds) and all(kind is IDENTITY or kind.numeric for kind in kinds)
 
     def is_token(node: Node) -> bool:
         return bool(readers[node]) and all(
-            listed_class(call.operation, KINDS) is layers.Embedding
-            or (
-                issubclass(KINDS.get(listed_class(call.operation, KINDS)) or Opaque, Rearrangement)
-                and all(is_token(output) for output in call.outputs)
-            )
+            issubclass(kind, Lookup)
+            or (issubclass(kind, Rearrangement) and all(map(is_token, call.outputs)))
             for call in readers[node]
+            for kind in [entry_of(call.operation).kind or Operation]
         )
 
     settled = {}
@@ -81,7 +64,7 @@ def settle_inputs(graph: Graph) -> Graph:
         dtype = node.dtype
         if node.floating and is_token(node):
             dtype = "int32"
-        elif not node.floating and readers[node] and kinds(node) <= COMPUTING:
+        elif not node.floating and is_number(node):
             dtype = "float32"
         settled[node] = node if dtype == node.dtype else replace(node, dtype=dtype)
 
@@ -96,10 +79,6 @@ def settle_inputs(graph: Graph) -> Graph:
     )
 
 
-# Kinds of operations that take integers as numbers; None stands for identities and casts.
-COMPUTING = {None, Linear, Affine, Scaling, Sum, Product}
-
-
 def to_canonical(graph: Graph) -> Graph:
     """Replaces Keras operations by canonical ones, splits activations off, drops identities."""
     renamed: dict[Node, Node] = {}
@@ -107,17 +86,14 @@ def to_canonical(graph: Graph) -> Graph:
     for call in graph.calls:
         inputs = tuple(renamed.get(node, node) for node in call.inputs)
         call = replace(call, inputs=inputs)
-        cls = listed_class(call.operation, OPERATIONS)
         if getattr(call.operation, "relevance_policy", None) is not None:
             operation = _declared(call)
         else:
-            operation = OPERATIONS[cls](call) if cls else opaque(call)
+            operation = entry_of(call.operation).operation(call)
         if operation is IDENTITY:
             renamed[call.outputs[0]] = inputs[0]
             continue
-        activation = None
-        if isinstance(operation, Linear):
-            activation = getattr(call.operation, "activation", None)
+        activation = operation.activation
         if activation in (None, keras.activations.linear):
             calls.append(replace(call, operation=operation))
             continue
@@ -147,7 +123,8 @@ def _declared(call: Call) -> Operation:
             f'{layer.relevance_policy!r}. It can be "pass", for a layer of one tensor that keeps '
             f"its shape; shapes here: {[node.shape for node in (*call.inputs, *call.outputs)]}."
         )
-    return Activation(type(layer).__name__, replay(call), layer, joint=True, declared=True)
+    function = Replay(layer, call.arguments)
+    return Activation(type(layer).__name__, function, layer, joint=True, declared=True)
 
 
 def drop_output_activation(graph: Graph, output: Node) -> tuple[Graph, Node, Operation | None]:
@@ -208,7 +185,7 @@ def fold_batch_norms(graph: Graph) -> Graph:
             after is not None
             and isinstance(after.operation, Linear)
             and target not in outputs
-            and _pads_nothing(after.operation)
+            and after.operation.folds_norm_before
             and _on_channels(after.operation, norm, source)
         ):
             operation = type(after.operation)(after.operation.source, norm_before=norm)
@@ -229,18 +206,8 @@ def fold_batch_norms(graph: Graph) -> Graph:
 
 def _on_channels(operation: Linear, norm: layers.BatchNormalization, tensor: Node) -> bool:
     """Tells whether the normalised axis is the layer's channel axis."""
-    if isinstance(operation, EinsumLinear):
-        return False
-    axis = norm.axis % len(tensor.shape)
-    return axis == (len(tensor.shape) - 1 if operation.channels_last else 1)
-
-
-def _pads_nothing(operation: Linear) -> bool:
-    if isinstance(operation, SeparableLinear | TransposedLinear | EinsumLinear):
-        return False
-    if isinstance(operation, ConvolutionLinear):
-        return operation.source.padding == "valid" or set(operation.source.kernel_size) == {1}
-    return True
+    rank = len(tensor.shape)
+    return norm.axis % rank == operation.channel_axis(rank)
 
 
 def analyse_signs(graph: Graph) -> Graph:
@@ -274,7 +241,7 @@ def check_replayable(graph: Graph) -> None:
             masks.append(f"{name}: it reads a mask")
         elif any(node.batch not in (None, graph.inputs[0].batch) for node in call.outputs):
             others.append(f"{name}: its result has no batch axis")
-        elif _crosses_samples(call):
+        elif entry_of(source).crosses_samples(call):
             others.append(f"{name}: it works across samples")
     start = "These calls cannot be replayed in a reversed network: "
     if others:
@@ -288,20 +255,3 @@ def check_replayable(graph: Graph) -> None:
             "(mask_zero=False); shapley_sampling takes it as it is, and with a single floating "
             "input the gradient methods do."
         )
-
-
-def _crosses_samples(call: Call) -> bool:
-    """Tells whether an operation mixes or moves samples although the batch axis seems to stay."""
-    operation, rank = call.operation, len(call.inputs[0].shape) if call.inputs else 0
-    if listed_class(operation, TILES):
-        repeats = operation.repeats if isinstance(operation.repeats, tuple | list) else ()
-        return len(repeats) >= rank and repeats[len(repeats) - rank] != 1
-    if listed_class(operation, RESHAPES):
-        sizes = [node.shape[1:] for node in (call.inputs[0], call.outputs[0])]
-        known = not any(None in part for part in sizes)
-        return known and np.prod(sizes[0]) != np.prod(sizes[1])
-    if not listed_class(operation, ACROSS_AXES) or not hasattr(operation, "axis"):
-        return False
-    axes = operation.axis
-    axes = [axes] if axes is None or isinstance(axes, int) else list(axes)
-    return any(axis is None or axis % rank == 0 for axis in axes)

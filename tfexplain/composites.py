@@ -14,22 +14,22 @@ from tfexplain.errors import UnsupportedLayerError
 from tfexplain.graph import Call, Graph, Node
 from tfexplain.operations import (
     Activation,
+    Additive,
     Affine,
     AveragePooling,
-    Concatenation,
+    ConvolutionLinear,
     DenseLinear,
+    Diagonal,
     EinsumLinear,
-    GlobalMaxPooling,
     Linear,
     Lookup,
-    MaxPooling,
+    Movement,
     Operation,
     Product,
-    Rearrangement,
     Scaling,
+    Selection,
     Sum,
 )
-from tfexplain.operations.linear import ConvolutionLinear
 from tfexplain.rules import (
     AlphaBeta,
     AverageOfWindow,
@@ -48,8 +48,9 @@ from tfexplain.rules import (
     rule_from_config,
 )
 
-# Groups of canonical operations, for rows by type.
+# Families of canonical operations, for rows by type. Whoever subclasses one joins its rows.
 ANY = (Operation,)
+ADDITIVE = (Additive,)
 LINEAR = (Linear,)
 CONVOLUTION = (ConvolutionLinear,)
 DENSE = (DenseLinear, EinsumLinear)
@@ -57,10 +58,11 @@ BATCH_NORM = (Affine,)
 ADDITION = (Sum,)
 PRODUCT = (Product,)
 AVERAGE_POOLING = (AveragePooling,)
-MAX_POOLING = (MaxPooling, GlobalMaxPooling)
+MAX_POOLING = (Selection,)
 ACTIVATION = (Activation,)
 SCALING = (Scaling,)
-STRUCTURE = (Rearrangement, Concatenation, Lookup)
+DIAGONAL = (Diagonal,)
+STRUCTURE = (Movement, Lookup)
 
 
 def _operation_types(base: type = Operation) -> dict[str, type]:
@@ -69,9 +71,6 @@ def _operation_types(base: type = Operation) -> dict[str, type]:
     for cls in base.__subclasses__():
         found.update(_operation_types(cls))
     return found
-
-
-_TYPES = _operation_types()
 
 
 @dataclass(frozen=True)
@@ -234,7 +233,7 @@ def _selector_from(config: dict[str, Any]) -> Any:
 
 
 def _type_name(cls: type) -> str:
-    if _TYPES.get(cls.__name__) is cls:
+    if _operation_types().get(cls.__name__) is cls:
         return cls.__name__
     # A class that is not registered has to be in `custom_objects` when it is loaded.
     return "keras:" + keras.saving.get_registered_name(cls)
@@ -242,7 +241,7 @@ def _type_name(cls: type) -> str:
 
 def _type_named(name: str) -> type:
     if not name.startswith("keras:"):
-        return _TYPES[name]
+        return _operation_types()[name]
     name = name.removeprefix("keras:")
     cls = getattr(keras.layers, name, None) or keras.saving.get_registered_object(name)
     if cls is None:
@@ -309,15 +308,9 @@ class _Places:
 
     def _follows(self, call: Call, types: tuple[type, ...]) -> bool:
         before = self.producer.get(call.inputs[0])
-        passed = (Affine, Scaling, Rearrangement, AveragePooling, MaxPooling, GlobalMaxPooling)
-        while before is not None and isinstance(before.operation, passed):
+        while before is not None and before.operation.attached:
             before = self.producer.get(before.inputs[0])
         return before is not None and isinstance(before.operation, types)
-
-
-def is_transparent(operation: Operation) -> bool:
-    """Tells whether the first layer is looked for behind an operation."""
-    return isinstance(operation, Rearrangement | Concatenation | Scaling | Affine)
 
 
 def _first_calls(graph: Graph) -> set[Call]:
@@ -331,7 +324,7 @@ def _first_calls(graph: Graph) -> set[Call]:
         for call in consumers[node]:
             if isinstance(call.operation, Linear):
                 found.add(call)
-            elif is_transparent(call.operation):
+            elif call.operation.transparent:
                 waiting.extend(call.outputs)
     return found
 
@@ -446,7 +439,8 @@ def relevance_rows(
 
     Args:
         dense: Rule of Dense and EinsumDense.
-        convolution: Rule of convolutions, unfolded batch normalisations and additions.
+        convolution: Rule of convolutions and all else that adds contributions up: batch
+            normalisations that were not folded, and additions.
         first: Rule of the first linear call on each path from an input.
         add: "rule": additions follow the rule of convolutions; "proportional": x_i / sum.
         max_pool: "winner" or "average".
@@ -459,9 +453,8 @@ def relevance_rows(
     rows = [(First(), first)] if first is not None else []
     rows += [
         (DENSE, dense),
-        (CONVOLUTION, convolution),
-        (BATCH_NORM, convolution),
         (ADDITION, merging),
+        (ADDITIVE, convolution),
     ]
     return (*rows, *routing_rows(max_pool))
 

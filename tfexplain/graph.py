@@ -15,53 +15,7 @@ import keras
 from keras import tree
 
 from tfexplain.errors import UnsupportedModelError
-from tfexplain.operations import Lookup, Operation, Slot, WholeModel
-
-
-@dataclass(eq=False)
-class Node:
-    """A tensor of the graph, compared by identity.
-
-    Attributes:
-        shape: (None, *sizes), the batch axis always unknown.
-        dtype: Name of the dtype in the user's model.
-        batch: Size of the first axis in the user's model: None, a fixed batch size, or -1 for a
-            tensor without axes.
-    """
-
-    shape: tuple[int | None, ...]
-    dtype: str
-    batch: int | None = None
-
-    @property
-    def floating(self) -> bool:
-        """Whether it holds floating numbers."""
-        return "float" in self.dtype
-
-    def dtype_in(self, precision: str) -> str:
-        """Returns `precision` for floating tensors, the own dtype of others."""
-        return precision if self.floating else self.dtype
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One use of an operation.
-
-    Attributes:
-        name: Unique in the graph: "conv", "conv@1" for the second use, "outer/conv" if nested.
-        operation: A Keras operation after tracing, a canonical `Operation` after canonizing.
-        inputs: The tensors it reads, in the order of its `Slot`s.
-        outputs: The tensors it makes.
-        arguments: (args, kwargs) of the call with a `Slot` for each input.
-        nonnegative: For each input, whether it is >= 0 for certain; known after canonizing.
-    """
-
-    name: str
-    operation: keras.Operation | Operation
-    inputs: tuple[Node, ...]
-    outputs: tuple[Node, ...]
-    arguments: tuple = ((), {})
-    nonnegative: tuple[bool, ...] = ()
+from tfexplain.operations import Call, Lookup, Node, Slot, WholeModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,7 +207,7 @@ def opaque_graph(model: keras.Model) -> Graph:
         # The model computes in its own precision, whatever the analysis asks for.
         return [keras.ops.cast(part, floating[0]) for part in found] if floating else found
 
-    operation = WholeModel(function, type(model).__name__, model)
+    operation = WholeModel(type(model).__name__, function, model)
     names = tuple(f"output_{index}" for index in range(len(outputs)))
     call = Call(model.name, operation, inputs, outputs, nonnegative=(False,) * len(inputs))
     input_names = ("input",) if len(inputs) == 1 else _names_of_inputs(known)

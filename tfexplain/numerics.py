@@ -58,6 +58,19 @@ def negative(tensor: Tensor) -> Tensor:
     return -tf.nn.relu(-tensor)
 
 
+def select(difference: Tensor, above: Tensor, below: Tensor, between: Tensor) -> Tensor:
+    """Returns `above` where a difference is > 0, `below` where it is < 0, else `between`.
+
+    Args:
+        difference: (batch, *shape).
+        above: (batch, num_vectors, *shape), as the others.
+        below: What negative differences get.
+        between: What no difference gets.
+    """
+    sign = expand(difference)
+    return tf.where(sign > 0, above, tf.where(sign < 0, below, between))
+
+
 def repeat(activation: Tensor, vectors: int | Tensor) -> Tensor:
     """Copies each sample once per relevance vector, for operations without a vector axis."""
     if isinstance(vectors, int) and vectors == 1:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfexplain.graph import Call, Graph, Node
 from tfexplain.numerics import Compiled, Tensor
-from tfexplain.operations import Activation, Affine, EinsumLinear, Linear, Operation, Sum
+from tfexplain.operations import Activation, Additive, Affine, Operation
 
 ESTIMATORS = ("relu", "linear")
 OUTPUT_MEANS = ("active", "all")
@@ -59,50 +59,23 @@ class FittedCall:
         self.followers = tuple(followers)
 
     def weights(self, x: Tensor) -> Tensor:
-        """Returns the weights, shaped as the pattern: the kernel, or (summands, 1)."""
-        if isinstance(self.operation, Linear):
-            return self.operation.kernel(x.dtype)
-        return tf.constant(self.operation.coefficients, x.dtype)[:, None]
-
-    def scaled(self, pattern: Tensor, factor: Tensor) -> Tensor:
-        """Returns a pattern times one factor per unit."""
-        if isinstance(self.operation, Linear):
-            return self.operation._output_scaled(pattern, factor)
-        return pattern * factor
+        """Returns the weights, shaped as the pattern, in the precision of x."""
+        return self.operation.weights([x])
 
     def summed(self, pattern: Tensor) -> Tensor:
-        """Returns the sum of a pattern-shaped array for each unit: the transpose of `scaled`."""
-        if isinstance(self.operation, Sum):
-            return tf.reduce_sum(pattern, axis=0)
-        units = tf.ones(self._units(pattern), pattern.dtype)
-        with tf.GradientTape() as tape:
-            tape.watch(units)
-            total = tf.reduce_sum(self.operation._output_scaled(pattern, units))
-        return tape.gradient(total, units)
-
-    def _units(self, pattern: Tensor) -> list[int]:
-        return [self.call.outputs[0].shape[-1 if self.operation.channels_last else 1]]
-
-    def collected(self, inputs: Sequence[Tensor], values: Tensor) -> Tensor:
-        """Returns the sum of x times `values`, (batch, *output_shape), shaped as the pattern."""
-        if isinstance(self.operation, Sum):
-            axes = list(range(len(values.shape) - 1))
-            return tf.stack([tf.reduce_sum(x * values, axis=axes) for x in inputs])
-        kernel = self.operation.kernel(values.dtype)
-        with tf.GradientTape() as tape:
-            tape.watch(kernel)
-            y = self.operation.apply(inputs[0], kernel)
-        return tape.gradient(y, kernel, output_gradients=values)
+        """Returns the sum of a pattern-shaped array for each unit."""
+        units = self.call.outputs[0].shape[self.operation.unit_axis]
+        return self.operation.summed(pattern, units)
 
     def by_unit(self, values: Tensor) -> Tensor:
         """Returns the sum of (batch, *output_shape) for each unit."""
         axes = list(range(len(values.shape)))
-        axes.pop(-1 if isinstance(self.operation, Sum) or self.operation.channels_last else 1)
+        axes.pop(self.operation.unit_axis)
         return tf.reduce_sum(values, axis=axes)
 
     def spread(self, units: Tensor, like: Tensor) -> Tensor:
         """Returns one number per unit, shaped to broadcast against outputs."""
-        if isinstance(self.operation, Sum) or self.operation.channels_last:
+        if self.operation.unit_axis == -1:
             return units
         return tf.reshape(units, [-1] + [1] * (len(like.shape) - 2))
 
@@ -121,10 +94,11 @@ class FittedCall:
         total = tf.cast(tf.size(y), y.dtype) / tf.cast(tf.size(count), y.dtype)
         mean_y = tf.math.divide_no_nan(self.by_unit(active * y), count)
         inverse = tf.math.divide_no_nan(tf.ones_like(count), count)
-        mean_x = self.scaled(self.collected(inputs, active), inverse)
+        scaled, collected = self.operation.scaled, self.operation.collected
+        mean_x = scaled(collected(inputs, active), inverse)
         centred = active * (y - self.spread(mean_y, y))
         # The mean of y is rounded, so that `centred` does not add up to zero exactly.
-        products = self.collected(inputs, centred) - self.scaled(mean_x, self.by_unit(centred))
+        products = collected(inputs, centred) - scaled(mean_x, self.by_unit(centred))
         return Moments(
             count,
             mean_x,
@@ -153,7 +127,7 @@ class FittedCall:
         )
 
     def _scaled(self, pattern: np.ndarray, factor: np.ndarray) -> np.ndarray:
-        return self.scaled(tf.constant(pattern), tf.constant(factor)).numpy()
+        return self.operation.scaled(tf.constant(pattern), tf.constant(factor)).numpy()
 
     def pattern(self, moments: Moments, output_mean: str) -> np.ndarray:
         """Returns c / (w . c); 0 for units that were never active or never changed.
@@ -164,7 +138,8 @@ class FittedCall:
                 is that over all samples, as in the published code.
         """
         counts = tf.constant(np.where(moments.count > 0, moments.count, 1.0))
-        c = self.scaled(tf.constant(moments.products), 1 / counts)
+        operation = self.operation
+        c = operation.scaled(tf.constant(moments.products), 1 / counts)
         # The weights do not depend on x, whose precision they take.
         weights = self.weights(tf.zeros([], tf.float64))
         if output_mean == "all":
@@ -176,7 +151,7 @@ class FittedCall:
         # w . c is the variance of y, or of that size; below this it is rounding of y alone.
         changes = tf.abs(along) > tf.constant(UNCHANGED * np.abs(moments.mean_y)) ** 2
         along = tf.where(changes, along, tf.zeros_like(along))
-        return self.scaled(c, tf.math.divide_no_nan(tf.ones_like(along), along)).numpy()
+        return operation.scaled(c, tf.math.divide_no_nan(tf.ones_like(along), along)).numpy()
 
 
 def fitted_calls(graph: Graph) -> list[FittedCall]:
@@ -188,29 +163,12 @@ def fitted_calls(graph: Graph) -> list[FittedCall]:
     consumers = graph.consumers()
     found = []
     for call in graph.calls:
-        if not isinstance(call.operation, Linear | Sum):
+        if not (isinstance(call.operation, Additive) and call.operation.fitted):
             continue
-        if isinstance(call.operation, EinsumLinear):
-            equation = call.operation.source.equation
-            if not _acts_on_last_axis(equation):
-                raise ValueError(
-                    f"{call.name} (EinsumDense) has the equation {equation!r}; patterns exist for "
-                    "kernels of (inputs, units) on the last axis, as in 'abc,cd->abd'."
-                )
+        if call.operation.without_pattern:
+            raise ValueError(f"{call.name} {call.operation.without_pattern}")
         found.append(FittedCall(call, _followers(call, consumers)))
     return found
-
-
-def _acts_on_last_axis(equation: str) -> bool:
-    """Tells whether an equation is that of a Dense layer: X c, c d -> X d."""
-    left, output = equation.replace(" ", "").split("->")
-    inputs, kernel = left.split(",")
-    return (
-        len(kernel) == 2
-        and kernel[0] != kernel[1]
-        and (inputs[-1], output[-1]) == tuple(kernel)
-        and inputs[:-1] == output[:-1]
-    )
 
 
 def _followers(call: Call, consumers: dict[Node, list[Call]]) -> tuple[Operation, ...]:

@@ -9,12 +9,13 @@ from tfexplain.analyzers.deep_lift import difference_rows
 from tfexplain.analyzers.gradients import Deconvnet, GuidedBackprop, RectGradAnalyzer
 from tfexplain.analyzers.patterns import pattern_rows
 from tfexplain.composites import (
+    ADDITIVE,
     ANY,
     NonNegativeInput,
     relevance_rows,
     routing_rows,
 )
-from tfexplain.layer_types import IDENTITY, KINDS
+from tfexplain.layer_types import IDENTITY, OPERATIONS
 from tfexplain.operations import Opaque, Operation
 from tfexplain.rules import Gradient, Rule, WSquare, ZPlus
 from tfexplain.rules.gradients import RectifierRule
@@ -23,7 +24,7 @@ from tfexplain.rules.gradients import RectifierRule
 class _Method(Rule, abstract=True):
     """Stands for the rule that gives a method its name."""
 
-    handled = relevance_rows(ZPlus(), ZPlus())[0][1].handled
+    handled = ADDITIVE
 
     def __repr__(self) -> str:
         return "the method's rule"
@@ -33,14 +34,13 @@ def _families() -> dict[str, tuple[tuple[Any, Rule], ...]]:
     """Returns the rows of one member of each family."""
     method = _Method()
     rectifiers = " / ".join(cls.name for cls in (GuidedBackprop, Deconvnet, RectGradAnalyzer))
-    additive = ZPlus.handled
     return {
         "gradient family": ((ANY, Gradient()),),
         rectifiers: ((ANY, _AtRectifiers()), (ANY, Gradient())),
         "LRP, excitation BP": relevance_rows(method, method),
         "Deep Taylor": (
-            (NonNegativeInput(additive), ZPlus()),
-            (additive, WSquare()),
+            (NonNegativeInput(ADDITIVE), ZPlus()),
+            (ADDITIVE, WSquare()),
             *routing_rows(),
         ),
         "DeepLIFT": difference_rows(),
@@ -58,11 +58,7 @@ def policy(kind: type[Operation], rows: Iterable[tuple[Any, Rule]]) -> str:
     found = []
     for selector, rule in rows:
         types = selector.types if isinstance(selector, NonNegativeInput) else selector
-        # A row for a part of a kind (dense layers, convolutions) speaks for the kind.
-        concerned = isinstance(types, tuple) and any(
-            issubclass(kind, cls) or (issubclass(cls, kind) and kind is not Operation)
-            for cls in types
-        )
+        concerned = isinstance(types, tuple) and issubclass(kind, types)
         if concerned and issubclass(kind, rule.handled):
             condition = " if x >= 0, else " if isinstance(selector, NonNegativeInput) else ""
             found.append(repr(rule).removesuffix("()") + condition)
@@ -75,9 +71,10 @@ def table() -> list[tuple[str, ...]]:
     """Returns the rows (Keras classes, canonical operation, one policy per family)."""
     families = _families()
     kinds: dict[type[Operation] | None, list[str]] = {}
-    for cls, kind in KINDS.items():
+    for cls, entry in OPERATIONS.items():
         module = "ops." if "ops" in cls.__module__.split(".") else ""
-        kinds.setdefault(kind, []).append(module + cls.__name__)
+        kinds.setdefault(entry.kind, []).append(module + cls.__name__)
+    kinds.pop(Opaque)
     kinds[Opaque] = ["any other layer or operation"]
     rows = [("Keras layers and operations", "treated as", *families)]
     for kind, names in kinds.items():
@@ -104,8 +101,8 @@ def markdown() -> str:
         "",
         "* Fused activations of layers count as activations of their own. "
         "Rectifiers are ReLU with every option, ReLU6, LeakyReLU and PReLU.",
-        "* `Gradient` at a `Rearrangement`, `Concatenation` or `Lookup` sends relevance back the "
-        "way the elements came; a token gets the sum over its vector.",
+        "* `Gradient` at a `Reshaping`, `Rearrangement`, `Concatenation` or `Lookup` sends "
+        "relevance back the way the elements came; a token gets the sum over its vector.",
         "* Batch normalisation is `Affine` only where it cannot be folded into a linear layer.",
         "* A subclass that overrides `call` counts as another layer. A layer of one tensor may "
         'declare `relevance_policy = "pass"`.',

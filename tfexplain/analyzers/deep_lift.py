@@ -15,14 +15,12 @@ from tfexplain.analyzers.reversed import ReversedAnalyzer
 from tfexplain.checks import choice
 from tfexplain.composites import (
     ACTIVATION,
-    ADDITION,
+    ADDITIVE,
     AVERAGE_POOLING,
-    BATCH_NORM,
     DENSE,
-    LINEAR,
+    DIAGONAL,
     MAX_POOLING,
     PRODUCT,
-    SCALING,
     STRUCTURE,
     After,
     Composite,
@@ -59,8 +57,8 @@ def difference_rows(
         pooling: Rule of max pooling.
     """
     return (
-        (LINEAR + ADDITION, linear),
-        (BATCH_NORM + SCALING, AffineDifference()),
+        (DIAGONAL, AffineDifference()),
+        (ADDITIVE, linear),
         *activations,
         (ACTIVATION, Rescale()),
         (ACTIVATION, PassDifference()),

@@ -17,10 +17,8 @@ from tfexplain.analyzers.reversed import ReversedAnalyzer
 from tfexplain.checks import choice
 from tfexplain.composites import (
     ACTIVATION,
-    ADDITION,
+    ADDITIVE,
     AVERAGE_POOLING,
-    BATCH_NORM,
-    LINEAR,
     MAX_POOLING,
     PRODUCT,
     SCALING,
@@ -226,7 +224,7 @@ class PatternAnalyzer(ReversedAnalyzer):
 def pattern_rows(attribution: bool = False) -> tuple[tuple[Any, Rule], ...]:
     """Returns the rows of the pattern methods."""
     others = ACTIVATION + SCALING + STRUCTURE + AVERAGE_POOLING + MAX_POOLING + PRODUCT
-    return ((LINEAR + ADDITION + BATCH_NORM, PatternRule(attribution)), (others, Gradient()))
+    return ((ADDITIVE, PatternRule(attribution)), (others, Gradient()))
 
 
 class PatternNet(PatternAnalyzer):

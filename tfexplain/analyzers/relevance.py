@@ -16,6 +16,7 @@ from tfexplain.analyzers.reversed import CompiledAnalyzer, ReversedAnalyzer
 from tfexplain.checks import flag, integer
 from tfexplain.composites import (
     ADDITION,
+    ADDITIVE,
     AVERAGE_POOLING,
     BATCH_NORM,
     COMPOSITES,
@@ -398,8 +399,7 @@ class DeepTaylor(ReversedAnalyzer):
             # Only activations that are layers of their own gate relevance there.
             rows += [((keras.layers.Activation, keras.layers.ReLU), Gradient())]
         else:
-            additive = LINEAR + BATCH_NORM + ADDITION
-            rows += [(NonNegativeInput(additive), ZPlus()), (additive, WSquare())]
+            rows += [(NonNegativeInput(ADDITIVE), ZPlus()), (ADDITIVE, WSquare())]
         return Composite(self.name, (*rows, *routing_rows(self._max_pool)))
 
 

@@ -1,35 +1,54 @@
 """Canonical operations: the few kinds of steps that rules are written for.
 
-Every Keras layer and operation of a model becomes one of these; `tfexplain.canonizers` says which.
+Every Keras layer and operation of a model becomes one of these; `tfexplain.layer_types` says which.
+`tfexplain.operations.base` says what an operation is, and what each family of rules asks of it.
 """
 
-from tfexplain.operations.base import Opaque, Operation, Replay, Slot, WholeModel
-from tfexplain.operations.elementwise import RECTIFIERS, Activation, Affine, Scaling
+from tfexplain.operations.base import (
+    Additive,
+    Diagonal,
+    Movement,
+    Operation,
+    Selection,
+)
+from tfexplain.operations.calls import Call, Node, Replay, Slot
+from tfexplain.operations.elementwise import (
+    RECTIFIERS,
+    Activation,
+    Affine,
+    Scaling,
+    SumOfTensors,
+)
 from tfexplain.operations.linear import (
-    LINEAR_LAYERS,
     ConvolutionLinear,
     DenseLinear,
     EinsumLinear,
     Linear,
 )
-from tfexplain.operations.merges import Concatenation, Product, Sum
+from tfexplain.operations.merges import Merge, Product, Sum
+from tfexplain.operations.opaque import Opaque, WholeModel
 from tfexplain.operations.pooling import AveragePooling, GlobalMaxPooling, MaxPooling
-from tfexplain.operations.structure import Lookup, Rearrangement, Reshaping
+from tfexplain.operations.structure import Concatenation, Lookup, Rearrangement, Reshaping
 
 __all__ = [
-    "LINEAR_LAYERS",
     "RECTIFIERS",
     "Activation",
+    "Additive",
     "Affine",
     "AveragePooling",
+    "Call",
     "Concatenation",
     "ConvolutionLinear",
     "DenseLinear",
+    "Diagonal",
     "EinsumLinear",
     "GlobalMaxPooling",
     "Linear",
     "Lookup",
     "MaxPooling",
+    "Merge",
+    "Movement",
+    "Node",
     "Opaque",
     "Operation",
     "Product",
@@ -37,7 +56,9 @@ __all__ = [
     "Replay",
     "Reshaping",
     "Scaling",
+    "Selection",
     "Slot",
     "Sum",
+    "SumOfTensors",
     "WholeModel",
 ]

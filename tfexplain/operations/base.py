@@ -1,123 +1,98 @@
-"""The base class of canonical operations, and the one for operations without a rule."""
+"""The base class of canonical operations, and the families by which rules know them.
+
+Whoever adds an operation subclasses the family that fits, defines what that family leaves open, and
+enters one row in `tfexplain.layer_types`: composites select by family, so that every method then
+has a rule for it. What the rules need of an operation:
+
+* all of them: `forward`, `is_nonnegative`, and the traits that `Operation` lists;
+* the gradient and its modifications: `gradient`, which for any `forward` is its vector-Jacobian
+  product;
+* contribution rules of LRP (epsilon, gamma, alpha-beta, z+): `bias`, `weighted_sum`,
+  `pull_weighted` and `pull_contributions` of `Additive`;
+* weight rules (w^2, flat, box): `equal_shares` of `Additive`; of `Linear` its kernel;
+* patterns: `weights` and `pull_weights` of `Additive`, and to fit them `collected`, `scaled` and
+  `unit_axis`;
+* DeepLIFT: `pull_differences` and `magnitude_sum` of `Additive`, `factor` of `Diagonal`, `route` of
+  `Selection`, and the gradient where elements move or are averaged;
+* routing: `route` and `share_as_average` of `Selection`, `in_proportion` of `AveragePooling`,
+  `equal_shares` of `Merge`. Relevance passes an `Activation` and a `Scaling` as it is, and goes
+  back through a `Movement` the way the elements came, which is its gradient.
+
+Tensors of the forward pass have the shape (batch, *shape), relevance (batch, num_vectors, *shape).
+"""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import keras
 import tensorflow as tf
-from keras import tree
-from keras.src.backend.common.variables import AutocastScope
 
-from tfexplain.errors import UnsupportedModelError
-from tfexplain.numerics import DisconnectedError, Tensor, pull_back
+from tfexplain.numerics import Tensor, expand, negative, positive, pull_back, select
+from tfexplain.operations.calls import Call, Replay
 
-
-@dataclass(frozen=True)
-class Slot:
-    """Stands for the tensor number `index` among the arguments of a call."""
-
-    index: int
-
-
-class Replay:
-    """Runs a Keras operation again, at inference, with other tensors in the same arguments.
-
-    It calls `operation.call`, not the operation itself: no node, loss, mask or metric is recorded
-    on the user's layer. Variables are cast to the dtype of the tensors.
-
-    Args:
-        operation: A Keras layer or operation.
-        arguments: The pair (args, kwargs) of the recorded call, with a `Slot` for each tensor.
-    """
-
-    def __init__(self, operation: keras.Operation, arguments: tuple) -> None:
-        self.operation = operation
-        args, kwargs = arguments
-        kwargs = {key: value for key, value in kwargs.items() if key not in ("training", "mask")}
-        if getattr(operation, "_call_has_training_arg", False):
-            kwargs["training"] = False
-        self.arguments = (args, kwargs)
-        self.twin: keras.layers.Layer | None = None
-
-    def prepare(self, dtype: str) -> None:
-        """Makes a twin of a layer that computes in another precision; it reads its variables."""
-        layer = self.operation
-        if not isinstance(layer, keras.layers.Layer) or layer.compute_dtype == dtype:
-            return
-        try:
-            self.twin = type(layer).from_config(_in_precision(layer.get_config(), dtype))
-            self.twin.build_from_config(layer.get_build_config() or {})
-            same = [v.shape for v in self.twin.variables] == [v.shape for v in layer.variables]
-        except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
-            same = False
-        if not same:
-            self.twin = None
-            warnings.warn(
-                f"{layer.name} ({type(layer).__name__}) may compute in {layer.compute_dtype} "
-                f"inside, not in {dtype}: it cannot be rebuilt from its configuration.",
-                stacklevel=2,
-            )
-
-    def __call__(self, *tensors: Tensor) -> Any:
-        """Returns what the operation returns for `tensors`."""
-        args, kwargs = tree.map_structure(
-            lambda leaf: tensors[leaf.index] if isinstance(leaf, Slot) else leaf, self.arguments
-        )
-        floating = [tensor.dtype.name for tensor in tensors if tensor.dtype.is_floating]
-        dtype = floating[0] if floating else None
-        if self.twin is not None:
-            layer = self.operation
-            values = [
-                [_converted(variable, dtype) for variable in variables]
-                for variables in (layer.trainable_variables, layer.non_trainable_variables)
-            ]
-            results, _ = self.twin.stateless_call(*values, *args, **kwargs)
-        else:
-            with AutocastScope(dtype):
-                results = self.operation.call(*args, **kwargs)
-        if dtype is None:
-            return results
-        return tree.map_structure(
-            lambda result: tf.cast(result, dtype) if result.dtype.is_floating else result, results
-        )
-
-
-def _converted(variable: keras.Variable, dtype: str) -> Tensor:
-    """Returns the current value, floating ones in the given precision."""
-    value = tf.convert_to_tensor(variable)
-    return tf.cast(value, dtype) if value.dtype.is_floating else value
-
-
-def _in_precision(config: Any, dtype: str) -> Any:
-    """Replaces every dtype policy in a layer's configuration, also those of layers inside."""
-    if isinstance(config, dict):
-        if config.get("class_name", "").endswith("DTypePolicy"):
-            return dtype
-        return {
-            key: dtype if key == "dtype" and value is not None else _in_precision(value, dtype)
-            for key, value in config.items()
-        }
-    if isinstance(config, list | tuple):
-        return type(config)(_in_precision(item, dtype) for item in config)
-    return config
+# Parts of weights that rules ask for; a pair (a, n) is a W^+ + n W^-.
+ALL, POSITIVE, NEGATIVE, SQUARE, ONES = "all", "positive", "negative", "square", "ones"
+MAGNITUDE = "magnitude"
+Part = str | tuple[float, float]
+PART_OF = {
+    ALL: tf.identity,
+    POSITIVE: positive,
+    NEGATIVE: negative,
+    SQUARE: tf.square,
+    ONES: tf.ones_like,
+    MAGNITUDE: tf.abs,
+}
 
 
 class Operation:
     """One step of a canonical graph: it can run forward and pull relevance back.
 
-    Attributes:
+    Args:
         label: What `describe` prints, for example "Conv2D" or "relu".
+        function: What `forward` runs, for kinds that do not define it.
         source: The Keras operation it comes from, which selectors by type look at; or None.
+
+    Attributes:
         layers: Keras layers whose variables it reads. They belong to the user and are only read.
+        activation: Function that the Keras layer applies to the result; it becomes a call of its
+            own.
+        transparent: Elements only move or are scaled: the first layer is looked for behind it.
+        attached: It belongs to the layer in front of it, which is looked for through it.
+        numeric: Integers that it reads are numbers, no indices.
+        linear: The sum of two inputs gives the sum of their outputs.
+        rectifies: It is 0 for every x <= 0.
     """
 
-    label: str = ""
-    source: keras.Operation | None = None
     layers: tuple[keras.layers.Layer, ...] = ()
+    activation: Callable | None = None
+    transparent: ClassVar[bool] = False
+    attached: ClassVar[bool] = False
+    numeric: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
+    rectifies: bool = False
+
+    def __init__(
+        self,
+        label: str,
+        function: Callable[..., Tensor | Sequence[Tensor]] | None = None,
+        source: keras.Operation | None = None,
+    ) -> None:
+        self.label = label
+        self.source = source
+        if function is not None:
+            self.forward = function
+
+    @classmethod
+    def from_call(cls, call: Call) -> Operation | None:
+        """Returns the operation of a traced call; by default one that replays it.
+
+        Another kind than `cls` is possible, `Opaque` where the call does what `cls` does not cover,
+        and None for an identity.
+        """
+        operation = call.operation
+        return cls(type(operation).__name__, Replay(operation, call.arguments), operation)
 
     def forward(self, *inputs: Tensor) -> Tensor | Sequence[Tensor]:
         """Returns the output tensor or tensors for inputs of shape (batch, *shape)."""
@@ -125,9 +100,8 @@ class Operation:
 
     def prepare(self, dtype: str) -> None:
         """Makes ready for a precision, before anything is traced."""
-        replay = getattr(self, "forward", None)
-        if isinstance(replay, Replay):
-            replay.prepare(dtype)
+        if isinstance(self.forward, Replay):
+            self.forward.prepare(dtype)
 
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """Tells whether outputs are >= 0 for certain, given which inputs are."""
@@ -144,32 +118,213 @@ class Operation:
         return f"<{type(self).__name__} {self.label}>"
 
 
-class Opaque(Operation):
-    """An operation of which only the gradient is known."""
+class Additive(Operation):
+    """z_j = sum_i c_ij + b_j, a sum of contributions c_ij = x_i w_ij and a bias.
 
-    def __init__(self, function: Callable, label: str, source: keras.Operation | None) -> None:
-        self.forward = function
-        self.label = label
-        self.source = source
-        self.layers = (source,) if isinstance(source, keras.layers.Layer) else ()
+    An input tensor and its contributions have the same elements i. A subclass says how they are
+    summed; c^+ and c^- are the positive and the negative contributions.
 
+    Attributes:
+        fitted: Its pattern is fitted to data; else each output has one input, and the pattern is
+            1 / w.
+    """
 
-class WholeModel(Opaque):
-    """A whole model as one operation, for models without a graph of layers."""
+    numeric = True
+    fitted: ClassVar[bool] = True
+
+    def bias(self, inputs: Sequence[Tensor]) -> Tensor | None:
+        """Returns b, shaped to broadcast against the output (batch, *shape); None for zero."""
+        raise NotImplementedError
+
+    def weights(self, inputs: Sequence[Tensor], part: Part = ALL) -> Tensor:
+        """Returns a part of the weights w, in the shape that `pull_weights` takes."""
+        raise NotImplementedError
+
+    def pull_weights(
+        self, inputs: Sequence[Tensor], relevance: Tensor, weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Returns sum_j v_ij R_j for each input element i.
+
+        Args:
+            inputs: Tensors (batch, *shape).
+            relevance: R, (batch, num_vectors, *output_shape).
+            weights: v, shaped as `weights`, or to broadcast to that.
+        """
+        raise NotImplementedError
+
+    def weighted_sum(
+        self, inputs: Sequence[Tensor], nonnegative: Sequence[bool], above: float, below: float
+    ) -> Tensor:
+        """Returns sum_i above c_ij^+ + below c_ij^- for each output j, without the bias.
+
+        Args:
+            inputs: Tensors (batch, *shape).
+            nonnegative: Whether each is >= 0 for certain.
+            above: Factor of positive contributions.
+            below: Factor of negative ones.
+        """
+        raise NotImplementedError
+
+    def magnitude_sum(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Returns sum_i |c_ij| for each output j."""
+        raise NotImplementedError
+
+    def pull_weighted(
+        self,
+        inputs: Sequence[Tensor],
+        nonnegative: Sequence[bool],
+        share: Tensor,
+        above: float,
+        below: float,
+    ) -> tuple[Tensor, ...]:
+        """Returns sum_j (above c_ij^+ + below c_ij^-) share_j for each input element i.
+
+        Args:
+            inputs: Tensors (batch, *shape).
+            nonnegative: Whether each is >= 0 for certain.
+            share: (batch, num_vectors, *output_shape).
+            above: Factor of positive contributions.
+            below: Factor of negative ones.
+        """
+        raise NotImplementedError
+
+    def pull_contributions(
+        self,
+        inputs: Sequence[Tensor],
+        nonnegative: Sequence[bool],
+        to_positive: Tensor | None,
+        to_negative: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Returns sum_j c_ij^+ to_positive_j + c_ij^- to_negative_j for each input element i.
+
+        Args:
+            inputs: Tensors (batch, *shape).
+            nonnegative: Whether each is >= 0 for certain.
+            to_positive: What positive contributions are multiplied with, (batch, num_vectors,
+                *output_shape), or None for zero.
+            to_negative: The same for negative ones. The same object for both is cheaper.
+        """
+        raise NotImplementedError
+
+    def equal_shares(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Shares the relevance of each output equally among the elements that it sums."""
+        raise NotImplementedError
+
+    def pull_differences(
+        self,
+        inputs: Sequence[Tensor],
+        differences: Sequence[Tensor],
+        above: Tensor,
+        below: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Returns the multipliers of the linear rule of DeepLIFT.
+
+        W^+T m^+ + W^-T m^- where D > 0, W^-T m^+ + W^+T m^- where D < 0, half of both where D = 0.
+
+        Args:
+            inputs: Tensors (batch, *shape).
+            differences: D, by how much each differs from the baseline.
+            above: m^+, multipliers of positive differences, (batch, num_vectors, *output_shape).
+            below: m^-, those of negative ones.
+        """
+        # With W+ = (W + |W|) / 2 and W- = (W - |W|) / 2 two passes make all four products.
+        whole = self.pull_weights(inputs, (above + below) / 2, self.weights(inputs))
+        apart = self.pull_weights(inputs, (above - below) / 2, self.weights(inputs, MAGNITUDE))
+        return tuple(
+            select(d, w + a, w - a, w) for d, w, a in zip(differences, whole, apart, strict=True)
+        )
 
     def gradient(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        """Returns the vector-Jacobian product.
+        """Sends the relevance back through the weights."""
+        return self.pull_weights(inputs, relevances[0], self.weights(inputs))
 
-        Raises:
-            UnsupportedModelError: If the model does not depend on its input in a way that has a
-                gradient.
-        """
-        try:
-            return pull_back(self.forward, inputs, relevances, connected=True)
-        except DisconnectedError:
-            raise UnsupportedModelError(
-                f"The outputs of {self.label} have no gradient with respect to its input, which it "
-                "reads as tokens or rounds. Explain the part behind the embedding."
-            ) from None
+    # Patterns, which are shaped as the weights. A unit is an entry of one axis of the output.
+
+    @property
+    def unit_axis(self) -> int:
+        """The axis of the output that counts the units."""
+        return -1
+
+    @property
+    def without_pattern(self) -> str:
+        """Why no pattern can be fitted, for messages; empty if one can."""
+        return ""
+
+    def scaled(self, pattern: Tensor, factor: Tensor) -> Tensor:
+        """Returns a pattern times one factor per unit."""
+        return pattern * factor
+
+    def summed(self, pattern: Tensor, units: int) -> Tensor:
+        """Returns the sum of a pattern for each unit, (units,): the transpose of `scaled`."""
+        ones = tf.ones([units], pattern.dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(ones)
+            total = tf.reduce_sum(self.scaled(pattern, ones))
+        return tape.gradient(total, ones)
+
+    def collected(self, inputs: Sequence[Tensor], values: Tensor) -> Tensor:
+        """Returns the sum of x times `values`, (batch, *output_shape), shaped as the pattern."""
+        raise NotImplementedError
+
+
+class Diagonal(Operation):
+    """y_i = d_i x_i + s_i, with one factor and one shift for each element."""
+
+    transparent = True
+    attached = True
+    numeric = True
+
+    def factor(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Returns the factor d, shaped to broadcast against the input (batch, *shape)."""
+        raise NotImplementedError
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Multiplies by the factor."""
+        return (relevances[0] * expand(self.factor(inputs)),)
+
+
+class Selection(Operation):
+    """Each output is the largest of several elements; the first winner gets everything.
+
+    Attributes:
+        largest: The largest element wins; else the smallest does.
+    """
+
+    largest: ClassVar[bool] = True
+
+    def route(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Gives the relevance of each output to the first element that equals it."""
+        raise NotImplementedError
+
+    def average(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+        """Returns the average of the elements from which each output is chosen."""
+        raise NotImplementedError
+
+    def share_as_average(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Shares the relevance in proportion to the elements, as if they were averaged."""
+        raise NotImplementedError
+
+
+class Movement(Operation):
+    """Moves, copies, drops or joins elements, or pads with zeros: its weights are 0 and 1.
+
+    Relevance goes back the way the elements came: its gradient is the rule of every method. What
+    lies on padded zeros or was never read is lost or zero, which the ledger shows.
+    """
+
+    transparent = True
+    linear = True
+
+    def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
+        """Zeros and copies of elements >= 0 are >= 0."""
+        return all(inputs)

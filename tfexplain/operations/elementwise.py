@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
+from keras import layers
 
-from tfexplain.numerics import Tensor, expand, negative, positive, sum_to_shape
-from tfexplain.operations.base import Operation
+from tfexplain.numerics import Tensor, expand, negative, positive, select, sum_to_shape
+from tfexplain.operations.base import ALL, PART_OF, Additive, Diagonal, Operation, Part
+from tfexplain.operations.calls import Call, Replay, Slot
+from tfexplain.operations.opaque import Opaque
 
 # Rectifiers pass a positive signal and hold back a negative one: what guided backpropagation,
 # deconvnet and RectGrad change.
@@ -31,6 +36,19 @@ NONNEGATIVE = (
 )
 # Outputs of these depend on several inputs.
 JOINT = ("softmax", "log_softmax", "sparsemax")
+KNOWN_ACTIVATIONS = (
+    "relu relu6 leaky_relu prelu elu selu celu gelu silu hard_silu mish sigmoid hard_sigmoid "
+    "log_sigmoid sparse_sigmoid softplus sparse_plus softsign softmax log_softmax sparsemax tanh "
+    "hard_tanh tanh_shrink soft_shrink hard_shrink squareplus exponential threshold square "
+    "absolute"
+).split()
+ALIASES = {
+    "re_lu": "relu",
+    "leaky_re_lu": "leaky_relu",
+    "p_re_lu": "prelu",
+    "swish": "silu",
+    "hard_swish": "hard_silu",
+}
 
 
 class Activation(Operation):
@@ -56,14 +74,19 @@ class Activation(Operation):
         keeps_sign: bool | None = None,
         declared: bool = False,
     ) -> None:
-        self.name = self.label = name
-        self.forward = function
-        self.source = source
-        self.layers = (source,) if isinstance(source, keras.layers.Layer) else ()
+        super().__init__(name, function, source)
+        self.name = name
+        self.layers = (source,) if isinstance(source, layers.Layer) else ()
         self.joint = name in JOINT if joint is None else joint
         self.declared = declared
         self.nonnegative = name in NONNEGATIVE if nonnegative is None else nonnegative
         self.keeps_sign = name in KEEPING_SIGN if keeps_sign is None else keeps_sign
+
+    @classmethod
+    def from_call(cls, call: Call) -> Operation:
+        """Looks the function up by the name of the layer or operation."""
+        operation = call.operation
+        return activation_of(operation, operation, Replay(operation, call.arguments))
 
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """ReLU, sigmoid, softmax and the like are >= 0; relu-like ones keep x >= 0."""
@@ -71,7 +94,7 @@ class Activation(Operation):
 
     @property
     def rectifies(self) -> bool:
-        """Whether it is 0 for every x <= 0."""
+        """Whether it is a ReLU, with or without an upper end."""
         return self.name in ("relu", "relu6") and self.nonnegative and not self.declared
 
     def derivative(self, x: Tensor) -> Tensor:
@@ -90,7 +113,7 @@ class Activation(Operation):
         return (relevances[0] * expand(self.derivative(inputs[0])),)
 
 
-class Scaling(Operation):
+class Scaling(Diagonal):
     """Constants added to or multiplied with single elements: Rescaling, Normalization, `x / 255`.
 
     Args:
@@ -107,11 +130,19 @@ class Scaling(Operation):
         source: keras.Operation,
         keeps_sign: bool = False,
     ) -> None:
-        self.label = label
-        self.forward = function
-        self.source = source
-        self.layers = (source,) if isinstance(source, keras.layers.Layer) else ()
+        super().__init__(label, function, source)
+        self.layers = (source,) if isinstance(source, layers.Layer) else ()
         self.keeps_sign = keeps_sign
+
+    @classmethod
+    def from_call(cls, call: Call) -> Operation:
+        """Takes an operation of one tensor and perhaps a constant, element by element."""
+        same = len(call.inputs) == 1 and call.inputs[0].shape == call.outputs[0].shape
+        constant_first = not isinstance(call.data[0], Slot)
+        division = type(call.operation).__name__ in ("Divide", "TrueDivide")
+        if not same or (division and constant_first):
+            return Opaque.from_call(call)
+        return super().from_call(call)
 
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """Holds for a positive factor without offset."""
@@ -124,21 +155,114 @@ class Scaling(Operation):
             y = self.forward(inputs[0])
         return tape.gradient(y, inputs[0])
 
+
+class SumOfTensors(Additive):
+    """z = sum_m f_m x_m + b, element by element: one contribution of each input tensor."""
+
+    def factors(self, inputs: Sequence[Tensor]) -> Sequence[Tensor | float]:
+        """Returns f, for each input one number or tensor that broadcasts against it."""
+        raise NotImplementedError
+
+    def contributions(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Returns f_m x_m for each input x_m."""
+        return [_times(f, x) for f, x in zip(self.factors(inputs), inputs, strict=True)]
+
+    def weighted_sum(
+        self, inputs: Sequence[Tensor], nonnegative: Sequence[bool], above: float, below: float
+    ) -> Tensor:
+        """Returns sum_m above c_m^+ + below c_m^-."""
+        return sum(weighted(c, above, below) for c in self.contributions(inputs))
+
+    def magnitude_sum(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Returns sum_m |c_m|."""
+        return sum(tf.abs(c) for c in self.contributions(inputs))
+
+    def pull_weighted(
+        self,
+        inputs: Sequence[Tensor],
+        nonnegative: Sequence[bool],
+        share: Tensor,
+        above: float,
+        below: float,
+    ) -> tuple[Tensor, ...]:
+        """Returns (above c_m^+ + below c_m^-) share for each input."""
+        return tuple(
+            sum_to_shape(expand(weighted(c, above, below)) * share, c.shape.as_list())
+            for c in self.contributions(inputs)
+        )
+
+    def pull_contributions(
+        self,
+        inputs: Sequence[Tensor],
+        nonnegative: Sequence[bool],
+        to_positive: Tensor | None,
+        to_negative: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Returns c_m^+ to_positive + c_m^- to_negative for each input."""
+        return tuple(combine(c, to_positive, to_negative) for c in self.contributions(inputs))
+
+    def weights(self, inputs: Sequence[Tensor], part: Part = ALL) -> Tensor:
+        """Returns the factors, stacked; each broadcasts against the last axes of relevance."""
+        factors = [tf.convert_to_tensor(f, inputs[0].dtype) for f in self.factors(inputs)]
+        return PART_OF[part](tf.stack([f if f.shape.rank else f[None] for f in factors]))
+
+    def pull_weights(
+        self, inputs: Sequence[Tensor], relevance: Tensor, weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Returns v_m R for each input."""
+        return tuple(
+            sum_to_shape(weights[place] * relevance, x.shape.as_list())
+            for place, x in enumerate(inputs)
+        )
+
+    def pull_differences(
+        self,
+        inputs: Sequence[Tensor],
+        differences: Sequence[Tensor],
+        above: Tensor,
+        below: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Returns f_m m^+ where f_m D_m > 0 and f_m m^- where it is < 0."""
+        mean = (above + below) / 2
+        return tuple(
+            sum_to_shape(f * select(f * d, above, below, mean), x.shape.as_list())
+            for f, d, x in zip(self.factors(inputs), differences, inputs, strict=True)
+        )
+
     def gradient(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Multiplies by the factors."""
-        return (relevances[0] * expand(self.factor(inputs)),)
+        return tuple(
+            sum_to_shape(_times(f, relevances[0]), x.shape.as_list())
+            for f, x in zip(self.factors(inputs), inputs, strict=True)
+        )
+
+    def summed(self, pattern: Tensor, units: int) -> Tensor:
+        """Returns the sum over the inputs."""
+        return tf.reduce_sum(pattern, axis=0)
+
+    def collected(self, inputs: Sequence[Tensor], values: Tensor) -> Tensor:
+        """Returns the sum of each input times `values` over samples and positions."""
+        axes = list(range(len(values.shape) - 1))
+        return tf.stack([tf.reduce_sum(x * values, axis=axes) for x in inputs])
 
 
-class Affine(Operation):
+class Affine(SumOfTensors, Diagonal):
     """Batch normalisation at inference, y = x * scale + shift, where it could not be folded."""
 
+    fitted = False
+
     def __init__(self, layer: keras.layers.BatchNormalization) -> None:
-        self.label = "BatchNormalization"
-        self.source = layer
+        super().__init__("BatchNormalization", source=layer)
         self.layers = (layer,)
         self.axis = layer.axis
+
+    @classmethod
+    def from_call(cls, call: Call) -> Operation:
+        """Takes a layer that normalises one axis."""
+        one = isinstance(call.operation.axis, int)
+        return cls(call.operation) if one else Opaque.from_call(call)
 
     def scale_and_shift(self, rank: int, dtype: tf.DType) -> tuple[Tensor, Tensor]:
         """Returns both, shaped to broadcast against a tensor of `rank` axes."""
@@ -156,51 +280,19 @@ class Affine(Operation):
         """Returns the scale."""
         return self.scale_and_shift(len(inputs[0].shape), inputs[0].dtype)[0]
 
+    def factors(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Returns the scale, the factor of the only input."""
+        return (self.factor(inputs),)
+
     def bias(self, inputs: Sequence[Tensor]) -> Tensor:
         """Returns the shift."""
         return self.scale_and_shift(len(inputs[0].shape), inputs[0].dtype)[1]
-
-    def _contribution(self, inputs: Sequence[Tensor]) -> Tensor:
-        return inputs[0] * self.factor(inputs)
-
-    def weighted_sum(
-        self, inputs: Sequence[Tensor], nonnegative: Sequence[bool], above: float, below: float
-    ) -> Tensor:
-        """Returns above c^+ + below c^- of the only contribution c = x * scale."""
-        return weighted(self._contribution(inputs), above, below)
-
-    def pull_weighted(
-        self,
-        inputs: Sequence[Tensor],
-        nonnegative: Sequence[bool],
-        share: Tensor,
-        above: float,
-        below: float,
-    ) -> tuple[Tensor, ...]:
-        """Returns (above c^+ + below c^-) share."""
-        return (expand(weighted(self._contribution(inputs), above, below)) * share,)
-
-    def pull_contributions(
-        self,
-        inputs: Sequence[Tensor],
-        nonnegative: Sequence[bool],
-        to_positive: Tensor | None,
-        to_negative: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        """Returns c^+ to_positive + c^- to_negative per input element."""
-        return (combine(self._contribution(inputs), to_positive, to_negative),)
 
     def equal_shares(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """Every output has one input, which gets everything."""
         return (relevance,)
-
-    def gradient(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
-        """Multiplies by the scale."""
-        return (relevances[0] * expand(self.factor(inputs)),)
 
 
 def batch_norm_affine(layer: keras.layers.BatchNormalization, dtype) -> tuple[Tensor, Tensor]:
@@ -243,3 +335,93 @@ def combine(contribution: Tensor, to_positive: Tensor | None, to_negative: Tenso
         if to_negative is not None:
             total = total + expand(negative(contribution)) * to_negative
     return sum_to_shape(total, contribution.shape.as_list())
+
+
+def _times(factor: Tensor | float, tensor: Tensor) -> Tensor:
+    return tensor if isinstance(factor, float) and factor == 1 else factor * tensor
+
+
+def named_activation(call: Call) -> Operation | None:
+    """The layer `Activation`, by its function."""
+    function = call.operation.activation
+    is_identity = function is keras.activations.linear
+    return None if is_identity else activation_of(function, call.operation)
+
+
+def activation_of(
+    parameters: object, source: keras.Operation | None, function: Callable | None = None
+) -> Operation:
+    """Returns the activation, or an opaque operation for a function that is not known.
+
+    Args:
+        parameters: The function, layer or operation that has the name and the parameters.
+        source: The Keras operation of the call, None for a fused activation.
+        function: What computes it, if not `parameters`.
+    """
+    if function is None:
+        layer = isinstance(parameters, layers.Layer)
+        function = Replay(parameters, ((Slot(0),), {})) if layer else parameters
+    name = getattr(parameters, "__name__", type(parameters).__name__)
+    name = ALIASES.get(_snake_case(name), _snake_case(name))
+    if name not in KNOWN_ACTIVATIONS or not _is_theirs(parameters):
+        operation = Opaque(name, function, source)
+        if isinstance(parameters, layers.Layer):
+            operation.layers = (parameters,)
+        return operation
+    nonnegative = keeps_sign = None
+    if name == "relu":
+        slope = getattr(parameters, "negative_slope", 0)
+        threshold = getattr(parameters, "threshold", 0)
+        nonnegative = not slope and threshold >= 0
+        # Below the threshold, the slope starts at zero and leads down.
+        keeps_sign = not (slope and threshold)
+    activation = Activation(name, function, source, nonnegative, keeps_sign=keeps_sign)
+    if isinstance(parameters, layers.Layer):
+        activation.layers = (parameters,)
+    return activation
+
+
+def _is_theirs(function: object) -> bool:
+    """Tells whether a function, layer or operation is that of Keras or TensorFlow.
+
+    A user's own of the same name may compute something else.
+    """
+    named = function if hasattr(function, "__name__") else type(function)
+    return str(named.__module__).split(".")[0] in ("keras", "tensorflow")
+
+
+def rescaling(call: Call) -> Operation:
+    """Rescaling, in the precision of the analysis."""
+    layer = call.operation
+
+    def function(x: Tensor) -> Tensor:
+        # The layer computes in its own dtype; the analysis may ask for another one.
+        scale, offset = (tf.constant(value, x.dtype) for value in (layer.scale, layer.offset))
+        return x * scale + offset
+
+    parts = [np.asarray(value) for value in (layer.scale, layer.offset)]
+    if parts[0].ndim and keras.config.image_data_format() == "channels_first":
+        # Keras gives the scale other axes then.
+        return Opaque.from_call(call)
+    return Scaling("Rescaling", function, layer, bool(all(np.all(part >= 0) for part in parts)))
+
+
+def normalization(call: Call) -> Operation:
+    """Normalization, by what its last `adapt` found."""
+    layer = call.operation
+
+    def function(x: Tensor) -> Tensor:
+        mean, variance = layer.mean, layer.variance
+        if layer.input_mean is None:
+            # The variables behind `mean`, which `adapt` may set again.
+            mean = tf.reshape(layer.adapt_mean, mean.shape)
+            variance = tf.reshape(layer.adapt_variance, variance.shape)
+        mean, variance = tf.cast(mean, x.dtype), tf.cast(variance, x.dtype)
+        deviation = tf.maximum(tf.sqrt(variance), keras.config.epsilon())
+        return x * deviation + mean if layer.invert else (x - mean) / deviation
+
+    return Scaling("Normalization", function, layer)
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -21,19 +21,26 @@ from tfexplain.numerics import (
     shape_of,
     unfold,
 )
-from tfexplain.operations.base import Operation
+from tfexplain.operations.base import (
+    ALL,
+    MAGNITUDE,
+    NEGATIVE,
+    ONES,
+    PART_OF,
+    POSITIVE,
+    Additive,
+    Operation,
+    Part,
+)
+from tfexplain.operations.calls import Call
 from tfexplain.operations.elementwise import batch_norm_affine
+from tfexplain.operations.opaque import Opaque
 from tfexplain.operations.pooling import channels_to_first, channels_to_last
 
-# Parts of a kernel that rules ask for; a pair (a, n) is a W^+ + n W^-.
-ALL, POSITIVE, NEGATIVE, SQUARE, ONES = "all", "positive", "negative", "square", "ones"
-MAGNITUDE = "magnitude"
-Part = str | tuple[float, float]
-PART_OF = {POSITIVE: positive, NEGATIVE: negative, SQUARE: tf.square, MAGNITUDE: tf.abs}
 PARTS: dict[tuple[float, float], str] = {(1, 1): ALL, (1, 0): POSITIVE, (0, 1): NEGATIVE}
 
 
-class Linear(Operation):
+class Linear(Additive):
     """y = x W + b. Subclasses say what the kernel is and how it is applied.
 
     Args:
@@ -48,18 +55,25 @@ class Linear(Operation):
         norm_before: keras.layers.BatchNormalization | None = None,
         norm_after: keras.layers.BatchNormalization | None = None,
     ) -> None:
-        self.source = layer
+        label = type(layer).__name__
+        if norm_before is not None:
+            label += " (BatchNormalization before)"
+        if norm_after is not None:
+            label += " + BatchNormalization"
+        super().__init__(label, source=layer)
         self.norm_before = norm_before
         self.norm_after = norm_after
         # Parts of the kernel in the graph that is being traced; the tensors keep it alive.
         self._parts: tuple[object, dict] = (None, {})
         norms = [norm for norm in (norm_before, norm_after) if norm is not None]
         self.layers = (layer, *norms)
-        self.label = type(layer).__name__
-        if norm_before is not None:
-            self.label += " (BatchNormalization before)"
-        if norm_after is not None:
-            self.label += " + BatchNormalization"
+        self.activation = getattr(layer, "activation", None)
+
+    @classmethod
+    def from_call(cls, call: Call) -> Operation:
+        """Reads the weights of the layer; quantized ones have no kernel to take parts of."""
+        quantized = getattr(call.operation, "quantization_mode", None)
+        return Opaque.from_call(call) if quantized else cls(call.operation)
 
     # What subclasses define.
 
@@ -78,10 +92,6 @@ class Linear(Operation):
             lambda x: self._apply(x, kernel), [like], [tf.expand_dims(r, 1)], linear=True
         )[0][:, 0]
 
-    def _output_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
-        """Returns the kernel times one factor for each output channel."""
-        return kernel * scale
-
     def _input_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
         """Returns the kernel times one factor for each input channel."""
         return kernel * scale[:, None]
@@ -94,6 +104,18 @@ class Linear(Operation):
     def channels_last(self) -> bool:
         """Whether the channels of inputs and outputs are the last axis."""
         return getattr(self.source, "data_format", "channels_last") == "channels_last"
+
+    def channel_axis(self, rank: int) -> int | None:
+        """Returns the axis of the channels of inputs and outputs with `rank` axes.
+
+        A normalisation of it can be folded into the kernel; None if there is no such axis.
+        """
+        return rank - 1 if self.channels_last else 1
+
+    @property
+    def folds_norm_before(self) -> bool:
+        """Whether a normalisation of the input can be folded: no zeros are padded behind it."""
+        return True
 
     # What rules use.
 
@@ -127,7 +149,7 @@ class Linear(Operation):
         if self.norm_before is not None:
             kernel = self._input_scaled(kernel, batch_norm_affine(self.norm_before, dtype)[0])
         if self.norm_after is not None:
-            kernel = self._output_scaled(kernel, batch_norm_affine(self.norm_after, dtype)[0])
+            kernel = self.scaled(kernel, batch_norm_affine(self.norm_after, dtype)[0])
         return kernel
 
     def bias_vector(self, dtype: tf.DType) -> Tensor | None:
@@ -183,12 +205,15 @@ class Linear(Operation):
             pulled = channels_to_first(pulled)
         return unfold(pulled, relevance)
 
-    def gradient(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    def weights(self, inputs: Sequence[Tensor], part: Part = ALL) -> Tensor:
+        """Returns a part of the kernel."""
+        return self.kernel(inputs[0].dtype, part)
+
+    def pull_weights(
+        self, inputs: Sequence[Tensor], relevance: Tensor, weights: Tensor
     ) -> tuple[Tensor, ...]:
-        """Returns r W^T."""
-        x = inputs[0]
-        return (self.transpose(relevances[0], self.kernel(x.dtype), x),)
+        """Returns R V^T for what is shaped as the kernel."""
+        return (self.transpose(relevance, weights, inputs[0]),)
 
     def weighted_sum(
         self, inputs: Sequence[Tensor], nonnegative: Sequence[bool], above: float, below: float
@@ -213,15 +238,7 @@ class Linear(Operation):
         to_positive: Tensor | None,
         to_negative: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        """Returns sum_j (x_i w_ij)^+ to_positive_j + (x_i w_ij)^- to_negative_j.
-
-        Args:
-            inputs: One tensor (batch, *shape).
-            nonnegative: Whether it is >= 0 for certain.
-            to_positive: What positive contributions are multiplied with, (batch, num_vectors,
-                *output_shape), or None for zero.
-            to_negative: The same for negative ones. The same object for both is cheaper.
-        """
+        """Returns sum_j (x_i w_ij)^+ to_positive_j + (x_i w_ij)^- to_negative_j."""
         x = inputs[0]
         if to_positive is to_negative:
             return (expand(x) * self.transpose(to_positive, self.kernel(x.dtype), x),)
@@ -239,15 +256,7 @@ class Linear(Operation):
         above: float,
         below: float,
     ) -> tuple[Tensor, ...]:
-        """Returns sum_j (above (x_i w_ij)^+ + below (x_i w_ij)^-) share_j, in one pass if x >= 0.
-
-        Args:
-            inputs: One tensor (batch, *shape).
-            nonnegative: Whether it is >= 0 for certain.
-            share: (batch, num_vectors, *output_shape).
-            above: Factor of positive contributions.
-            below: Factor of negative ones.
-        """
+        """Returns sum_j (above c_ij^+ + below c_ij^-) share_j, in one pass if x >= 0."""
         x = inputs[0]
         pulled = self.transpose(share, self.kernel(x.dtype, (above, below)), x)
         if nonnegative[0] or above == below:
@@ -266,6 +275,12 @@ class Linear(Operation):
                 total = pulled if total is None else total + pulled
         return total
 
+    def equal_shares(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Shares the relevance of each output equally among the elements that it sums."""
+        return (self.weighted_shares(inputs, relevance, ONES)[0],)
+
     def weighted_shares(
         self, inputs: Sequence[Tensor], relevance: Tensor, part: str
     ) -> tuple[Tensor, Tensor]:
@@ -278,6 +293,21 @@ class Linear(Operation):
         total = self.apply(tf.ones_like(x[:1]), kernel)
         share = tf.math.divide_no_nan(relevance, expand(total))
         return self.transpose(share, kernel, x), total
+
+    # What patterns need.
+
+    @property
+    def unit_axis(self) -> int:
+        """The axis of the output channels."""
+        return -1 if self.channels_last else 1
+
+    def collected(self, inputs: Sequence[Tensor], values: Tensor) -> Tensor:
+        """Returns the gradient of the sum of outputs times `values` in the kernel."""
+        kernel = self.kernel(values.dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            y = self.apply(inputs[0], kernel)
+        return tape.gradient(y, kernel, output_gradients=values)
 
 
 class DenseLinear(Linear):
@@ -300,6 +330,20 @@ class EinsumLinear(Linear):
         """The equation speaks of axes as they are."""
         return True
 
+    def channel_axis(self, rank: int) -> int | None:
+        """There is none: the equation may move axes."""
+        return None
+
+    @property
+    def without_pattern(self) -> str:
+        """Patterns need a kernel of (inputs, units), on the last axis."""
+        if _acts_on_last_axis(self.source.equation):
+            return ""
+        return (
+            f"(EinsumDense) has the equation {self.source.equation!r}; patterns exist for kernels "
+            "of (inputs, units) on the last axis, as in 'abc,cd->abd'."
+        )
+
     def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
         return tf.einsum(self.source.equation, x, kernel)
 
@@ -311,6 +355,11 @@ class ConvolutionLinear(Linear):
     def rank(self) -> int:
         """The number of spatial axes."""
         return self.source.rank
+
+    @property
+    def folds_norm_before(self) -> bool:
+        """Whether nothing is padded."""
+        return self.source.padding == "valid" or set(self.source.kernel_size) == {1}
 
     def _tuple(self, value) -> tuple[int, ...]:
         return (value,) * self.rank if isinstance(value, int) else tuple(value)
@@ -375,6 +424,8 @@ class ConvolutionLinear(Linear):
 class TransposedLinear(ConvolutionLinear):
     """Conv1DTranspose, Conv2DTranspose, Conv3DTranspose."""
 
+    folds_norm_before = False
+
     def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
         layer = self.source
         # TensorFlow dilates transposed convolutions through XLA only; a kernel with zeros between
@@ -393,8 +444,9 @@ class TransposedLinear(ConvolutionLinear):
     def _transpose(self, r: Tensor, kernel: Tensor, shape: Sequence) -> Tensor:
         return Linear._transpose(self, r, kernel, shape)
 
-    def _output_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
-        return kernel * scale[:, None]
+    def scaled(self, pattern: Tensor, factor: Tensor) -> Tensor:
+        """Takes the output channels from the last axis but one."""
+        return pattern * factor[:, None]
 
 
 class DepthwiseLinear(ConvolutionLinear):
@@ -428,8 +480,9 @@ class DepthwiseLinear(ConvolutionLinear):
     def _transpose(self, r: Tensor, kernel: Tensor, shape: Sequence) -> Tensor:
         return Linear._transpose(self, r, kernel, shape)
 
-    def _output_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
-        return kernel * tf.reshape(scale, kernel.shape[-2:])
+    def scaled(self, pattern: Tensor, factor: Tensor) -> Tensor:
+        """Takes the output channels from both last axes."""
+        return pattern * tf.reshape(factor, pattern.shape[-2:])
 
     def _input_scaled(self, kernel: Tensor, scale: Tensor) -> Tensor:
         return kernel * scale[:, None]
@@ -441,12 +494,26 @@ class SeparableLinear(ConvolutionLinear):
     The parts of a product are not products of parts, so rules that ask for W^+ need the product.
     """
 
+    folds_norm_before = False
+
     def _kernel(self, dtype: tf.DType) -> Tensor:
         depthwise = tf.cast(tf.convert_to_tensor(self.source.depthwise_kernel), dtype)
         pointwise = tf.cast(tf.convert_to_tensor(self.source.pointwise_kernel), dtype)
         channels, multiplier = depthwise.shape[-2:]
         pointwise = tf.reshape(pointwise, [channels, multiplier, -1])
         return tf.einsum("...cm,cmo->...co", depthwise, pointwise)
+
+
+def _acts_on_last_axis(equation: str) -> bool:
+    """Tells whether an equation is that of a Dense layer: X c, c d -> X d."""
+    left, output = equation.replace(" ", "").split("->")
+    inputs, kernel = left.split(",")
+    return (
+        len(kernel) == 2
+        and kernel[0] != kernel[1]
+        and (inputs[-1], output[-1]) == tuple(kernel)
+        and inputs[:-1] == output[:-1]
+    )
 
 
 def _dilated(kernel: Tensor, axis: int, step: int) -> Tensor:
@@ -470,19 +537,3 @@ def _by_group(function, x: Tensor, kernel: Tensor, groups: int) -> Tensor:
         return function(x, kernel)
     parts = zip(tf.split(x, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)
     return tf.concat([function(part, weights) for part, weights in parts], axis=-1)
-
-
-LINEAR_LAYERS: dict[type, type[Linear]] = {
-    keras.layers.Dense: DenseLinear,
-    keras.layers.EinsumDense: EinsumLinear,
-    keras.layers.Conv1D: ConvolutionLinear,
-    keras.layers.Conv2D: ConvolutionLinear,
-    keras.layers.Conv3D: ConvolutionLinear,
-    keras.layers.Conv1DTranspose: TransposedLinear,
-    keras.layers.Conv2DTranspose: TransposedLinear,
-    keras.layers.Conv3DTranspose: TransposedLinear,
-    keras.layers.DepthwiseConv1D: DepthwiseLinear,
-    keras.layers.DepthwiseConv2D: DepthwiseLinear,
-    keras.layers.SeparableConv1D: SeparableLinear,
-    keras.layers.SeparableConv2D: SeparableLinear,
-}

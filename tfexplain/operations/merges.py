@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
-import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand, shape_of, sum_to_shape
+from tfexplain.numerics import Tensor, expand, sum_to_shape
 from tfexplain.operations.base import Operation
-from tfexplain.operations.elementwise import combine, weighted
+from tfexplain.operations.calls import Call
+from tfexplain.operations.elementwise import Scaling, SumOfTensors
 
 
-class _Merge(Operation):
-    """Base of operations that merge tensors element by element."""
+class Merge(Operation):
+    """Merges tensors element by element; they broadcast against each other."""
+
+    numeric = True
 
     def equal_shares(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
@@ -23,7 +25,7 @@ class _Merge(Operation):
         return tuple(sum_to_shape(share, x.shape.as_list()) for x in inputs)
 
 
-class Sum(_Merge):
+class Sum(Merge, SumOfTensors):
     """y = sum_m c_m x_m: Add, Subtract, Average and additions of `keras.ops`.
 
     Args:
@@ -33,16 +35,32 @@ class Sum(_Merge):
     """
 
     def __init__(self, label: str, coefficients: Sequence[float], source: keras.Operation) -> None:
-        self.label = label
+        super().__init__(label, source=source)
         self.coefficients = tuple(coefficients)
-        self.source = source
+
+    @classmethod
+    def of(cls, coefficients: Callable[[int], Sequence[float]]) -> Callable[[Call], Operation]:
+        """Returns what makes sums of calls; with a constant it is a scaling of single elements.
+
+        Args:
+            coefficients: Number of tensors -> one number for each.
+        """
+
+        def from_call(call: Call) -> Operation:
+            if not call.merges:
+                return Scaling.from_call(call)
+            factors = coefficients(len(call.inputs))
+            return cls(type(call.operation).__name__, factors, call.operation)
+
+        return from_call
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Returns the weighted sum."""
-        return sum(self._contributions(inputs))
+        return sum(self.contributions(inputs))
 
-    def _contributions(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        return [x if c == 1 else c * x for c, x in zip(self.coefficients, inputs, strict=True)]
+    def factors(self, inputs: Sequence[Tensor]) -> Sequence[float]:
+        """Returns the coefficients."""
+        return self.coefficients
 
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """Holds if all summands are >= 0."""
@@ -52,56 +70,16 @@ class Sum(_Merge):
         """There is none."""
         return None
 
-    def weighted_sum(
-        self, inputs: Sequence[Tensor], nonnegative: Sequence[bool], above: float, below: float
-    ) -> Tensor:
-        """Returns sum_m above c_m^+ + below c_m^- of the summands c_m."""
-        return sum(weighted(c, above, below) for c in self._contributions(inputs))
 
-    def magnitude_sum(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Returns sum_m |c_m| of the summands c_m."""
-        return sum(tf.abs(c) for c in self._contributions(inputs))
-
-    def pull_weighted(
-        self,
-        inputs: Sequence[Tensor],
-        nonnegative: Sequence[bool],
-        share: Tensor,
-        above: float,
-        below: float,
-    ) -> tuple[Tensor, ...]:
-        """Returns (above c_m^+ + below c_m^-) share for each summand c_m."""
-        return tuple(
-            sum_to_shape(expand(weighted(c, above, below)) * share, c.shape.as_list())
-            for c in self._contributions(inputs)
-        )
-
-    def pull_contributions(
-        self,
-        inputs: Sequence[Tensor],
-        nonnegative: Sequence[bool],
-        to_positive: Tensor | None,
-        to_negative: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        """Returns c_m^+ to_positive + c_m^- to_negative for each summand c_m."""
-        return tuple(combine(c, to_positive, to_negative) for c in self._contributions(inputs))
-
-    def gradient(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
-        """Copies the relevance to each summand, times its coefficient."""
-        return tuple(
-            sum_to_shape(relevances[0] if c == 1 else c * relevances[0], x.shape.as_list())
-            for c, x in zip(self.coefficients, inputs, strict=True)
-        )
-
-
-class Product(_Merge):
+class Product(Merge):
     """y = prod_m x_m, element by element: Multiply, gates, squeeze and excitation."""
 
-    def __init__(self, label: str, source: keras.Operation) -> None:
-        self.label = label
-        self.source = source
+    @classmethod
+    def from_call(cls, call: Call) -> Operation:
+        """Multiplies tensors; with a constant it is a scaling of single elements."""
+        if not call.merges:
+            return Scaling.from_call(call)
+        return cls(type(call.operation).__name__, source=call.operation)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Returns the product."""
@@ -125,28 +103,3 @@ class Product(_Merge):
                 sum_to_shape(relevances[0] * expand(self.forward(*others)), x.shape.as_list())
             )
         return tuple(results)
-
-
-class Concatenation(Operation):
-    """Joins tensors along one axis; relevance is taken apart again."""
-
-    def __init__(self, label: str, axis: int, source: keras.Operation) -> None:
-        self.label = label
-        self.axis = axis
-        self.source = source
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Returns the joined tensor."""
-        return tf.concat(inputs, axis=self.axis)
-
-    def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
-        """Holds if all parts are >= 0."""
-        return all(inputs)
-
-    def gradient(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
-        """Splits the relevance as the inputs were joined."""
-        axis = self.axis % len(inputs[0].shape)
-        sizes = [shape_of(x)[axis] for x in inputs]
-        return tuple(tf.split(relevances[0], sizes, axis=axis + 1))

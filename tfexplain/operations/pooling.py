@@ -9,18 +9,17 @@ import keras
 import tensorflow as tf
 
 from tfexplain.numerics import Tensor, expand, fold, pull_back, repeat, shape_of, unfold
-from tfexplain.operations.base import Operation
+from tfexplain.operations.base import Operation, Selection
+from tfexplain.operations.calls import Call, Replay
+from tfexplain.operations.opaque import Opaque
+from tfexplain.operations.structure import Rearrangement
 
 
 class AveragePooling(Operation):
     """A linear map with fixed weights >= 0: average pooling, mean, sum, bilinear interpolation."""
 
-    def __init__(
-        self, label: str, function: Callable[[Tensor], Tensor], source: keras.Operation
-    ) -> None:
-        self.label = label
-        self.forward = function
-        self.source = source
+    attached = True
+    linear = True
 
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """An average of elements >= 0 is >= 0."""
@@ -40,7 +39,7 @@ class AveragePooling(Operation):
         return (expand(inputs[0]) * self.gradient(inputs, outputs, [share])[0],)
 
 
-class MaxPooling(Operation):
+class MaxPooling(Selection):
     """Max pooling over windows; the first winner in row-major order of a window gets everything.
 
     Args:
@@ -52,6 +51,8 @@ class MaxPooling(Operation):
         source: The Keras operation.
     """
 
+    attached = True
+
     def __init__(
         self,
         label: str,
@@ -61,12 +62,19 @@ class MaxPooling(Operation):
         channels_last: bool,
         source: keras.Operation,
     ) -> None:
-        self.label = label
+        super().__init__(label, source=source)
         self.pool_size = tuple(pool_size)
         self.strides = tuple(strides)
         self.padding = padding
         self.channels_last = channels_last
-        self.source = source
+
+    @classmethod
+    def from_call(cls, call: Call) -> Operation:
+        """Reads the windows off the layer."""
+        layer = call.operation
+        last = layer.data_format == "channels_last"
+        size, strides = layer.pool_size, layer.strides
+        return cls(type(layer).__name__, size, strides, layer.padding, last, layer)
 
     def _last(self, x: Tensor, axes: int = 0) -> Tensor:
         """Moves channels to the end; `axes` counts additional leading axes."""
@@ -122,7 +130,11 @@ class MaxPooling(Operation):
     ) -> tuple[Tensor, ...]:
         """Shares in proportion to x_i, as if the window were averaged."""
         average = AveragePooling(self.label, self._average, self.source)
-        return average.in_proportion(inputs, (self._average(inputs[0]),), relevance)
+        return average.in_proportion(inputs, (self.average(inputs, outputs),), relevance)
+
+    def average(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+        """Returns the average of each window."""
+        return self._average(inputs[0])
 
     def _average(self, x: Tensor) -> Tensor:
         x = self._last(x)
@@ -191,8 +203,10 @@ class MaxPooling(Operation):
         return [pad[0] for pad in pads], tf.pad(x, [[0, 0], *pads, [0, 0]], constant_values=lowest)
 
 
-class GlobalMaxPooling(Operation):
+class GlobalMaxPooling(Selection):
     """The maximum over axes; the first winner in row-major order gets everything."""
+
+    attached = True
 
     def __init__(
         self,
@@ -201,10 +215,15 @@ class GlobalMaxPooling(Operation):
         function: Callable[[Tensor], Tensor],
         source: keras.Operation,
     ) -> None:
-        self.label = label
+        super().__init__(label, function, source)
         self.axes = tuple(axes)
-        self.forward = function
-        self.source = source
+
+    @classmethod
+    def from_call(cls, call: Call) -> Operation:
+        """Takes all axes of positions."""
+        layer, rank = call.operation, len(call.inputs[0].shape)
+        axes = range(1, rank - 1) if layer.data_format == "channels_last" else range(2, rank)
+        return cls(type(layer).__name__, axes, Replay(layer, call.arguments), layer)
 
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """A maximum of elements >= 0 is >= 0."""
@@ -235,13 +254,54 @@ class GlobalMaxPooling(Operation):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """Shares in proportion to x_i, as if all positions were averaged."""
+        average = AveragePooling(self.label, lambda x: self.average((x,), outputs), self.source)
+        return average.in_proportion(inputs, (self.average(inputs, outputs),), relevance)
 
-        def mean(x: Tensor) -> Tensor:
-            keepdims = len(outputs[0].shape) == len(x.shape)
-            return tf.reduce_mean(x, axis=list(self.axes), keepdims=keepdims)
+    def average(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+        """Returns the average over the axes, shaped as the output."""
+        keepdims = len(outputs[0].shape) == len(inputs[0].shape)
+        return tf.reduce_mean(inputs[0], axis=list(self.axes), keepdims=keepdims)
 
-        average = AveragePooling(self.label, mean, self.source)
-        return average.in_proportion(inputs, (mean(inputs[0]),), relevance)
+
+def window_average(call: Call) -> Operation:
+    """Average pooling, also in the precisions and formats that its layer does not run in."""
+    layer = call.operation
+    last = layer.data_format == "channels_last"
+
+    def function(x: Tensor) -> Tensor:
+        y = x if last else channels_to_last(x)
+        y = pool(tf.nn.avg_pool, y, layer.pool_size, layer.strides, layer.padding)
+        return y if last else channels_to_first(y)
+
+    return AveragePooling(type(layer).__name__, function, layer)
+
+
+def _axes(call: Call) -> tuple[int, ...] | None:
+    """Returns the axes of a reduction; None if that of the samples is among them."""
+    axes = getattr(call.operation, "axis", None)
+    axes = (axes,) if isinstance(axes, int) else axes
+    rank = len(call.inputs[0].shape)
+    return None if axes is None or any(axis % rank == 0 for axis in axes) else tuple(axes)
+
+
+def averaging(call: Call) -> Operation:
+    """`keras.ops.mean` and `sum`."""
+    return Opaque.from_call(call) if _axes(call) is None else AveragePooling.from_call(call)
+
+
+def maximum_over_axes(call: Call) -> Operation:
+    """`keras.ops.max`."""
+    axes, operation = _axes(call), call.operation
+    if axes is None:
+        return Opaque.from_call(call)
+    return GlobalMaxPooling("Max", axes, Replay(operation, call.arguments), operation)
+
+
+def up_sampling(call: Call) -> Operation:
+    """Copies or averages; other interpolations overshoot: some of their weights are negative."""
+    interpolation = getattr(call.operation, "interpolation", "nearest")
+    known = {"nearest": Rearrangement, "bilinear": AveragePooling}
+    return known.get(interpolation, Opaque).from_call(call)
 
 
 def pool(

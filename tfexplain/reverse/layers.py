@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.composites import RuleAssignment, bounded_path, is_transparent, uses_bounds
+from tfexplain.composites import RuleAssignment, bounded_path, uses_bounds
 from tfexplain.graph import Call, Graph
 from tfexplain.numerics import Tensor, expand, shape_of
-from tfexplain.operations import Affine, Operation, Scaling
+from tfexplain.operations import Diagonal, Operation
 from tfexplain.rules import RecordedCall, Rule
 
 
@@ -138,7 +138,7 @@ class Bounds(keras.layers.Layer):
                 result = step.operation.forward(*(tensors[node] for node in step.inputs))
                 results.append(result if isinstance(result, list | tuple) else [result])
             for node, first, second in zip(step.outputs, *results, strict=True):
-                if isinstance(step.operation, Scaling | Affine):
+                if isinstance(step.operation, Diagonal):
                     # A negative factor exchanges the ends.
                     first, second = tf.minimum(first, second), tf.maximum(first, second)
                 ends[0][node], ends[1][node] = first, second
@@ -186,7 +186,7 @@ def check_bounds(graph: Graph, assignment: RuleAssignment) -> None:
         if not uses_bounds(rule):
             continue
         source = graph.upstream([call.inputs[0]])
-        inside = [c.name for c in source.calls if not is_transparent(c.operation)]
+        inside = [c.name for c in source.calls if not c.operation.transparent]
         if inside:
             raise ValueError(
                 f"The box rule at {call.name!r} needs the bounds of its input, but that also "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tfexplain.graph import Call, Graph, Node
-from tfexplain.operations import Activation, Concatenation, Rearrangement
+from tfexplain.operations import Movement
 from tfexplain.rules import AverageOfWindow, ContributionRule, Gradient, Pass, Rule, Winner
 
 
@@ -29,13 +29,10 @@ def vanishing_below_zero(graph: Graph, rules: Mapping[Call, Rule], start: Node) 
         return node is not start and all(test(c, rules[c]) for c in consumers[node])
 
     def moved(call: Call, rule: Rule) -> bool:
-        return isinstance(rule, Gradient) and isinstance(
-            call.operation, Rearrangement | Concatenation
-        )
+        return isinstance(rule, Gradient) and isinstance(call.operation, Movement)
 
     def rectified(call: Call, rule: Rule) -> bool:
-        operation = call.operation
-        return isinstance(rule, Pass) and isinstance(operation, Activation) and operation.rectifies
+        return isinstance(rule, Pass) and call.operation.rectifies
 
     def nothing_at_zero(call: Call, rule: Rule) -> bool:
         if isinstance(rule, ContributionRule | AverageOfWindow):

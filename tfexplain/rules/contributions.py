@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfexplain.checks import choice, real
 from tfexplain.numerics import Stabilizer, Tensor, expand, negative, positive, rounding
-from tfexplain.operations import Affine, Linear, Operation, Sum
+from tfexplain.operations import Additive, Operation
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, total
 
 BIAS = ("split", "ignore", "full")
@@ -58,7 +58,7 @@ def with_bias(bias: str, group: Group) -> Group:
 class ContributionRule(Rule, abstract=True):
     """Base of the rules that are tables of groups; subclasses define `groups`."""
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (Linear, Affine, Sum)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Additive,)
 
     @property
     def groups(self) -> tuple[Group, ...]:

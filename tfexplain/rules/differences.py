@@ -16,23 +16,19 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.checks import choice
-from tfexplain.numerics import Tensor, expand, negative, positive, sum_to_shape
+from tfexplain.numerics import Tensor, expand, negative, positive, select, sum_to_shape
 from tfexplain.operations import (
     Activation,
-    Affine,
+    Additive,
     AveragePooling,
-    Concatenation,
-    GlobalMaxPooling,
-    Linear,
+    Diagonal,
     Lookup,
-    MaxPooling,
+    Movement,
     Operation,
     Product,
-    Rearrangement,
-    Scaling,
-    Sum,
+    Selection,
 )
-from tfexplain.operations.linear import MAGNITUDE, NEGATIVE, POSITIVE
+from tfexplain.operations.base import NEGATIVE, POSITIVE
 from tfexplain.rules.base import RecordedCall, Rule
 
 
@@ -66,12 +62,6 @@ def output_differences(call: RecordedCall) -> list[Tensor]:
     return [y - y0 for y, y0 in zip(call.outputs, call.baseline_outputs, strict=True)]
 
 
-def select(difference: Tensor, above: Tensor, below: Tensor, between: Tensor) -> Tensor:
-    """Returns `above` where a difference is > 0, `below` where it is < 0, else `between`."""
-    sign = expand(difference)
-    return tf.where(sign > 0, above, tf.where(sign < 0, below, between))
-
-
 def one_stream(call: RecordedCall, relevance: Tensor) -> Tensor:
     """Returns the multipliers that concern the differences of the only output."""
     if call.streams == 1:
@@ -88,7 +78,7 @@ class LinearDifference(DifferenceRule):
     ([shrikumar2017learning]; Eq. 13 of [sixt2020when]). D is the whole difference of an input.
     """
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (Linear, Sum)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Additive,)
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the multipliers of the inputs, for both signs."""
@@ -96,19 +86,7 @@ class LinearDifference(DifferenceRule):
         if call.streams == 1:
             return operation.gradient(call.inputs, call.outputs, relevance)
         above, below = tf.split(relevance[0], 2, axis=1)
-        differences = input_differences(call)
-        if isinstance(operation, Sum):
-            return tuple(
-                sum_to_shape(
-                    c * select(c * d, above, below, (above + below) / 2), x.shape.as_list()
-                )
-                for c, d, x in zip(operation.coefficients, differences, call.inputs, strict=True)
-            )
-        x = call.inputs[0]
-        # With W+ = (W + |W|) / 2 and W- = (W - |W|) / 2 two passes make all four products.
-        whole = operation.transpose((above + below) / 2, operation.kernel(x.dtype), x)
-        apart = operation.transpose((above - below) / 2, operation.kernel(x.dtype, MAGNITUDE), x)
-        return (select(differences[0], whole + apart, whole - apart, whole),)
+        return operation.pull_differences(call.inputs, input_differences(call), above, below)
 
     def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
         """Returns the sums of positive and of negative contributions to each output."""
@@ -133,7 +111,7 @@ class AblatedLinear(DifferenceRule):
     """
 
     definition: str = "as_run"
-    handled: ClassVar[tuple[type[Operation], ...]] = (Linear, Sum)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Additive,)
 
     def __post_init__(self) -> None:
         """Checks the value."""
@@ -160,21 +138,15 @@ class AblatedLinear(DifferenceRule):
     @staticmethod
     def _pulled(call: RecordedCall, relevance: Tensor, part: str) -> tuple[Tensor, ...]:
         """Sends multipliers through one sign of the weights."""
-        operation, x = call.operation, call.inputs[0]
-        if isinstance(operation, Linear):
-            return (operation.transpose(relevance, operation.kernel(x.dtype, part), x),)
-        end = max if part == POSITIVE else min
-        return tuple(
-            sum_to_shape(end(c, 0.0) * relevance, x.shape.as_list())
-            for c, x in zip(operation.coefficients, call.inputs, strict=True)
-        )
+        weights = call.operation.weights(call.inputs, part)
+        return call.operation.pull_weights(call.inputs, relevance, weights)
 
 
 @dataclass(frozen=True)
 class AffineDifference(DifferenceRule):
     """A factor for each element; a negative one exchanges the streams ([shrikumar2017learning])."""
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (Affine, Scaling)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Diagonal,)
 
     def streams(self, arriving: int) -> int:
         """As many as arrive."""
@@ -204,14 +176,7 @@ class Transport(DifferenceRule):
     At max pooling, which may have this rule too, everything goes to the winner of the input alone.
     """
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (
-        Rearrangement,
-        Concatenation,
-        Lookup,
-        AveragePooling,
-        MaxPooling,
-        GlobalMaxPooling,
-    )
+    handled: ClassVar[tuple[type[Operation], ...]] = (Movement, Lookup, AveragePooling, Selection)
 
     def streams(self, arriving: int) -> int:
         """As many as arrive."""
@@ -223,7 +188,7 @@ class Transport(DifferenceRule):
 
     def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
         """Moves the parts as the elements move."""
-        if isinstance(call.operation, Lookup | MaxPooling | GlobalMaxPooling):
+        if not call.operation.linear:
             return super().parts(call)
         moved = []
         for parts in (call.parts[::2], call.parts[1::2]):
@@ -326,28 +291,34 @@ class RevealCancel(DifferenceRule):
 
 @dataclass(frozen=True)
 class MaxDifference(DifferenceRule):
-    """Max pooling: D_y > 0 belongs to the winner of the input, D_y < 0 to that of the baseline.
+    """Maxima: D_y > 0 belongs to the winner of the input, D_y < 0 to that of the baseline.
 
-    The contributions of a window then add up to m_y D_y, which the gradient of the pool does not
-    give. Where nothing differs, the gradient is the limit.
+    Where the smallest element wins it is the other way round. The contributions then add up to
+    m_y D_y, which the gradient does not give. Where nothing differs, the gradient is the limit.
     """
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (MaxPooling, GlobalMaxPooling)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Selection,)
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns contributions divided by the differences of the inputs."""
         arriving = one_stream(call, relevance[0])
-        (x,), (y,) = call.inputs, call.outputs
-        x0 = tf.broadcast_to(call.baseline_inputs[0], tf.shape(x))
+        x, (y,) = call.inputs, call.outputs
+        pairs = zip(call.baseline_inputs, x, strict=True)
+        x0 = tuple(tf.broadcast_to(before, tf.shape(after)) for before, after in pairs)
         y0 = tf.broadcast_to(call.baseline_outputs[0], tf.shape(y))
         difference, route = y - y0, call.operation.route
-        (raised,) = route((x,), (y,), arriving * expand(positive(difference)))
-        (lowered,) = route((x0,), (y0,), arriving * expand(negative(difference)))
+        ends = (positive, negative) if call.operation.largest else (negative, positive)
+        of_x = route(x, (y,), arriving * expand(ends[0](difference)))
+        of_x0 = route(x0, (y0,), arriving * expand(ends[1](difference)))
         still = tf.where(expand(tf.equal(difference, 0)), arriving, tf.zeros_like(arriving))
-        (limit,) = route((x,), (y,), still)
-        moved = expand(x - x0)
-        share = tf.math.divide_no_nan(raised + lowered, moved)
-        return (share + tf.where(tf.equal(moved, 0), limit, tf.zeros_like(limit)),)
+        results = []
+        limits = route(x, (y,), still)
+        for after, before, first, second, limit in zip(x, x0, of_x, of_x0, limits, strict=True):
+            moved = expand(after - before)
+            share = tf.math.divide_no_nan(first + second, moved)
+            at_rest = tf.where(tf.equal(moved, 0), limit, tf.zeros_like(limit))
+            results.append(share + at_rest)
+        return tuple(results)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand, sum_to_shape
-from tfexplain.operations import Affine, Linear, Operation, Sum
+from tfexplain.numerics import Tensor
+from tfexplain.operations import Additive, Operation
 from tfexplain.rules.base import RecordedCall, Rule
 
 
@@ -26,23 +26,15 @@ class PatternRule(Rule):
     """
 
     attribution: bool = False
-    handled: ClassVar[tuple[type[Operation], ...]] = (Linear, Sum, Affine)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Additive,)
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Sends relevance back through the pattern."""
-        operation, x = call.operation, call.inputs[0]
-        if isinstance(operation, Linear):
+        weights = call.operation.weights(call.inputs)
+        if call.parameters:
             (pattern,) = call.parameters
-            if self.attribution:
-                pattern = pattern * operation.kernel(x.dtype)
-            return (operation.transpose(relevance[0], pattern, x),)
-        if isinstance(operation, Affine):
-            factor = operation.factor(call.inputs)
-            own = tf.math.divide_no_nan(tf.ones_like(factor), factor)
-            return (relevance[0] * expand(own * factor if self.attribution else own),)
-        (pattern,) = call.parameters
-        factors = operation.coefficients if self.attribution else (1.0,) * len(call.inputs)
-        return tuple(
-            sum_to_shape(c * pattern[place] * relevance[0], x.shape.as_list())
-            for place, (c, x) in enumerate(zip(factors, call.inputs, strict=True))
-        )
+        else:
+            pattern = tf.math.divide_no_nan(tf.ones_like(weights), weights)
+        if self.attribution:
+            pattern = pattern * weights
+        return call.operation.pull_weights(call.inputs, relevance[0], pattern)

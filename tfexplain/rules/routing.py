@@ -11,11 +11,10 @@ from tfexplain.numerics import Tensor, expand
 from tfexplain.operations import (
     Activation,
     AveragePooling,
-    GlobalMaxPooling,
-    MaxPooling,
+    Merge,
     Operation,
-    Product,
     Scaling,
+    Selection,
     Sum,
 )
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, total
@@ -61,7 +60,7 @@ class Proportional(ContributionRule):
 class Winner(Rule):
     """Max pooling gives everything to the first winner of a window ([montavon2017explaining])."""
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (MaxPooling, GlobalMaxPooling)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Selection,)
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Routes to the winner."""
@@ -72,7 +71,7 @@ class Winner(Rule):
 class AverageOfWindow(Rule):
     """Max pooling shares in proportion to its inputs, as average pooling does ([bach2015pixel])."""
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (MaxPooling, GlobalMaxPooling)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Selection,)
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Shares in proportion to x_i over the window."""
@@ -83,7 +82,7 @@ class AverageOfWindow(Rule):
 class EqualShares(Rule):
     """Factors or summands get the same share (uniform rule, [achtibat2024attnlrp])."""
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (Product, Sum)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Merge,)
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Divides by the number of inputs."""

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.numerics import Tensor, expand, rounding
-from tfexplain.operations import Affine, Linear, Operation, Sum
-from tfexplain.operations.linear import ALL, NEGATIVE, ONES, POSITIVE, SQUARE
+from tfexplain.operations import Additive, Affine, Linear, Operation
+from tfexplain.operations.base import ALL, NEGATIVE, ONES, POSITIVE, SQUARE
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, freeze_array, total
 
 
@@ -18,7 +18,7 @@ from tfexplain.rules.base import Absorbed, RecordedCall, Rule, freeze_array, tot
 class _WeightRule(Rule, abstract=True):
     """Shares v_ij / sum_k v_kj, the same for all samples."""
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (Linear, Affine, Sum)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Additive,)
     part: ClassVar[str]
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -75,7 +75,7 @@ class ZBox(Rule):
 
     low: float | tuple
     high: float | tuple
-    handled: ClassVar[tuple[type[Operation], ...]] = (Linear, Affine, Sum)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Additive,)
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
