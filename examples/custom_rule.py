@@ -54,8 +54,8 @@ def create(model: keras.Model) -> tfexplain.analyzers.Analyzer:
 
 def account(ledger: xr.Dataset) -> str:
     """A table of what each call did with the relevance of the first sample, from the output on."""
-    names = ["received", "kept", "absorbed_by_bias", "absorbed_by_stabilizer", "lost"]
-    table = ledger[names].isel(sample=0, drop=True).to_dataframe()
+    names = ["received", "kept", "absorbed_by_bias", "absorbed_by_stabilizer", "undefined", "lost"]
+    table = ledger[names].isel(sample=0).to_dataframe()[names]
     return table.to_string(float_format=lambda number: f"{number:.4f}")
 
 
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> xr.Dataset:
     share = np.abs(dataset["conservation_error"].squeeze("vector") / explained)
     print(
         f"\nConservation error: at most {float(share.max()):.2%} of the logit. The biases of dense "
-        "layers absorb relevance, and it is lost where all pixels that a convolution sees are 0."
+        "layers absorb relevance, and 0/0 has none where all pixels that a convolution sees are 0."
     )
 
     epsilon = tfexplain.create_analyzer("lrp.epsilon", model).analyze(x)

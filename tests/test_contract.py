@@ -108,7 +108,7 @@ def test_chains(name, model, x):
         return
     assert isinstance(analyzer.model, keras.Model)
     ledger = analyzer.ledger(x, target=1)
-    parts = ["kept", "absorbed_by_bias", "absorbed_by_stabilizer", "lost"]
+    parts = ["kept", "absorbed_by_bias", "absorbed_by_stabilizer", "undefined", "lost"]
     assert set(ledger) == {"received", *parts}
     total = sum(ledger[part] for part in parts)
     np.testing.assert_allclose(ledger["received"], total, rtol=1e-4, atol=1e-5)

@@ -286,18 +286,20 @@ def test_ledger_accounts_for_all_relevance(name, recipe):
     built = build(replace(recipe, seed=recipe.seed + sum(map(ord, name))))
     analyzer = create_analyzer(name, built.model, **LINEAR_METHODS[name])
     ledger = analyzer.ledger(built.x, target=1)
-    kept = ledger.kept + ledger.absorbed_by_bias + ledger.absorbed_by_stabilizer + ledger.lost
+    away = ledger.absorbed_by_bias + ledger.absorbed_by_stabilizer + ledger.undefined + ledger.lost
+    kept = ledger.kept + away
     start = analyzer.outputs(built.x)[:, 1]
     relevance = analyzer.analyze(built.x, target=1).reshape(len(built.x), -1)
     scale = np.abs(relevance).sum(axis=1) + np.abs(ledger.received.values).max(axis=0)
     assert (np.abs(ledger.received - kept).values <= 1e-9 * scale).all()
+    assert ledger.conserves.values.all()
+    assert (np.abs(ledger.lost).values <= 1e-9 * scale).all()
     for call in analyzer.graph.calls:
         operation = call.operation
         if not isinstance(operation, allowed) and not isinstance(operation.source, allowed):
-            lost = np.abs(ledger.lost.sel(call=call.name).values)
-            assert (lost <= 1e-9 * scale).all(), call.name
-    away = (ledger.absorbed_by_bias + ledger.absorbed_by_stabilizer + ledger.lost).sum("call")
-    error = np.abs(relevance.sum(axis=1) + away.values - start)
+            undefined = np.abs(ledger.undefined.sel(call=call.name).values)
+            assert (undefined <= 1e-9 * scale).all(), call.name
+    error = np.abs(relevance.sum(axis=1) + away.sum("call").values - start)
     assert (error <= 1e-9 * scale).all(), error / scale
     assert ledger.received.values[0] == pytest.approx(start, rel=1e-12)
 
@@ -316,7 +318,7 @@ def test_ledger_of_a_contribution_far_below_its_bias(dtype):
     for index in range(0, 400, 40):
         row = analyzer.ledger(x, target=index).isel(call=0, sample=0)
         start = analyzer.outputs(x)[0, index]
-        assert float(row.lost) == pytest.approx(-start, rel=1e-5)
+        assert float(row.undefined) == pytest.approx(-start, rel=1e-5)
         assert float(row.kept + row.absorbed_by_bias) == pytest.approx(2 * start, rel=1e-5)
 
 

@@ -367,7 +367,7 @@ def test_innvestigate_alpha_beta_explodes():
     relevance = analyzer.analyze(x)
     assert np.abs(relevance).sum() <= 3 * output
     ledger = analyzer.ledger(x)
-    absorbed = ledger.absorbed_by_bias + ledger.absorbed_by_stabilizer + ledger.lost
+    absorbed = ledger.absorbed_by_bias + ledger.absorbed_by_stabilizer + ledger.undefined
     np.testing.assert_allclose(ledger.received, ledger.kept + absorbed, rtol=1e-9, atol=1e-12)
     assert np.all(np.abs(ledger.kept) <= 3 * np.abs(ledger.received))
     np.testing.assert_allclose(relevance.sum() + absorbed.sum(), output, rtol=1e-9)

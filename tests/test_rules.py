@@ -74,12 +74,12 @@ def test_rule_equals_the_formula_on_the_jacobian(entry, nonnegative):
     def all_rules(x, outputs, relevance):
         results = {}
         for name, (rule, _, options) in RULES.items():
-            bounds = None
+            known = {}
             if name == "z_box":
-                bounds = [
+                known["bounds"] = [
                     tf.fill(x[:1].shape, tf.constant(options[k], x.dtype)) for k in ("low", "high")
                 ]
-            call = RecordedCall(operation, (x,), (outputs,), (nonnegative,), bounds)
+            call = rule.record(operation, (x,), (outputs,), (nonnegative,), **known)
             results[name] = rule.propagate(call, (relevance,))[0]
         return results
 

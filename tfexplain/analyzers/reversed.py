@@ -20,7 +20,7 @@ from tfexplain.errors import UnsupportedModelError, nearest
 from tfexplain.graph import Graph, Node, all_layers, call_unchanged, trace
 from tfexplain.numerics import Compiled
 from tfexplain.operations import Operation, WholeModel
-from tfexplain.reverse import ReversedNetwork, check_bounds, start_relevance
+from tfexplain.reverse import TERMS, ReversedNetwork, check_bounds, start_relevance
 
 # Bytes that the relevance of one chunk of vectors may take at the largest tensor.
 CHUNK_BYTES = 2**28
@@ -475,7 +475,13 @@ class ReversedAnalyzer(GraphAnalyzer):
     def ledger(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:
         """Accounts for the relevance of every call.
 
-        received = kept + absorbed_by_bias + absorbed_by_stabilizer + lost, up to rounding.
+        received = kept + absorbed_by_bias + absorbed_by_stabilizer + undefined + lost. All but
+        `lost` are computed each from a formula of its own: `undefined` is what a rule gives to
+        nobody (shares of 0/0, padded zeros, what a contrast subtracts), and `lost` the rest, which
+        nothing explains. Where a rule conserves relevance, `lost` is rounding; where it does not
+        (gradients at non-linear calls, patterns), it is the change of the whole.
+
+        For DeepLIFT the account is of contributions, multiplier times difference from the baseline.
 
         Args:
             x: As for `analyze`, but no Dataset.
@@ -483,15 +489,14 @@ class ReversedAnalyzer(GraphAnalyzer):
             batch_size: As for `analyze`.
 
         Returns:
-            Dataset with these variables over (call, sample), in the order of the backward pass.
-            `lost` is what no input got: shares of 0 / 0, padded zeros, closed gates.
+            Dataset with these variables over (call, sample), in the order of the backward pass, and
+            for each call whether its rule conserves relevance there (coordinate `conserves`).
         """
         if isinstance(target, str):
             raise ValueError(f"The ledger accounts for one output a sample, received {target!r}.")
         network = self.network()
         arrays = self.checked(x)
         targets = flat_targets(target, len(arrays[0]), self.output_shape)
-        names = ("received", "kept", "absorbed_by_bias", "absorbed_by_stabilizer", "lost")
         rows: dict[str, list] = {}
         for part in slices(len(arrays[0]), batch_size):
             several: dict[str, list] = {}
@@ -501,17 +506,21 @@ class ReversedAnalyzer(GraphAnalyzer):
                 relevance = start_relevance(
                     records[network.start_index], tf.constant(targets[part]), self._network_head()
                 )
-                for call, values in network.run_ledger(records, relevance).items():
-                    several.setdefault(call, []).append(
-                        np.stack([np.broadcast_to(v, relevance.shape[:2]).sum(1) for v in values])
-                    )
+                for call, terms in network.run_ledger(records, relevance).items():
+                    amounts = np.stack([terms[term].numpy().sum(axis=1) for term in TERMS])
+                    several.setdefault(call, []).append(amounts)
             for call, values in several.items():
                 rows.setdefault(call, []).append(np.mean(values, axis=0))
-        order = [call.name for call in reversed(network.graph.calls) if call.name in rows]
-        table = np.stack([np.concatenate(rows[name], axis=1) for name in order])
+        calls = [call for call in reversed(network.graph.calls) if call.name in rows]
+        table = np.stack([np.concatenate(rows[call.name], axis=1) for call in calls])
+        conserves = [network.rules[call].conserves(call.operation) for call in calls]
         return xr.Dataset(
-            {name: (("call", "sample"), table[:, index]) for index, name in enumerate(names)},
-            coords={"call": order, "sample": np.arange(table.shape[2])},
+            {term: (("call", "sample"), table[:, index]) for index, term in enumerate(TERMS)},
+            coords={
+                "call": [call.name for call in calls],
+                "sample": np.arange(table.shape[2]),
+                "conserves": ("call", conserves),
+            },
             attrs={"analyzer": self.name, "unit": "unit of the explained output"},
         )
 

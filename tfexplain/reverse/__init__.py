@@ -2,9 +2,10 @@
 
 from tfexplain.reverse.differences import DifferenceNetwork
 from tfexplain.reverse.layers import ForwardCall, ReverseLayer, check_bounds
-from tfexplain.reverse.network import ReversedNetwork, start_relevance
+from tfexplain.reverse.network import TERMS, ReversedNetwork, start_relevance
 
 __all__ = [
+    "TERMS",
     "DifferenceNetwork",
     "ForwardCall",
     "ReverseLayer",

@@ -1,4 +1,21 @@
-"""Reversed networks of DeepLIFT, with a second forward pass at the baseline."""
+"""Reversed networks of DeepLIFT: two passes forward, multipliers backward.
+
+The paper ([shrikumar2017learning]) compares a network at an input x with itself at a baseline x0.
+One call of the graph after the other:
+
+1. Forward, twice: every tensor is recorded at x and at x0. Its difference is D = x - x0.
+2. Forward once more, where it is needed: the parts D+ and D- of differences. At an input of the
+   model one of them is D; a linear layer sums positive and negative contributions apart, and every
+   rule says how its parts follow from those of its inputs (`DifferenceRule.parts`).
+3. Backward: multipliers m. The start has one for each vector. Rescale multiplies m by
+   D_y / D_x, so an element keeps one; RevealCancel has a slope for each part, so an element gets
+   m+ and m-. How many a tensor has is known from the rules before anything is computed
+   (`_num_multipliers`); where a call or tensor that carries two receives one, m+ = m- = m.
+4. Read: the contribution m D, or m+ D+ + m- D- where a tensor has two multipliers.
+
+The ledger of a call counts contributions: it receives those of its outputs and keeps those of its
+inputs, and by the rules of the paper they are equal. No bias or stabilizer takes part.
+"""
 
 from __future__ import annotations
 
@@ -11,76 +28,105 @@ import tensorflow as tf
 from tfexplain.composites import RuleAssignment
 from tfexplain.graph import Call, Graph, Node
 from tfexplain.numerics import Tensor, expand
-from tfexplain.operations import Lookup
 from tfexplain.reverse.layers import CallLayer, ReverseLayer
-from tfexplain.reverse.network import ReversedNetwork, Tensors
-from tfexplain.rules import DifferenceRule, RecordedCall
+from tfexplain.reverse.network import ReversedNetwork
+from tfexplain.rules import DifferenceCall, DifferenceRule, SignedParts
 from tfexplain.rules.base import total
 
 CONTRIBUTION, MULTIPLIER = "contribution", "multiplier"
 
 
-class Parts(CallLayer):
+class TwoPasses(dict[Node, Tensor]):
+    """Tensors of the pass at the input, with what else the way back needs of each node.
+
+    Args:
+        tensors: Node -> its tensor x, (batch, *shape).
+        baseline: Node -> its tensor x0 at the baseline, (batch or 1, *shape), for each node behind
+            the inputs in which samples differ: tokens have their vectors.
+
+    Attributes:
+        parts: Node -> D+ and D-, made when they are first asked for.
+    """
+
+    def __init__(self, tensors: Mapping[Node, Tensor], baseline: Mapping[Node, Tensor]) -> None:
+        super().__init__(tensors)
+        self.baseline = dict(baseline)
+        self.parts: dict[Node, SignedParts] = {}
+
+    def at_baseline(self, node: Node) -> Tensor:
+        """Returns x0; integers in front of their vectors are the same in both passes."""
+        return self.baseline.get(node, self[node])
+
+
+class PartsOfOutputs(CallLayer):
     """Positive and negative part of the difference of each output of a call."""
 
     def __init__(self, call: Call, rule: DifferenceRule, name: str, dtype: str) -> None:
         super().__init__(call.operation, name, dtype)
         self.rule, self.results = rule, call.outputs
 
-    def call(self, tensors: Mapping[str, Sequence[Tensor]]) -> list[Tensor]:
-        """Returns D+ and D- of each output, (batch, *shape)."""
+    def call(self, tensors: Mapping[str, Sequence]) -> list[SignedParts]:
+        """Returns D+ and D- of each output, (batch, *shape).
+
+        Args:
+            tensors: Those of the call, named as the fields of `DifferenceCall`.
+        """
         given = {name: tuple(value) for name, value in tensors.items()}
-        return list(self.rule.parts(RecordedCall(self.operation, nonnegative=(), **given)))
+        return list(self.rule.parts(DifferenceCall(self.operation, **given)))
 
-    def compute_output_spec(self, tensors: Any) -> list[keras.KerasTensor]:
+    def compute_output_spec(self, tensors: Any) -> list[SignedParts]:
         """Two tensors of the shape of each output."""
-        return [keras.KerasTensor(n.shape, self.compute_dtype) for n in self.results for _ in "+-"]
+        return [_parts_like(node, self.compute_dtype) for node in self.results]
 
 
-class SignParts(keras.layers.Layer):
+class PartsOfInput(keras.layers.Layer):
     """Positive and negative part of the difference of an input of the model."""
 
-    def call(self, x: Tensor, x0: Tensor) -> list[Tensor]:
+    def call(self, x: Tensor, x0: Tensor) -> SignedParts:
         """Returns max(x - x0, 0) and min(x - x0, 0)."""
-        return [tf.nn.relu(x - x0), -tf.nn.relu(x0 - x)]
+        return SignedParts(tf.nn.relu(x - x0), -tf.nn.relu(x0 - x))
 
-    def compute_output_spec(self, x: Any, x0: Any) -> list[keras.KerasTensor]:
+    def compute_output_spec(self, x: Any, x0: Any) -> SignedParts:
         """Two tensors of the shape of x."""
-        return [keras.KerasTensor(x.shape, self.compute_dtype) for _ in "+-"]
+        return _parts_like(x, self.compute_dtype)
 
 
-class Widen(keras.layers.Layer):
-    """Makes two equal streams of one."""
+def _parts_like(tensor: Any, dtype: str) -> SignedParts:
+    return SignedParts(*(keras.KerasTensor(tensor.shape, dtype) for _ in SignedParts._fields))
 
-    def call(self, relevance: Tensor) -> Tensor:
+
+class BothSigns(keras.layers.Layer):
+    """Makes the multipliers m+ = m- = m of one m."""
+
+    def call(self, multipliers: Tensor) -> Tensor:
         """Returns the vectors twice."""
-        return tf.concat([relevance, relevance], axis=1)
+        return tf.concat([multipliers, multipliers], axis=1)
 
-    def compute_output_spec(self, relevance: Any) -> keras.KerasTensor:
+    def compute_output_spec(self, multipliers: Any) -> keras.KerasTensor:
         """Unknown numbers of vectors stay unknown."""
-        return keras.KerasTensor(relevance.shape, self.compute_dtype)
+        return keras.KerasTensor(multipliers.shape, self.compute_dtype)
 
 
 class UnitMaximum(keras.layers.Layer):
     """Divides the multipliers of each sample and vector by the largest magnitude."""
 
-    def __init__(self, streams: int, **options: Any) -> None:
+    def __init__(self, num_multipliers: int, **options: Any) -> None:
         super().__init__(**options)
-        self.streams = streams
+        self.num_multipliers = num_multipliers
 
-    def call(self, relevance: Tensor) -> Tensor:
-        """Returns the multipliers; both streams of a vector have one divisor."""
-        axes = list(range(2, len(relevance.shape)))
-        largest = tf.reduce_max(tf.abs(relevance), axis=axes, keepdims=True)
-        if self.streams == 2:
+    def call(self, multipliers: Tensor) -> Tensor:
+        """Returns the multipliers; m+ and m- of a vector have one divisor."""
+        axes = list(range(2, len(multipliers.shape)))
+        largest = tf.reduce_max(tf.abs(multipliers), axis=axes, keepdims=True)
+        if self.num_multipliers == 2:
             first, second = tf.split(largest, 2, axis=1)
             largest = tf.maximum(first, second)
             largest = tf.concat([largest, largest], axis=1)
-        return tf.math.divide_no_nan(relevance, largest)
+        return tf.math.divide_no_nan(multipliers, largest)
 
-    def compute_output_spec(self, relevance: Any) -> keras.KerasTensor:
+    def compute_output_spec(self, multipliers: Any) -> keras.KerasTensor:
         """The same shape."""
-        return keras.KerasTensor(relevance.shape, self.compute_dtype)
+        return keras.KerasTensor(multipliers.shape, self.compute_dtype)
 
 
 class Contribution(keras.layers.Layer):
@@ -91,14 +137,14 @@ class Contribution(keras.layers.Layer):
         self.quantity = quantity
 
     def call(
-        self, relevance: Tensor, x: Tensor, x0: Tensor, parts: Sequence[Tensor] | None = None
+        self, multipliers: Tensor, x: Tensor, x0: Tensor, parts: SignedParts | None = None
     ) -> Tensor:
-        """Returns m (x - x0), or m; with two streams m+ D+ + m- D-, or that by D+ + D-."""
+        """Returns m D, or m; with two multipliers m+ D+ + m- D-, or that by D."""
         difference = expand(x - x0)
         if parts is None:
-            return relevance if self.quantity == MULTIPLIER else relevance * difference
-        above, below = tf.split(relevance, 2, axis=1)
-        contribution = above * expand(parts[0]) + below * expand(parts[1])
+            return multipliers if self.quantity == MULTIPLIER else multipliers * difference
+        above, below = tf.split(multipliers, 2, axis=1)
+        contribution = above * expand(parts.positive) + below * expand(parts.negative)
         if self.quantity == CONTRIBUTION:
             return contribution
         mean = (above + below) / 2
@@ -106,10 +152,10 @@ class Contribution(keras.layers.Layer):
         return tf.where(tf.equal(difference, 0), mean, quotient)
 
     def compute_output_spec(
-        self, relevance: Any, x: Any, x0: Any, parts: Any = None
+        self, multipliers: Any, x: Any, x0: Any, parts: Any = None
     ) -> keras.KerasTensor:
-        """The shape of the relevance."""
-        return keras.KerasTensor(relevance.shape, self.compute_dtype)
+        """The shape of the multipliers."""
+        return keras.KerasTensor(multipliers.shape, self.compute_dtype)
 
 
 class DifferenceNetwork(ReversedNetwork):
@@ -144,29 +190,37 @@ class DifferenceNetwork(ReversedNetwork):
         self._sources = [
             tokens[node].outputs[0] if node in tokens else node for node in graph.inputs
         ]
+        self._baseline_nodes = [*self._sources]
+        for call in upstream.calls:
+            self._baseline_nodes += [n for n in call.outputs if n not in self._sources]
         rules = {call: assignment.rules[call] for call in upstream.calls}
         self._producers = upstream.producer()
-        self._streams = _streams(upstream, rules, start)
-        self._cuts = _cuts(upstream, start) if rescale else frozenset()
+        self._num_multipliers = _num_multipliers(upstream, rules, start)
+        self._bottlenecks = _bottlenecks(upstream, start) if rescale else frozenset()
         plain = {"dtype": dtype, "autocast": False}
         self._part_layers = {
-            call: Parts(call, rules[call], f"parts_{index}", dtype)
+            call: PartsOfOutputs(call, rules[call], f"parts_{index}", dtype)
             for index, call in enumerate(upstream.calls)
         }
-        self._sign_parts = SignParts(name="sign_parts", **plain)
-        self._widen = Widen(name="widen", **plain)
+        self._parts_of_input = PartsOfInput(name="parts_of_input", **plain)
+        self._both_signs = BothSigns(name="both_signs", **plain)
         self._unit = {n: UnitMaximum(n, name=f"unit_maximum_{n}", **plain) for n in (1, 2)}
         self._contribution = Contribution(quantity, name="contribution", **plain)
         super().__init__(graph, assignment, start=start, dtype=dtype, **options)
 
     def _reverse_layer(self, call: Call, name: str) -> ReverseLayer:
-        return ReverseLayer(call, self.rules[call], name, self.dtype, self._arriving(call))
+        arriving = self._arriving(call)
+        return ReverseLayer(call, self.rules[call], name, self.dtype, num_multipliers=arriving)
+
+    def _multipliers_of(self, node: Node) -> int:
+        """Returns how many multipliers a tensor has."""
+        return self._num_multipliers.get(node, 1)
 
     def _arriving(self, call: Call) -> int:
-        """Returns how many streams arrive at a call."""
-        return max(self._streams.get(node, 1) for node in call.outputs)
+        """Returns how many multipliers arrive at a call."""
+        return max(self._multipliers_of(node) for node in call.outputs)
 
-    # --- two forward passes ---
+    # --- forward, twice ---
 
     def _inputs(self) -> list[keras.KerasTensor]:
         baselines = [
@@ -175,125 +229,115 @@ class DifferenceNetwork(ReversedNetwork):
         ]
         return [*super()._inputs(), *baselines]
 
-    def _replay(self, inputs: Sequence) -> Tensors:
+    def _replay(self, inputs: Sequence) -> TwoPasses:
         count = len(self.graph.inputs)
-        tensors = super()._replay(inputs[:count])
         baseline = dict(zip(self._sources, inputs[count:], strict=True))
-        for call in self.graph.calls:
-            if call.outputs[0] in baseline:
-                continue
-            results = self._forward_layers[call]([baseline[node] for node in call.inputs])
-            baseline.update(zip(call.outputs, results, strict=True))
-        return {**tensors, **{(node, "baseline"): value for node, value in baseline.items()}}
+        return TwoPasses(super()._replay(inputs[:count]), self._forward(baseline))
+
+    def _recorded(self, tensors: TwoPasses) -> list[Tensor]:
+        return [*tensors.values(), *(tensors.baseline[node] for node in self._baseline_nodes)]
+
+    def _restored(self, records: Sequence[Tensor]) -> TwoPasses:
+        count = len(self.nodes)
+        baseline = zip(self._baseline_nodes, records[count:], strict=True)
+        return TwoPasses(super()._restored(records[:count]), dict(baseline))
+
+    # --- parts of differences ---
+
+    def _parts(self, node: Node, tensors: TwoPasses) -> SignedParts:
+        """Returns D+ and D- of a tensor, made when they are first asked for."""
+        if node not in tensors.parts:
+            call = self._producers.get(node)
+            if call is None or node in self._sources:
+                made = {node: self._parts_of_input(tensors[node], tensors.baseline[node])}
+            else:
+                parts = self._part_layers[call](
+                    {
+                        **self._both_passes(call, tensors),
+                        "parts": self._parts_of_inputs(call, tensors),
+                    }
+                )
+                made = dict(zip(call.outputs, parts, strict=True))
+            tensors.parts.update(made)
+        return tensors.parts[node]
+
+    def _parts_of_inputs(self, call: Call, tensors: TwoPasses) -> list[SignedParts]:
+        return [self._parts(node, tensors) for node in call.inputs if node.floating]
 
     # --- the way back ---
 
     def nonlinear(self) -> str:
         """Returns why relevance is not linear in the output relevance; empty if it is."""
-        cuts = "multipliers are divided by their largest magnitude on the way"
-        return cuts if self._cuts else super().nonlinear()
+        scaled = "multipliers are divided by their largest magnitude on the way"
+        return scaled if self._bottlenecks else super().nonlinear()
 
-    def _gathered(self, call: Call, tensors: Tensors) -> dict[str, list]:
-        gathered = {**super()._gathered(call, tensors), **self._baselines(call, tensors)}
-        if self.rules[call].streams(1) == 2 or self._arriving(call) == 2:
-            gathered["parts"] = self._input_parts(call, tensors)
+    def _gathered(self, call: Call, tensors: TwoPasses) -> dict[str, list]:
+        gathered = self._both_passes(call, tensors)
+        if self.rules[call].leaving(1) == 2 or self._arriving(call) == 2:
+            gathered["parts"] = self._parts_of_inputs(call, tensors)
         return gathered
 
-    def _baselines(self, call: Call, tensors: Tensors) -> dict[str, list]:
+    def _both_passes(self, call: Call, tensors: TwoPasses) -> dict[str, list]:
         return {
-            f"baseline_{kind}": [tensors.get((node, "baseline"), tensors[node]) for node in nodes]
-            for kind, nodes in (("inputs", call.inputs), ("outputs", call.outputs))
+            **super()._gathered(call, tensors),
+            "baseline_inputs": [tensors.at_baseline(node) for node in call.inputs],
+            "baseline_outputs": [tensors.at_baseline(node) for node in call.outputs],
         }
 
-    def _input_parts(self, call: Call, tensors: Tensors) -> list:
-        return [
-            part for node in call.inputs if node.floating for part in self._parts(node, tensors)
+    def visit(self, call: Call, tensors: TwoPasses, relevance: Sequence) -> Sequence:
+        """Returns the multipliers of each input of a call, as many as it has."""
+        arriving = self._arriving(call)
+        given = [
+            self._both_signs(part) if self._multipliers_of(node) < arriving else part
+            for node, part in zip(call.outputs, relevance, strict=True)
         ]
-
-    def _parts(self, node: Node, tensors: Tensors) -> list:
-        """Returns D+ and D- of a tensor, made when they are first asked for."""
-        if (node, "parts") not in tensors:
-            call = self._producers.get(node)
-            if call is None or node in self._sources:
-                made = {node: self._sign_parts(tensors[node], tensors[node, "baseline"])}
-            else:
-                gathered = {
-                    **ReversedNetwork._gathered(self, call, tensors),
-                    **self._baselines(call, tensors),
-                    "parts": self._input_parts(call, tensors),
-                }
-                parts = self._part_layers[call](gathered)
-                pairs = zip(parts[::2], parts[1::2], strict=True)
-                made = dict(zip(call.outputs, pairs, strict=True))
-            tensors.update({(key, "parts"): list(value) for key, value in made.items()})
-        return tensors[node, "parts"]
-
-    def visit(self, call: Call, tensors: Tensors, relevance: Sequence) -> Sequence:
-        """Returns the multipliers of each input of a call, with as many streams as it has."""
-        leaving = self.rules[call].streams(self._arriving(call))
-        arriving = self._widened(relevance, call)
-        results = self._reverse_layers[call](arriving, **self._gathered(call, tensors))
+        results = self._reverse_layers[call](given, **self._gathered(call, tensors))
+        leaving = self.rules[call].leaving(arriving)
         return [
-            self._widen(result) if self._streams.get(node, 1) > leaving else result
+            self._both_signs(result) if self._multipliers_of(node) > leaving else result
             for node, result in zip(call.inputs, results, strict=True)
         ]
 
-    def _widened(self, relevance: Sequence, call: Call) -> list:
-        """Returns what arrives at the outputs of a call with the same number of streams."""
-        return [
-            self._widen(part) if self._streams.get(node, 1) < self._arriving(call) else part
-            for node, part in zip(call.outputs, relevance, strict=True)
-        ]
-
-    def _account(
-        self, call: Call, tensors: Tensors, arriving: Sequence, results: Sequence
-    ) -> list[Tensor]:
-        """Accounts for contributions; none are absorbed."""
-
-        def amount(nodes: Sequence[Node], relevance: Sequence) -> Tensor:
-            parts = zip(nodes, relevance, strict=True)
-            return sum(total(self._read(node, tensors, part)) for node, part in parts)
-
-        # What arrives at tokens' vectors has been read already.
-        read = isinstance(call.operation, Lookup)
-        received = total(arriving[0]) if read else amount(call.outputs, arriving)
-        kept = amount(call.inputs, results)
-        return [received, kept, tf.zeros_like(kept), tf.zeros_like(kept), received - kept]
-
     def _settle(self, node: Node, relevance: Any) -> Any:
-        if node not in self._cuts:
+        if node not in self._bottlenecks:
             return relevance
-        return self._unit[self._streams.get(node, 1)](relevance)
+        return self._unit[self._multipliers_of(node)](relevance)
 
-    def _read(self, node: Node, tensors: Tensors, relevance: Any) -> Any:
+    def _read(self, node: Node, tensors: TwoPasses, relevance: Any) -> Any:
         if not node.floating:
             return relevance
-        parts = self._parts(node, tensors) if self._streams.get(node, 1) == 2 else None
-        ends = tensors[node], tensors[node, "baseline"]
-        return self._contribution(relevance, *ends, parts=parts)
+        parts = self._parts(node, tensors) if self._multipliers_of(node) == 2 else None
+        return self._contribution(relevance, tensors[node], tensors.baseline[node], parts=parts)
+
+    def _amount(self, nodes: Sequence[Node], tensors: TwoPasses, relevance: Sequence) -> Tensor:
+        """Returns the contributions of all elements of some tensors, (batch, num_vectors)."""
+        parts = zip(nodes, relevance, strict=True)
+        return sum(total(self._read(node, tensors, part)) for node, part in parts)
 
 
-def _streams(graph: Graph, rules: Mapping[Call, DifferenceRule], start: Node) -> dict[Node, int]:
-    """Returns how many streams the multipliers of each tensor are, for those that get some."""
+def _num_multipliers(
+    graph: Graph, rules: Mapping[Call, DifferenceRule], start: Node
+) -> dict[Node, int]:
+    """Returns how many multipliers each tensor has, for those that get some."""
     found = {start: 1}
     for call in reversed(graph.calls):
         arriving = [found[node] for node in call.outputs if node in found]
         if arriving:
             for node in call.inputs:
-                found[node] = max(found.get(node, 1), rules[call].streams(max(arriving)))
+                found[node] = max(found.get(node, 1), rules[call].leaving(max(arriving)))
     return found
 
 
-def _cuts(graph: Graph, start: Node) -> frozenset[Node]:
+def _bottlenecks(graph: Graph, start: Node) -> frozenset[Node]:
     """Returns the tensors that carry everything that goes back, the start excepted."""
-    producers, cuts = graph.producer(), set()
+    producers, found = graph.producer(), set()
     waiting = {start}
     for call in reversed(graph.calls):
         here = waiting.intersection(call.outputs)
         if not here:
             continue
         if len(waiting) == 1 and start not in waiting:
-            cuts |= waiting
+            found |= waiting
         waiting -= here
         waiting.update(node for node in call.inputs if node in producers or node.floating)
-    return frozenset(cuts)
+    return frozenset(found)

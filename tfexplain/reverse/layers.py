@@ -61,9 +61,8 @@ class ReverseLayer(CallLayer):
         rule: The rule.
         name: Name of this layer.
         dtype: Precision.
-        streams: Of how many kinds the vectors are; see `RecordedCall`.
         parameters: Arrays that belong to the rule at this call.
-        vanishing: No relevance arrives where the output is < 0.
+        **known: Fields of the rule's record that are the same in every pass.
     """
 
     def __init__(
@@ -72,16 +71,13 @@ class ReverseLayer(CallLayer):
         rule: Rule,
         name: str,
         dtype: str,
-        streams: int = 1,
         parameters: Sequence[np.ndarray] = (),
-        vanishing: bool = False,
+        **known: Any,
     ) -> None:
         super().__init__(call.operation, name, dtype)
         self.rule = rule
-        self.vanishing = vanishing
-        self.streams = streams
         self.parameters = [tf.Variable(value, trainable=False) for value in parameters]
-        self.nonnegative = call.nonnegative
+        self.known = {"nonnegative": call.nonnegative, **known}
         self.arguments = call.inputs
 
     def call(self, relevance: Sequence[Tensor], **tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -89,16 +85,11 @@ class ReverseLayer(CallLayer):
         return list(self.rule.propagate(self.recorded(**tensors), tuple(relevance)))
 
     def recorded(self, **tensors: Sequence[Tensor]) -> RecordedCall:
-        """Returns the call with its tensors, named as the fields of `RecordedCall`."""
+        """Returns the record that the rule asks for, given the tensors among its fields."""
         given = {name: tuple(value) for name, value in tensors.items()}
-        return RecordedCall(
-            self.operation,
-            nonnegative=tuple(self.nonnegative),
-            streams=self.streams,
-            vanishing=self.vanishing,
-            parameters=tuple(tf.convert_to_tensor(value) for value in self.parameters),
-            **given,
-        )
+        if self.parameters:
+            given["parameters"] = tuple(tf.convert_to_tensor(value) for value in self.parameters)
+        return self.rule.record(self.operation, **self.known, **given)
 
     def compute_output_spec(self, relevance: Sequence, **tensors: Any) -> list[keras.KerasTensor]:
         """Relevance has the shape of the tensor, with the axis of vectors."""

@@ -21,8 +21,10 @@ from tfexplain.reverse.layers import Bounds, ForwardCall, ReverseLayer, TimesAct
 from tfexplain.reverse.vanishing import vanishing_below_zero
 from tfexplain.rules.base import total
 
-# Tensors of a forward pass by node, or by whatever else a network records.
-Tensors = dict[Any, Any]
+# The tensors of a forward pass.
+Tensors = Mapping[Node, Tensor]
+# What happens to the relevance that a call receives, as `Analyzer.ledger` reports it.
+TERMS = ("received", "kept", "absorbed_by_bias", "absorbed_by_stabilizer", "undefined", "lost")
 Visit = Callable[[Call, Tensors, Sequence], Sequence]
 
 
@@ -96,7 +98,7 @@ class ReversedNetwork:
             self.rules[call],
             name,
             self.dtype,
-            parameters=self._parameters.get(call, ()),
+            self._parameters.get(call, ()),
             vanishing=call in self.vanishing,
         )
 
@@ -116,15 +118,27 @@ class ReversedNetwork:
     def _relevance_input(self) -> keras.KerasTensor:
         return keras.Input((None, *self.start.shape[1:]), dtype=self.dtype, name="output_relevance")
 
-    def _replay(self, inputs: Sequence) -> dict[Node, Any]:
-        tensors = dict(zip(self.graph.inputs, inputs, strict=True))
+    def _replay(self, inputs: Sequence) -> Tensors:
+        return self._forward(dict(zip(self.graph.inputs, inputs, strict=True)))
+
+    def _forward(self, tensors: dict[Node, Tensor]) -> dict[Node, Tensor]:
+        """Runs the calls whose outputs are not given; returns all tensors."""
         for call in self.graph.calls:
-            results = self._forward_layers[call]([tensors[node] for node in call.inputs])
-            tensors.update(zip(call.outputs, results, strict=True))
+            if call.outputs[0] not in tensors:
+                results = self._forward_layers[call]([tensors[node] for node in call.inputs])
+                tensors.update(zip(call.outputs, results, strict=True))
         return tensors
 
+    def _recorded(self, tensors: Tensors) -> list[Tensor]:
+        """Returns all tensors of a pass in one list, which a model can return."""
+        return list(tensors.values())
+
+    def _restored(self, records: Sequence[Tensor]) -> Tensors:
+        """Returns the tensors of a pass, given their list."""
+        return dict(zip(self.nodes, records, strict=True))
+
     def _gathered(self, call: Call, tensors: Tensors) -> dict[str, list]:
-        """Returns the tensors that the rule of a call needs, named as in `RecordedCall`."""
+        """Returns the tensors of a call, named as the fields of its rule's record."""
         gathered = {
             "inputs": [tensors[node] for node in call.inputs],
             "outputs": [tensors[node] for node in call.outputs],
@@ -180,19 +194,19 @@ class ReversedNetwork:
     def _build(self) -> None:
         inputs, relevance = self._inputs(), self._relevance_input()
         tensors = self._replay(inputs)
-        results = self._walk(dict(tensors), relevance, self.visit)
+        results = self._walk(tensors, relevance, self.visit)
         named = dict(zip(self.readouts, results, strict=True))
         outputs = results[0] if len(results) == 1 else named
         self.model = keras.Model([*inputs, relevance], outputs, name="reversed")
         # The same layers as two models, so that one forward pass can serve many chunks of vectors.
         self.nodes = list(tensors)
         self.start_index = self.nodes.index(self.start)
-        self.forward = keras.Model(inputs, [tensors[node] for node in self.nodes])
+        self.forward = keras.Model(inputs, self._recorded(tensors))
         records = [
             keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in self.forward.outputs
         ]
         relevance = self._relevance_input()
-        results = self._walk(dict(zip(self.nodes, records, strict=True)), relevance, self.visit)
+        results = self._walk(self._restored(records), relevance, self.visit)
         self.backward = keras.Model([*records, relevance], results)
 
     def nonlinear(self) -> str:
@@ -279,8 +293,8 @@ class ReversedNetwork:
         relevance = start_relevance(outputs, targets, self.head)
         return [outputs, *self.backward_pass(records, relevance)]
 
-    def _ledger(self, records: Sequence[Tensor], relevance: Tensor) -> dict[str, list[Tensor]]:
-        """Accounts for the relevance of each call; one (batch, num_vectors) per quantity."""
+    def _ledger(self, records: Sequence[Tensor], relevance: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Accounts for the relevance of each call: its terms, each (batch, num_vectors)."""
         rows = {}
 
         def visit(call: Call, tensors: Tensors, arriving: Sequence) -> Sequence:
@@ -288,18 +302,35 @@ class ReversedNetwork:
             rows[call.name] = self._account(call, tensors, arriving, results)
             return results
 
-        self._walk(dict(zip(self.nodes, records, strict=True)), relevance, visit)
+        self._walk(self._restored(records), relevance, visit)
         return rows
 
     def _account(
         self, call: Call, tensors: Tensors, arriving: Sequence, results: Sequence
-    ) -> list[Tensor]:
-        """Returns relevance received, kept, absorbed by bias and by stabilizer, and lost."""
+    ) -> dict[str, Tensor]:
+        """Returns what a call did with its relevance, by the names in `TERMS`.
+
+        Only `lost` is a difference: what neither reached an input nor follows from the formula of
+        what the rule absorbs.
+        """
         layer = self._reverse_layers[call]
-        kept = sum(total(result) for result in results)
         recorded = layer.recorded(**self._gathered(call, tensors))
-        absorbed = layer.rule.absorbed(recorded, tuple(arriving), kept)
-        return [sum(total(r) for r in arriving), kept, *absorbed]
+        if isinstance(call.operation, Lookup):
+            # The walk has read it already.
+            received = sum(total(part) for part in arriving)
+        else:
+            received = self._amount(call.outputs, tensors, arriving)
+        kept = self._amount(call.inputs, tensors, results)
+        absorbed = [
+            tf.zeros_like(received) + tf.cast(term, received.dtype)
+            for term in layer.rule.absorbed(recorded, tuple(arriving))
+        ]
+        terms = [received, kept, *absorbed]
+        return dict(zip(TERMS, [*terms, received - sum(terms[1:])], strict=True))
+
+    def _amount(self, nodes: Sequence[Node], tensors: Tensors, relevance: Sequence) -> Tensor:
+        """Returns the relevance of all elements of some tensors, (batch, num_vectors)."""
+        return sum(total(part) for part in relevance)
 
 
 def start_relevance(outputs: Tensor, targets: Tensor, head: str) -> Tensor:

@@ -7,12 +7,12 @@ from tfexplain.rules.contributions import (
     ContributionRule,
     Epsilon,
     Gamma,
-    Group,
     ZPlus,
 )
 from tfexplain.rules.differences import (
     AblatedLinear,
     AffineDifference,
+    DifferenceCall,
     DifferenceRule,
     LinearDifference,
     MaxDifference,
@@ -20,13 +20,15 @@ from tfexplain.rules.differences import (
     ProductDifference,
     Rescale,
     RevealCancel,
+    SignedParts,
     Transport,
 )
 from tfexplain.rules.gradients import DeconvReLU, Gradient, GuidedReLU, RectGrad
-from tfexplain.rules.patterns import PatternRule
+from tfexplain.rules.groups import Group
+from tfexplain.rules.patterns import PatternCall, PatternRule
 from tfexplain.rules.published import ClippedAddition
 from tfexplain.rules.routing import AverageOfWindow, EqualShares, Pass, Proportional, Winner
-from tfexplain.rules.weights import Flat, WSquare, ZBox
+from tfexplain.rules.weights import BoundedCall, Flat, WSquare, ZBox
 
 __all__ = [
     "RULES",
@@ -35,10 +37,12 @@ __all__ = [
     "AffineDifference",
     "AlphaBeta",
     "AverageOfWindow",
+    "BoundedCall",
     "ClippedAddition",
     "ContrastiveZPlus",
     "ContributionRule",
     "DeconvReLU",
+    "DifferenceCall",
     "DifferenceRule",
     "Epsilon",
     "EqualShares",
@@ -51,6 +55,7 @@ __all__ = [
     "MaxDifference",
     "Pass",
     "PassDifference",
+    "PatternCall",
     "PatternRule",
     "ProductDifference",
     "Proportional",
@@ -59,6 +64,7 @@ __all__ = [
     "Rescale",
     "RevealCancel",
     "Rule",
+    "SignedParts",
     "Transport",
     "WSquare",
     "Winner",

@@ -10,48 +10,43 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor
+from tfexplain.numerics import Tensor, expand
 from tfexplain.operations import Operation
 
 
-class RecordedCall(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class RecordedCall:
     """One call with the tensors of this forward pass.
+
+    A rule that reads more of it has a subclass for that, which it names as its `record`.
 
     Attributes:
         operation: What was computed.
         inputs: Tensors (batch, *shape).
         outputs: Tensors (batch, *shape).
         nonnegative: For each input, whether it is >= 0 for certain.
-        bounds: For `ZBox`: lowest and highest values of the input, (1, *shape).
-        baseline_inputs: For DeepLIFT: the inputs at the baseline, (batch or 1, *shape).
-        baseline_outputs: The outputs at the baseline.
-        parts: For `RevealCancel`: positive and negative part of the difference of each input from
-            its baseline, one after the other.
-        parameters: For `PatternRule`: the fitted pattern.
-        streams: 2 if the first half of the vectors belongs to positive and the second half to
-            negative differences, else 1.
         vanishing: No relevance arrives where the output is < 0.
     """
 
     operation: Operation
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    nonnegative: tuple[bool, ...]
-    bounds: tuple[Tensor, Tensor] | None = None
-    baseline_inputs: tuple[Tensor, ...] = ()
-    baseline_outputs: tuple[Tensor, ...] = ()
-    parts: tuple[Tensor, ...] = ()
-    parameters: tuple[Tensor, ...] = ()
-    streams: int = 1
+    nonnegative: tuple[bool, ...] = ()
     vanishing: bool = False
 
 
 class Absorbed(NamedTuple):
-    """Relevance that does not reach the inputs of a call, each (batch, num_vectors)."""
+    """Relevance that reaches no input of a call, each (batch, num_vectors) or a number for all.
 
-    bias: Tensor
-    stabilizer: Tensor
-    lost: Tensor
+    Attributes:
+        bias: The share of the bias.
+        stabilizer: The share of what is added to denominators.
+        undefined: What the rule gives to nobody: shares of 0/0, and what its routing drops.
+    """
+
+    bias: Tensor | float = 0.0
+    stabilizer: Tensor | float = 0.0
+    undefined: Tensor | float = 0.0
 
 
 RULES: dict[str, type[Rule]] = {}
@@ -66,11 +61,16 @@ class Rule:
 
     Attributes:
         handled: Kinds of operations it is defined for.
+        conserved_at: Kinds of operations at which it hands on what it receives, no more and no
+            less: what reaches the inputs and what is `absorbed` add up to what arrived.
         linear: What it returns is linear in the relevance.
+        record: What it has to know of a call; reversed networks record that.
     """
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Operation,)
+    conserved_at: ClassVar[tuple[type[Operation], ...]] = (Operation,)
     linear: ClassVar[bool] = True
+    record: ClassVar[type[RecordedCall]] = RecordedCall
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
         """Enters the class into the registry that saving and loading use.
@@ -91,6 +91,10 @@ class Rule:
         """Tells whether the rule is defined for an operation."""
         return isinstance(operation, self.handled)
 
+    def conserves(self, operation: Operation) -> bool:
+        """Tells whether it hands on at an operation what it receives."""
+        return isinstance(operation, self.conserved_at)
+
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the relevance of each input.
 
@@ -103,16 +107,17 @@ class Rule:
         """
         raise NotImplementedError
 
-    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
-        """Says where the relevance went that did not reach the inputs, for the ledger.
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
+        """Returns the relevance that reaches no input, for the ledger; by default none does.
+
+        It follows from the rule's formula, never from what `propagate` has returned: the ledger
+        compares the two.
 
         Args:
             call: The call with its tensors.
-            relevance: What arrived, one tensor for each output.
-            kept: What reached the inputs, (batch, num_vectors).
+            relevance: What arrived, one (batch, num_vectors, *shape) for each output.
         """
-        lost = sum(total(r) for r in relevance) - kept
-        return Absorbed(tf.zeros_like(lost), tf.zeros_like(lost), lost)
+        return Absorbed()
 
     def to_config(self) -> dict[str, Any]:
         """Returns the rule as JSON-able data."""
@@ -139,6 +144,17 @@ def rule_from_config(config: dict[str, Any]) -> Rule:
 def total(relevance: Tensor) -> Tensor:
     """Sums relevance over everything but (batch, num_vectors)."""
     return tf.reduce_sum(relevance, axis=list(range(2, len(relevance.shape))))
+
+
+def undefined_where(missing: Tensor, relevance: Tensor) -> Absorbed:
+    """Returns that the relevance of some outputs reaches no input, and all other relevance does.
+
+    Args:
+        missing: Which outputs those are, boolean, (batch or 1, *shape).
+        relevance: What arrived, (batch, num_vectors, *shape).
+    """
+    dropped = tf.where(expand(missing), relevance, tf.zeros((), relevance.dtype))
+    return Absorbed(undefined=total(dropped))
 
 
 def plain(value: Any) -> Any:

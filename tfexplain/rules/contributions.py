@@ -1,57 +1,24 @@
 """LRP rules that share relevance in proportion to contributions c_ij = x_i w_ij.
 
-They differ only in how positive and negative contributions are weighted, so each is a table of
-groups: R_i = sum_g weight_g sum_j (a_g c_ij^+ + n_g c_ij^-) / z_gj R_j with
-z_gj = sum_i (a_g c_ij^+ + n_g c_ij^-) + a'_g b_j^+ + n'_g b_j^-. One piece of code runs them all,
-on linear layers, on affine normalisations and on sums of tensors.
+The sum of these is z_j - b_j. Each rule is a table of groups (see `groups` for the formula that
+makes relevance of a table, and `evaluation` for the order in which it is computed), on linear
+layers, on affine normalisations and on sums of tensors.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import tensorflow as tf
 
 from tfexplain.checks import choice, real
-from tfexplain.numerics import Stabilizer, Tensor, expand, negative, positive, rounding
+from tfexplain.numerics import Stabilizer, Tensor, expand
 from tfexplain.operations import Additive, Operation
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, total
-
-BIAS = ("split", "ignore", "full")
-
-
-@dataclass(frozen=True)
-class Group:
-    """One row of a rule's table.
-
-    Args:
-        positive: Factor a_g of positive contributions.
-        negative: Factor n_g of negative contributions.
-        bias_positive: Factor of the positive part of the bias in the denominator.
-        bias_negative: Factor of the negative part of the bias.
-        weight: Factor of the whole share.
-        gate: Only for outputs z_j >= 0 ("positive"), only for z_j < 0 ("negative"), or all.
-    """
-
-    positive: float
-    negative: float
-    bias_positive: float = 0.0
-    bias_negative: float = 0.0
-    weight: float = 1.0
-    gate: str | None = None
-
-
-def with_bias(bias: str, group: Group) -> Group:
-    """Returns the group with the bias treated as the option says."""
-    factors = {
-        "split": (group.positive, group.negative),
-        "ignore": (0.0, 0.0),
-        "full": (max(group.positive, group.negative),) * 2,
-    }[bias]
-    return Group(group.positive, group.negative, *factors, group.weight, group.gate)
+from tfexplain.rules.evaluation import denominators, pulled
+from tfexplain.rules.groups import BIAS, Group, with_bias
 
 
 @dataclass(frozen=True)
@@ -71,142 +38,24 @@ class ContributionRule(Rule, abstract=True):
         return Stabilizer()
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Returns the share of each input."""
-        operation, given = call.operation, (call.inputs, call.nonnegative)
-        parts = _parts(self, call)
-        shares = [part.share(relevance[0]) for part in parts]
-        if len(parts) == 1:
-            group = parts[0].group
-            return operation.pull_weighted(*given, shares[0], group.positive, group.negative)
-        to_positive = to_negative = None
-        for part, share in zip(parts, shares, strict=True):
-            above, below = part.group.positive, part.group.negative
-            scaled = {f: share if f == 1 else f * share for f in {above, below} if f}
-            if above:
-                to_positive = _add(to_positive, scaled[above])
-            if below:
-                to_negative = _add(to_negative, scaled[below])
-        return operation.pull_contributions(*given, to_positive, to_negative)
+        """Returns R_i = sum_g sum_j c_gij s_gj with s_gj = weight_g R_j / (z_gj + stabilizer)."""
+        found = denominators(self.groups, self.stabilizer, call)
+        shares = [z.share(relevance[0]) for z in found]
+        return pulled(call, [z.group for z in found], shares)
 
-    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
-        """The bias and the stabilizer take their part of each denominator; 0 / 0 is lost."""
-        bias = stabilizer = handed_out = lost = 0
-        for part in _parts(self, call):
-            arriving, share = part.arriving(relevance[0]), part.share(relevance[0])
-            shape = tf.shape(part.denominator)
-            bias += total(expand(tf.broadcast_to(part.bias, shape)) * share)
-            stabilizer += total(expand(part.stabilized - part.denominator) * share)
-            zero = expand(tf.equal(part.inverse, 0))
-            lost += total(tf.where(zero, arriving, tf.zeros((), arriving.dtype)))
-            handed_out += total(arriving)
-        # A contrast of two groups hands out less than arrives.
-        return Absorbed(bias, stabilizer, lost + total(relevance[0]) - handed_out)
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
+        """Bias and stabilizer take their part of each denominator.
 
-
-@dataclass(frozen=True)
-class _Part:
-    """One group at one call: by what relevance is divided there.
-
-    Attributes:
-        group: The group.
-        bias: Its part of the bias, which broadcasts against the output.
-        denominator: z_g, (batch, *output_shape).
-        stabilized: The same with what the rule adds.
-        open: Where the group counts; None for everywhere.
-    """
-
-    group: Group
-    bias: Tensor
-    denominator: Tensor
-    stabilized: Tensor
-    open: Tensor | None
-
-    @property
-    def inverse(self) -> Tensor:
-        """1 / denominator, once for all vectors; 0 where it is 0, or too small to have one."""
-        inverse = tf.math.divide_no_nan(tf.ones((), self.stabilized.dtype), self.stabilized)
-        return tf.where(tf.math.is_finite(inverse), inverse, tf.zeros_like(inverse))
-
-    def share(self, relevance: Tensor) -> Tensor:
-        """Returns weight / denominator times relevance, (batch, num_vectors, *output_shape)."""
-        factor = self.inverse
-        if self.group.weight != 1:
-            factor = self.group.weight * factor
-        if self.open is not None:
-            factor = tf.where(self.open, factor, tf.zeros_like(factor))
-        return relevance * expand(factor)
-
-    def arriving(self, relevance: Tensor) -> Tensor:
-        """Returns the relevance that the group shares."""
-        arriving = self.group.weight * relevance
-        if self.open is None:
-            return arriving
-        return tf.where(expand(self.open), arriving, tf.zeros((), arriving.dtype))
-
-
-def _parts(rule: ContributionRule, call: RecordedCall) -> list[_Part]:
-    """Returns the groups of a rule that count at a call, with their denominators."""
-    operation, (z,) = call.operation, call.outputs
-    bias = operation.bias(call.inputs)
-    # What the contributions add up to is known from the forward pass.
-    everything = z if bias is None else z - bias
-    given = call.inputs, call.nonnegative
-    groups = _counting(rule.groups, call, bias is not None)
-    above = below = None
-    if len(groups) > 1 and any(group.positive != group.negative for group in groups):
-        above = operation.weighted_sum(*given, 1, 0)
-        if any(group.negative for group in groups):
-            offset = tf.zeros((), z.dtype) if bias is None else bias
-            below = _remainder(everything, above, offset)
-    found = []
-    for group in groups:
-        biased = tf.zeros((), z.dtype)
-        if bias is not None:
-            biased = group.bias_positive * positive(bias) + group.bias_negative * negative(bias)
-        if group.positive == group.negative:
-            whole = group.bias_positive == group.bias_negative == group.positive == 1
-            denominator = z if whole else group.positive * everything + biased
-        elif above is None:
-            denominator = operation.weighted_sum(*given, group.positive, group.negative) + biased
-        else:
-            denominator = group.positive * above + biased
-            if group.negative:
-                denominator += group.negative * below
-        open_ = None
-        if group.gate:
-            # Where the bias is ignored, it does not choose the branch either.
-            sum_ = z if _biased(group) else everything
-            open_ = sum_ >= 0 if group.gate == "positive" else sum_ < 0
-        found.append(_Part(group, biased, denominator, rule.stabilizer(denominator), open_))
-    return found
-
-
-def _counting(groups: Sequence[Group], call: RecordedCall, bias: bool) -> list[Group]:
-    """Leaves out groups for negative outputs, at which nothing arrives in front of a ReLU."""
-    decided = call.vanishing and not (bias and any(not _biased(group) for group in groups))
-    if not decided:
-        return list(groups)
-    kept = [replace(group, gate=None) for group in groups if group.gate != "negative"]
-    return kept or list(groups)
-
-
-def _biased(group: Group) -> bool:
-    return bool(group.bias_positive or group.bias_negative)
-
-
-def _add(first: Tensor | None, second: Tensor) -> Tensor:
-    return second if first is None else first + second
-
-
-def _remainder(everything: Tensor, above: Tensor, bias: Tensor) -> Tensor:
-    """Returns the sum of negative contributions, z - b - z+, without another pass.
-
-    Rounding can leave a remainder where there is none. What is within a few units of rounding of
-    the positive sum and the bias counts as zero, so that no relevance is divided by noise.
-    """
-    below = everything - above
-    noise = rounding(below.dtype) * (above + tf.abs(bias))
-    return tf.where(-below > noise, below, tf.zeros((), below.dtype))
+        Where the weights of the groups that have shares do not add up to 1, the rest reaches
+        nobody: at 0/0, at closed gates, and all of it where a contrast subtracts two groups.
+        """
+        bias = stabilizer = handed_out = 0
+        for z in denominators(self.groups, self.stabilizer, call):
+            share = z.share(relevance[0])
+            bias += total(expand(tf.broadcast_to(z.bias, tf.shape(z.value))) * share)
+            stabilizer += total(expand(z.stabilized - z.value) * share)
+            handed_out += z.handed_out
+        return Absorbed(bias, stabilizer, total(relevance[0] * expand(1 - handed_out)))
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,21 @@
 """DeepLIFT: multipliers, which are contributions per difference from a baseline.
 
-What these rules send back is a multiplier m, and m times the difference D of a tensor from its
-value at the baseline is its contribution ([shrikumar2017learning]). Positive and negative
-differences D+ and D- can have multipliers of their own: then there are two streams, and the axis of
-vectors holds all multipliers of D+ and after them all of D-.
+D = x - x0 is the difference of an element from its value at the baseline. What these rules send
+back is a multiplier m, and m D is the element's contribution to the explained output
+([shrikumar2017learning]). Contributions are conserved: those of a call's inputs add up to those of
+its outputs.
+
+A difference also has a positive and a negative part, D = D+ + D- (`SignedParts`). These are sums of
+positive and of negative contributions from the layers before, so that both may differ from 0 in one
+element. Each can have a multiplier of its own, m+ and m-; the contribution is m+ D+ + m- D-. The
+axis of vectors then holds all m+ and after them all m-, and an element has two multipliers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -29,45 +34,79 @@ from tfexplain.operations import (
     Selection,
 )
 from tfexplain.operations.base import NEGATIVE, POSITIVE
-from tfexplain.rules.base import RecordedCall, Rule
+from tfexplain.rules.base import Absorbed, RecordedCall, Rule, undefined_where
+
+
+class SignedParts(NamedTuple):
+    """The parts of a difference D = D+ + D-, each (batch, *shape).
+
+    Attributes:
+        positive: D+ >= 0.
+        negative: D- <= 0.
+    """
+
+    positive: Tensor
+    negative: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DifferenceCall(RecordedCall):
+    """One call with the tensors of two forward passes, at the input and at the baseline.
+
+    Attributes:
+        baseline_inputs: The inputs at the baseline, (batch or 1, *shape).
+        baseline_outputs: The outputs at the baseline.
+        parts: Those of each floating input, where an element has two multipliers.
+        num_multipliers: 1, or 2 if m+ and m- arrive at the outputs.
+    """
+
+    baseline_inputs: tuple[Tensor, ...]
+    baseline_outputs: tuple[Tensor, ...]
+    parts: tuple[SignedParts, ...] = ()
+    num_multipliers: int = 1
+
+    @property
+    def input_differences(self) -> list[Tensor]:
+        """D of each input, x - x0."""
+        return [x - x0 for x, x0 in zip(self.inputs, self.baseline_inputs, strict=True)]
+
+    @property
+    def output_differences(self) -> list[Tensor]:
+        """D of each output, y - y0."""
+        return [y - y0 for y, y0 in zip(self.outputs, self.baseline_outputs, strict=True)]
+
+    def by_sign(self, multipliers: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns m+ and m-; a single m is both."""
+        if self.num_multipliers == 1:
+            return multipliers, multipliers
+        above, below = tf.split(multipliers, 2, axis=1)
+        return above, below
+
+    def single(self, multipliers: Tensor) -> Tensor:
+        """Returns the multiplier that concerns the difference of the only output."""
+        if self.num_multipliers == 1:
+            return multipliers
+        above, below = self.by_sign(multipliers)
+        return select(self.output_differences[0], above, below, (above + below) / 2)
 
 
 @dataclass(frozen=True)
 class DifferenceRule(Rule, abstract=True):
-    """Base of the rules of DeepLIFT.
+    """Base of the rules of DeepLIFT: `propagate` takes and returns multipliers.
 
-    By default both streams become one: each output has a difference of one sign, so one of its
+    By default an input has one multiplier: each output has a difference of one sign, so one of its
     multipliers concerns nothing.
     """
 
-    def streams(self, arriving: int) -> int:
-        """Returns how many streams leave, given how many arrive."""
+    record: ClassVar[type[RecordedCall]] = DifferenceCall
+
+    def leaving(self, arriving: int) -> int:
+        """Returns how many multipliers an input gets, given how many an output has: 1 or 2."""
         return 1
 
-    def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
-        """Returns D+ and D- of each output, (batch, *shape), one after the other."""
-        found: list[Tensor] = []
-        for difference in output_differences(call):
-            found += [positive(difference), negative(difference)]
-        return tuple(found)
-
-
-def input_differences(call: RecordedCall) -> list[Tensor]:
-    """Returns x - x0 for each input of a call."""
-    return [x - x0 for x, x0 in zip(call.inputs, call.baseline_inputs, strict=True)]
-
-
-def output_differences(call: RecordedCall) -> list[Tensor]:
-    """Returns y - y0 for each output of a call."""
-    return [y - y0 for y, y0 in zip(call.outputs, call.baseline_outputs, strict=True)]
-
-
-def one_stream(call: RecordedCall, relevance: Tensor) -> Tensor:
-    """Returns the multipliers that concern the differences of the only output."""
-    if call.streams == 1:
-        return relevance
-    above, below = tf.split(relevance, 2, axis=1)
-    return select(output_differences(call)[0], above, below, (above + below) / 2)
+    def parts(self, call: DifferenceCall) -> tuple[SignedParts, ...]:
+        """Returns D+ and D- of each output; by default one of them is the whole difference."""
+        return tuple(SignedParts(positive(d), negative(d)) for d in call.output_differences)
 
 
 @dataclass(frozen=True)
@@ -80,21 +119,21 @@ class LinearDifference(DifferenceRule):
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Additive,)
 
-    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the multipliers of the inputs, for both signs."""
         operation = call.operation
-        if call.streams == 1:
+        if call.num_multipliers == 1:
             return operation.gradient(call.inputs, call.outputs, relevance)
-        above, below = tf.split(relevance[0], 2, axis=1)
-        return operation.pull_differences(call.inputs, input_differences(call), above, below)
+        above, below = call.by_sign(relevance[0])
+        return operation.pull_differences(call.inputs, call.input_differences, above, below)
 
-    def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
+    def parts(self, call: DifferenceCall) -> tuple[SignedParts, ...]:
         """Returns the sums of positive and of negative contributions to each output."""
-        differences = input_differences(call)
+        differences = call.input_differences
         # c+ = (c + |c|) / 2, and the contributions add up to the difference of the output.
-        whole = output_differences(call)[0]
+        whole = call.output_differences[0]
         apart = call.operation.magnitude_sum(differences)
-        return (whole + apart) / 2, (whole - apart) / 2
+        return (SignedParts((whole + apart) / 2, (whole - apart) / 2),)
 
 
 @dataclass(frozen=True)
@@ -112,31 +151,31 @@ class AblatedLinear(DifferenceRule):
 
     definition: str = "as_run"
     handled: ClassVar[tuple[type[Operation], ...]] = (Additive,)
+    conserved_at: ClassVar[tuple[type[Operation], ...]] = ()
 
     def __post_init__(self) -> None:
         """Checks the value."""
         choice("definition", self.definition, ("as_run", "as_written"))
 
-    def streams(self, arriving: int) -> int:
+    def leaving(self, arriving: int) -> int:
         """Two decoupled chains as written, one as run."""
         return 2 if self.definition == "as_written" else 1
 
-    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the multipliers of the inputs."""
         if self.definition == "as_run":
             return self._pulled(call, relevance[0], POSITIVE)
-        chains = [relevance[0]] * 2 if call.streams == 1 else tf.split(relevance[0], 2, axis=1)
-        above = self._pulled(call, chains[0], POSITIVE)
-        below = self._pulled(call, chains[1], NEGATIVE)
+        above, below = call.by_sign(relevance[0])
+        above, below = self._pulled(call, above, POSITIVE), self._pulled(call, below, NEGATIVE)
         results = []
-        for d, first, second in zip(input_differences(call), above, below, strict=True):
+        for d, first, second in zip(call.input_differences, above, below, strict=True):
             first = tf.where(expand(d > 0), first, tf.zeros_like(first))
             second = tf.where(expand(d < 0), second, tf.zeros_like(second))
             results.append(tf.concat([first, second], axis=1))
         return tuple(results)
 
     @staticmethod
-    def _pulled(call: RecordedCall, relevance: Tensor, part: str) -> tuple[Tensor, ...]:
+    def _pulled(call: DifferenceCall, relevance: Tensor, part: str) -> tuple[Tensor, ...]:
         """Sends multipliers through one sign of the weights."""
         weights = call.operation.weights(call.inputs, part)
         return call.operation.pull_weights(call.inputs, relevance, weights)
@@ -144,57 +183,58 @@ class AblatedLinear(DifferenceRule):
 
 @dataclass(frozen=True)
 class AffineDifference(DifferenceRule):
-    """A factor for each element; a negative one exchanges the streams ([shrikumar2017learning])."""
+    """A factor for each element; a negative one exchanges m+ and m- ([shrikumar2017learning])."""
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Diagonal,)
 
-    def streams(self, arriving: int) -> int:
+    def leaving(self, arriving: int) -> int:
         """As many as arrive."""
         return arriving
 
-    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns m times the factor."""
-        if call.streams == 1:
+        if call.num_multipliers == 1:
             return call.operation.gradient(call.inputs, call.outputs, relevance)
         factor = expand(call.operation.factor(call.inputs))
-        above, below = tf.split(relevance[0], 2, axis=1)
+        above, below = call.by_sign(relevance[0])
         up, down = positive(factor), negative(factor)
         return (tf.concat([up * above + down * below, up * below + down * above], axis=1),)
 
-    def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
+    def parts(self, call: DifferenceCall) -> tuple[SignedParts, ...]:
         """Returns the scaled parts, exchanged where the factor is negative."""
         factor = call.operation.factor(call.inputs)
-        above, below = call.parts
+        ((above, below),) = call.parts
         up, down = positive(factor), negative(factor)
-        return up * above + down * below, up * below + down * above
+        return (SignedParts(up * above + down * below, up * below + down * above),)
 
 
 @dataclass(frozen=True)
 class Transport(DifferenceRule):
-    """Both streams go the way of the gradient: where elements move, and where they are averaged.
+    """Multipliers go the way of the gradient: where elements move, and where they are averaged.
 
     At max pooling, which may have this rule too, everything goes to the winner of the input alone.
     """
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Movement, Lookup, AveragePooling, Selection)
+    conserved_at: ClassVar[tuple[type[Operation], ...]] = (Movement, Lookup, AveragePooling)
 
-    def streams(self, arriving: int) -> int:
+    def leaving(self, arriving: int) -> int:
         """As many as arrive."""
         return arriving
 
-    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the vector-Jacobian product."""
         return call.operation.gradient(call.inputs, call.outputs, relevance)
 
-    def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
+    def parts(self, call: DifferenceCall) -> tuple[SignedParts, ...]:
         """Moves the parts as the elements move."""
         if not call.operation.linear:
             return super().parts(call)
         moved = []
-        for parts in (call.parts[::2], call.parts[1::2]):
+        for parts in zip(*call.parts, strict=True):
             result = call.operation.forward(*parts)
             moved.append(list(result) if isinstance(result, list | tuple) else [result])
-        return tuple(part for pair in zip(*moved, strict=True) for part in pair)
+        return tuple(SignedParts(*pair) for pair in zip(*moved, strict=True))
 
 
 @dataclass(frozen=True)
@@ -210,25 +250,26 @@ class Rescale(DifferenceRule):
         """Functions of single elements, and softmax."""
         return super().handles(operation) and (not operation.joint or operation.name == "softmax")
 
-    def streams(self, arriving: int) -> int:
+    def leaving(self, arriving: int) -> int:
         """As many as arrive."""
         return arriving
 
-    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Multiplies by the slope of the chord between baseline and input."""
         (x,), (x0,) = call.inputs, call.baseline_inputs
         if call.operation.joint:
             # Its outputs have differences of one sign each.
-            found = _through_softmax(call.operation, x, x0, one_stream(call, relevance[0]))
-            return (tf.concat([found] * call.streams, axis=1),)
+            found = _through_softmax(call.operation, x, x0, call.single(relevance[0]))
+            return (tf.concat([found] * call.num_multipliers, axis=1),)
         return (relevance[0] * expand(chord(call.operation, x0, x)),)
 
-    def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
+    def parts(self, call: DifferenceCall) -> tuple[SignedParts, ...]:
         """Scales both parts alike."""
         if call.operation.joint:
             return super().parts(call)
         slope = chord(call.operation, call.baseline_inputs[0], call.inputs[0])
-        return slope * call.parts[0], slope * call.parts[1]
+        ((above, below),) = call.parts
+        return (SignedParts(slope * above, slope * below),)
 
 
 @dataclass(frozen=True)
@@ -241,13 +282,19 @@ class PassDifference(DifferenceRule):
         """Layers that declare `relevance_policy = "pass"`."""
         return super().handles(operation) and operation.declared
 
-    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Multiplies by the ratio of the differences, element by element."""
-        (moved,), (difference,) = input_differences(call), output_differences(call)
+        (moved,), (difference,) = call.input_differences, call.output_differences
         still = tf.equal(moved, 0)
         ratio = difference / tf.where(still, tf.ones_like(moved), moved)
         ratio = tf.where(still, tf.ones_like(ratio), ratio)
-        return (one_stream(call, relevance[0]) * expand(ratio),)
+        return (call.single(relevance[0]) * expand(ratio),)
+
+    def absorbed(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> Absorbed:
+        """The contribution of an output reaches nobody where its input does not differ."""
+        (moved,), (difference,) = call.input_differences, call.output_differences
+        contribution = call.single(relevance[0]) * expand(difference)
+        return undefined_where(tf.equal(moved, 0), contribution)
 
 
 @dataclass(frozen=True)
@@ -264,29 +311,29 @@ class RevealCancel(DifferenceRule):
         """Functions of single elements."""
         return super().handles(operation) and not operation.joint
 
-    def streams(self, arriving: int) -> int:
+    def leaving(self, arriving: int) -> int:
         """Always two."""
         return 2
 
-    def _slopes(self, call: RecordedCall) -> tuple[Tensor, Tensor]:
-        (x0,), (above, below) = call.baseline_inputs, call.parts
+    def _slopes(self, call: DifferenceCall) -> tuple[Tensor, Tensor]:
+        (x0,), ((above, below),) = call.baseline_inputs, call.parts
         operation, end = call.operation, x0 + above + below
         raised, lowered = x0 + above, x0 + below
         up = chord(operation, x0, raised) + chord(operation, lowered, end)
         down = chord(operation, x0, lowered) + chord(operation, raised, end)
         return up / 2, down / 2
 
-    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Multiplies each stream by its own slope."""
-        (arriving,) = relevance
-        above, below = [arriving] * 2 if call.streams == 1 else tf.split(arriving, 2, axis=1)
+    def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Multiplies m+ and m- each by its own slope."""
+        above, below = call.by_sign(relevance[0])
         up, down = self._slopes(call)
         return (tf.concat([expand(up) * above, expand(down) * below], axis=1),)
 
-    def parts(self, call: RecordedCall) -> tuple[Tensor, ...]:
+    def parts(self, call: DifferenceCall) -> tuple[SignedParts, ...]:
         """Returns D_y+ and D_y-."""
         up, down = self._slopes(call)
-        return up * call.parts[0], down * call.parts[1]
+        ((above, below),) = call.parts
+        return (SignedParts(up * above, down * below),)
 
 
 @dataclass(frozen=True)
@@ -299,9 +346,9 @@ class MaxDifference(DifferenceRule):
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Selection,)
 
-    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns contributions divided by the differences of the inputs."""
-        arriving = one_stream(call, relevance[0])
+        arriving = call.single(relevance[0])
         x, (y,) = call.inputs, call.outputs
         pairs = zip(call.baseline_inputs, x, strict=True)
         x0 = tuple(tf.broadcast_to(before, tf.shape(after)) for before, after in pairs)
@@ -327,9 +374,9 @@ class ProductDifference(DifferenceRule):
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Product,)
 
-    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Multiplies by the mean of the other factor at input and baseline."""
-        arriving = one_stream(call, relevance[0])
+        arriving = call.single(relevance[0])
         ends = list(zip(call.inputs, call.baseline_inputs, strict=True))
         before = [ends[0]]
         for x, x0 in ends[1:-1]:

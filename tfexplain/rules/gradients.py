@@ -9,17 +9,40 @@ import tensorflow as tf
 
 from tfexplain.checks import real
 from tfexplain.numerics import Tensor, expand, positive, shape_of
-from tfexplain.operations import RECTIFIERS, Activation, Operation
-from tfexplain.rules.base import RecordedCall, Rule
+from tfexplain.operations import (
+    RECTIFIERS,
+    Activation,
+    Lookup,
+    Operation,
+)
+from tfexplain.rules.base import Absorbed, RecordedCall, Rule, undefined_where
 
 
 @dataclass(frozen=True)
 class Gradient(Rule):
-    """The vector-Jacobian product of the operation ([simonyan2014deep])."""
+    """The vector-Jacobian product of the operation ([simonyan2014deep]).
+
+    Where elements only move, are copied or joined, it hands on what it receives.
+    """
+
+    conserved_at: ClassVar[tuple[type[Operation], ...]] = (Movement, Lookup)
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns R dy/dx for each input x."""
         return call.operation.gradient(call.inputs, call.outputs, relevance)
+
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
+        """Padded zeros are no elements of an input: their relevance reaches nobody."""
+        if not isinstance(call.operation, Movement):
+            return Absorbed()
+        ones = [tf.ones_like(x, dtype=relevance[0].dtype) for x in call.inputs]
+        found = call.operation.forward(*ones)
+        # A copy of an element is 1, a padded zero stays 0.
+        copies = found if isinstance(found, list | tuple) else [found]
+        padded = [
+            undefined_where(tf.equal(copy, 0), r) for copy, r in zip(copies, relevance, strict=True)
+        ]
+        return Absorbed(undefined=sum(part.undefined for part in padded))
 
 
 @dataclass(frozen=True)
@@ -27,6 +50,7 @@ class RectifierRule(Rule, abstract=True):
     """Base of rules for ReLU, ReLU6, LeakyReLU and PReLU."""
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Activation,)
+    conserved_at: ClassVar[tuple[type[Operation], ...]] = ()
 
     def handles(self, operation: Operation) -> bool:
         """Rectifiers only."""

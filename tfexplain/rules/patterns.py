@@ -12,6 +12,17 @@ from tfexplain.operations import Additive, Operation
 from tfexplain.rules.base import RecordedCall, Rule
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PatternCall(RecordedCall):
+    """One call with what was fitted for it.
+
+    Attributes:
+        parameters: The pattern, if the call has one.
+    """
+
+    parameters: tuple[Tensor, ...] = ()
+
+
 @dataclass(frozen=True)
 class PatternRule(Rule):
     """R_i = sum_j a_ij R_j (PatternNet) or sum_j a_ij w_ij R_j (PatternAttribution).
@@ -27,8 +38,10 @@ class PatternRule(Rule):
 
     attribution: bool = False
     handled: ClassVar[tuple[type[Operation], ...]] = (Additive,)
+    conserved_at: ClassVar[tuple[type[Operation], ...]] = ()
+    record: ClassVar[type[RecordedCall]] = PatternCall
 
-    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def propagate(self, call: PatternCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Sends relevance back through the pattern."""
         weights = call.operation.weights(call.inputs)
         if call.parameters:

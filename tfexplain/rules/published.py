@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfexplain.numerics import Tensor
 from tfexplain.operations import Operation, Sum
-from tfexplain.rules.base import RecordedCall, Rule, rule_from_config
+from tfexplain.rules.base import Absorbed, RecordedCall, Rule, rule_from_config, total
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,14 @@ class ClippedAddition(Rule):
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Shares by the inner rule, then clips."""
         shares = self.inner.propagate(call, relevance)
-        return tuple(tf.clip_by_value(share, self.low, self.high) for share in shares)
+        return tuple(self._clipped(share) for share in shares)
+
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
+        """What is cut off reaches nobody, beside what the inner rule gives to nobody."""
+        shares = self.inner.propagate(call, relevance)
+        cut = sum(total(share - self._clipped(share)) for share in shares)
+        inner = self.inner.absorbed(call, relevance)
+        return inner._replace(undefined=inner.undefined + cut)
+
+    def _clipped(self, share: Tensor) -> Tensor:
+        return tf.clip_by_value(share, self.low, self.high)

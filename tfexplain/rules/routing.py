@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand
+from tfexplain.numerics import Tensor
 from tfexplain.operations import (
     Activation,
     AveragePooling,
@@ -17,8 +17,9 @@ from tfexplain.operations import (
     Selection,
     Sum,
 )
-from tfexplain.rules.base import Absorbed, RecordedCall, Rule, total
-from tfexplain.rules.contributions import ContributionRule, Group
+from tfexplain.rules.base import Absorbed, RecordedCall, Rule, undefined_where
+from tfexplain.rules.contributions import ContributionRule
+from tfexplain.rules.groups import Group
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class Proportional(ContributionRule):
             return super().propagate(call, relevance)
         return call.operation.in_proportion(call.inputs, call.outputs, relevance[0])
 
-    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
-        """Where the inputs add up to 0, relevance is lost."""
-        zero = expand(tf.equal(call.outputs[0], 0))
-        lost = total(tf.where(zero, relevance[0], tf.zeros((), relevance[0].dtype)))
-        return Absorbed(tf.zeros_like(lost), tf.zeros_like(lost), lost)
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
+        """Averages of 0 give their relevance to nobody."""
+        if isinstance(call.operation, Sum):
+            return super().absorbed(call, relevance)
+        return undefined_where(tf.equal(call.outputs[0], 0), relevance[0])
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ class AverageOfWindow(Rule):
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Shares in proportion to x_i over the window."""
         return call.operation.share_as_average(call.inputs, call.outputs, relevance[0])
+
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
+        """Windows whose inputs add up to 0 give their relevance to nobody."""
+        average = call.operation.average(call.inputs, call.outputs)
+        return undefined_where(tf.equal(average, 0), relevance[0])
 
 
 @dataclass(frozen=True)

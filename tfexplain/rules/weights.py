@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfexplain.numerics import Tensor, expand, rounding
 from tfexplain.operations import Additive, Affine, Linear, Operation
 from tfexplain.operations.base import ALL, NEGATIVE, ONES, POSITIVE, SQUARE
-from tfexplain.rules.base import Absorbed, RecordedCall, Rule, freeze_array, total
+from tfexplain.rules.base import Absorbed, RecordedCall, Rule, freeze_array, undefined_where
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,12 @@ class _WeightRule(Rule, abstract=True):
             return (call.operation.weighted_shares(call.inputs, relevance[0], self.part)[0],)
         return _of_elements(call, relevance[0], weighted=self.part != ONES)
 
-    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
-        """Outputs without any weight lose their relevance."""
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
+        """Outputs without any weight give their relevance to nobody."""
         if not isinstance(call.operation, Linear):
-            return super().absorbed(call, relevance, kept)
+            return _dropped_by_elements(call, relevance[0], weighted=self.part != ONES)
         sums = call.operation.weighted_shares(call.inputs, relevance[0], self.part)[1]
-        zero = tf.zeros((), relevance[0].dtype)
-        lost = total(tf.where(expand(tf.equal(sums, 0)), relevance[0], zero))
-        return Absorbed(tf.zeros_like(lost), tf.zeros_like(lost), lost)
+        return undefined_where(tf.equal(sums, 0), relevance[0])
 
 
 def _of_elements(call: RecordedCall, relevance: Tensor, weighted: bool) -> tuple[Tensor, ...]:
@@ -43,6 +41,13 @@ def _of_elements(call: RecordedCall, relevance: Tensor, weighted: bool) -> tuple
         kept = tf.not_equal(call.operation.factor(call.inputs), 0)
         relevance = tf.where(expand(kept), relevance, tf.zeros((), relevance.dtype))
     return call.operation.equal_shares(call.inputs, call.outputs, relevance)
+
+
+def _dropped_by_elements(call: RecordedCall, relevance: Tensor, weighted: bool) -> Absorbed:
+    """Returns the relevance of elements that are multiplied by 0."""
+    if not (weighted and isinstance(call.operation, Affine)):
+        return Absorbed()
+    return undefined_where(tf.equal(call.operation.factor(call.inputs), 0), relevance)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,17 @@ class Flat(_WeightRule):
     """R_i = sum_j R_j / n_j, n_j the number of inputs of output j ([lapuschkin2019unmasking])."""
 
     part: ClassVar[str] = ONES
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BoundedCall(RecordedCall):
+    """One call of which the range of the input is known.
+
+    Attributes:
+        bounds: Lowest and highest values of the input, each (1, *shape).
+    """
+
+    bounds: tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,7 @@ class ZBox(Rule):
     low: float | tuple
     high: float | tuple
     handled: ClassVar[tuple[type[Operation], ...]] = (Additive,)
+    record: ClassVar[type[RecordedCall]] = BoundedCall
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -97,7 +114,7 @@ class ZBox(Rule):
             ends.append(f"{array.min()} to {array.max()}, shape {array.shape}" if wide else value)
         return f"ZBox(low={ends[0]}, high={ends[1]})"
 
-    def _sum_and_share(self, call: RecordedCall, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    def _sum_and_share(self, call: BoundedCall, relevance: Tensor) -> tuple[Tensor, Tensor]:
         low, high = call.bounds
         operation, x = call.operation, call.inputs[0]
         bias = operation.bias(call.inputs)
@@ -112,7 +129,7 @@ class ZBox(Rule):
         z = tf.where(tf.abs(z) > rounding(x.dtype) * size, z, tf.zeros((), x.dtype))
         return z, tf.math.divide_no_nan(relevance, expand(z))
 
-    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def propagate(self, call: BoundedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the share of each input; a sum or scaling of inputs shares equally."""
         operation = call.operation
         if not isinstance(operation, Linear):
@@ -127,11 +144,9 @@ class ZBox(Rule):
         below = pulled[ALL] - pulled[POSITIVE]
         return (expand(x) * pulled[ALL] - expand(low) * pulled[POSITIVE] - expand(high) * below,)
 
-    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...], kept: Tensor) -> Absorbed:
-        """Outputs with an empty box lose their relevance."""
+    def absorbed(self, call: BoundedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
+        """Outputs with an empty box give their relevance to nobody."""
         if not isinstance(call.operation, Linear):
-            return super().absorbed(call, relevance, kept)
+            return _dropped_by_elements(call, relevance[0], weighted=True)
         z, _ = self._sum_and_share(call, relevance[0])
-        zero = tf.zeros((), relevance[0].dtype)
-        lost = total(tf.where(expand(tf.equal(z, 0)), relevance[0], zero))
-        return Absorbed(tf.zeros_like(lost), tf.zeros_like(lost), lost)
+        return undefined_where(tf.equal(z, 0), relevance[0])

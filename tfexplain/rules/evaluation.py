@@ -1,0 +1,154 @@
+"""How the formula of `groups` is evaluated: in fewer passes than it has sums.
+
+Every pass through a kernel is expensive, every division by a denominator too. So
+
+* Negative contributions are not summed: sum_i c_ij^- = z_j - b_j - sum_i c_ij^+. This is exact up
+  to a few roundings of its largest term, so its relative error is about
+  eps (sum_i c_ij^+ + |b_j|) / |sum_i c_ij^-|. What is not larger than 8 eps of these terms is taken
+  for rounding and counts as 0: no relevance is divided by noise.
+* Where a_g = n_g, the sum of contributions is z_j - b_j, known from the forward pass.
+* Groups for negative outputs are left out where no relevance arrives at such outputs, and with
+  them the gates of the others. This is exact: they would share zeros.
+* 1 / z_gj is computed once per sample and multiplied with all relevance vectors. Against a division
+  this costs one more rounding. What has no finite inverse has no shares.
+* Shares that meet the same contributions are added first, so that at most two passes go back, one
+  for positive and one for negative contributions; a single group takes one if inputs are >= 0.
+  This costs one rounding per group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import tensorflow as tf
+
+from tfexplain.numerics import Stabilizer, Tensor, expand, negative, positive, rounding
+from tfexplain.rules.base import RecordedCall
+from tfexplain.rules.groups import Group
+
+
+@dataclass(frozen=True, eq=False)
+class Denominator:
+    """One group at one call: by what relevance is divided there.
+
+    Attributes:
+        group: The group.
+        bias: Its part of the bias, which broadcasts against the output.
+        value: z_g, (batch, *output_shape).
+        stabilized: The same with what the rule adds.
+        open: Where the group counts; None for everywhere.
+    """
+
+    group: Group
+    bias: Tensor
+    value: Tensor
+    stabilized: Tensor
+    open: Tensor | None
+
+    @property
+    def inverse(self) -> Tensor:
+        """1 / denominator, once for all vectors; 0 where it is 0, or too small to have one."""
+        inverse = tf.math.divide_no_nan(tf.ones((), self.stabilized.dtype), self.stabilized)
+        return tf.where(tf.math.is_finite(inverse), inverse, tf.zeros_like(inverse))
+
+    def share(self, relevance: Tensor) -> Tensor:
+        """Returns s_g = weight / denominator times relevance, (batch, num_vectors, *shape)."""
+        factor = self.inverse
+        if self.group.weight != 1:
+            factor = self.group.weight * factor
+        if self.open is not None:
+            factor = tf.where(self.open, factor, tf.zeros_like(factor))
+        return relevance * expand(factor)
+
+    @property
+    def handed_out(self) -> Tensor:
+        """The weight of the group where it has shares, else 0; (batch, *output_shape)."""
+        shares = tf.not_equal(self.inverse, 0)
+        if self.open is not None:
+            shares &= self.open
+        return self.group.weight * tf.cast(shares, self.value.dtype)
+
+
+def denominators(
+    groups: Sequence[Group], stabilizer: Stabilizer, call: RecordedCall
+) -> list[Denominator]:
+    """Returns the groups that count at a call, with their denominators."""
+    operation, (z,) = call.operation, call.outputs
+    bias = operation.bias(call.inputs)
+    # What the contributions add up to is known from the forward pass.
+    everything = z if bias is None else z - bias
+    given = call.inputs, call.nonnegative
+    groups = _counting(groups, call, bias is not None)
+    above = below = None
+    if len(groups) > 1 and any(group.positive != group.negative for group in groups):
+        above = operation.weighted_sum(*given, 1, 0)
+        if any(group.negative for group in groups):
+            offset = tf.zeros((), z.dtype) if bias is None else bias
+            below = _remainder(everything, above, offset)
+    found = []
+    for group in groups:
+        biased = tf.zeros((), z.dtype)
+        if bias is not None:
+            biased = group.bias_positive * positive(bias) + group.bias_negative * negative(bias)
+        if group.positive == group.negative:
+            whole = group.bias_positive == group.bias_negative == group.positive == 1
+            value = z if whole else group.positive * everything + biased
+        elif above is None:
+            value = operation.weighted_sum(*given, group.positive, group.negative) + biased
+        else:
+            value = group.positive * above + biased
+            if group.negative:
+                value += group.negative * below
+        open_ = None
+        if group.gate:
+            # Where the bias is ignored, it does not choose the branch either.
+            sum_ = z if group.biased else everything
+            open_ = sum_ >= 0 if group.gate == "positive" else sum_ < 0
+        found.append(Denominator(group, biased, value, stabilizer(value), open_))
+    return found
+
+
+def pulled(
+    call: RecordedCall, groups: Sequence[Group], shares: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Returns sum_g sum_j c_gij s_gj for each input.
+
+    Args:
+        call: The call.
+        groups: The groups that count.
+        shares: s_g of each, (batch, num_vectors, *output_shape).
+    """
+    operation, given = call.operation, (call.inputs, call.nonnegative)
+    if len(groups) == 1:
+        return operation.pull_weighted(*given, shares[0], groups[0].positive, groups[0].negative)
+    to_positive = to_negative = None
+    for group, share in zip(groups, shares, strict=True):
+        above, below = group.positive, group.negative
+        # The same object for both signs where the factors are equal: that saves a pass.
+        scaled = {f: share if f == 1 else f * share for f in {above, below} if f}
+        if above:
+            to_positive = _add(to_positive, scaled[above])
+        if below:
+            to_negative = _add(to_negative, scaled[below])
+    return operation.pull_contributions(*given, to_positive, to_negative)
+
+
+def _add(first: Tensor | None, second: Tensor) -> Tensor:
+    return second if first is None else first + second
+
+
+def _remainder(everything: Tensor, above: Tensor, bias: Tensor) -> Tensor:
+    """Returns the sum of negative contributions, z - b - z+, without another pass."""
+    below = everything - above
+    noise = rounding(below.dtype) * (above + tf.abs(bias))
+    return tf.where(-below > noise, below, tf.zeros((), below.dtype))
+
+
+def _counting(groups: Sequence[Group], call: RecordedCall, bias: bool) -> list[Group]:
+    """Leaves out groups for negative outputs, at which nothing arrives in front of a ReLU."""
+    decided = call.vanishing and not (bias and any(not group.biased for group in groups))
+    if not decided:
+        return list(groups)
+    kept = [replace(group, gate=None) for group in groups if group.gate != "negative"]
+    return kept or list(groups)
