@@ -146,6 +146,51 @@ def test_every_rule_accounts_for_every_layer(case):
             assert error.max() <= max(1e-10, case.tolerance), (name, operation, error.max())
 
 
+def formula(rule, x, W, b, R):
+    """The formula of tfexplain/rules/groups.py for one sample and vector, group by group."""
+    c, z = x[:, None] * W, x @ W + b
+    terms = {"shares": 0 * x, "bias": 0.0, "stabilizer": 0.0}
+    handed_out = 0 * z
+    for g in rule.groups:
+        c_g = g.positive * np.maximum(c, 0) + g.negative * np.minimum(c, 0)
+        b_g = g.bias_positive * np.maximum(b, 0) + g.bias_negative * np.minimum(b, 0)
+        z_g = c_g.sum(axis=0) + b_g
+        stabilizer = rule.stabilizer(tf.constant(z_g[None])).numpy()[0] - z_g
+        sign = z if g.bias_positive or g.bias_negative else z - b
+        open_ = {"positive": sign >= 0, "negative": sign < 0, None: sign == sign}[g.gate]
+        shared = open_ & (z_g + stabilizer != 0)
+        s = np.where(shared, g.weight * R / np.where(shared, z_g + stabilizer, 1), 0)
+        terms["shares"] = terms["shares"] + c_g @ s
+        terms["bias"] += b_g @ s
+        terms["stabilizer"] += stabilizer @ s
+        handed_out += g.weight * shared
+    return {**terms, "undefined": R @ (1 - handed_out)}
+
+
+TABLES = {
+    name: rule
+    for name, rule in CONSERVING.items()
+    if isinstance(rule, ContributionRule) and name != "proportional"
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_follow_the_formula_of_groups(name):
+    rule, kernel, b, x = TABLES[name], draw(5, 6), draw(6, seed=1), draw(3, 5)
+    # Columns of one sign, for the first sample, and an output that nothing reaches.
+    kernel[:, 0], kernel[:, 1], kernel[:, 2] = np.sign(x[0]), -np.sign(x[0]), 0
+    b[:2] = 0
+    operation = dense(kernel, b)
+    call = record(rule, operation, [x])
+    (arriving,) = of_outputs(call)
+    terms, shares = account(rule, call, [arriving]), rule.propagate(call, (arriving,))[0].numpy()
+    for sample, vector in np.ndindex(*arriving.shape[:2]):
+        expected = formula(rule, x[sample], kernel, b, arriving[sample, vector])
+        found = {key: terms[key][sample, vector] for key in ("bias", "stabilizer", "undefined")}
+        for key, value in {**found, "shares": shares[sample, vector]}.items():
+            np.testing.assert_allclose(value, expected[key], rtol=1e-9, atol=1e-11, err_msg=key)
+
+
 def test_the_rules_are_all_there():
     own = {name for name, cls in RULES.items() if cls.__module__.startswith("tfexplain.")}
     differences = {name for name in own if issubclass(RULES[name], DifferenceRule)}

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.composites import RuleAssignment, bounded_path, uses_bounds
+from tfexplain.composites import RuleAssignment, bounded_path
 from tfexplain.graph import Call, Graph
 from tfexplain.numerics import Tensor, expand, shape_of
 from tfexplain.operations import Diagonal, Operation
-from tfexplain.rules import RecordedCall, Rule
+from tfexplain.rules import BoundedCall, RecordedCall, Rule
 
 
 class CallLayer(keras.layers.Layer):
@@ -174,7 +174,7 @@ def check_bounds(graph: Graph, assignment: RuleAssignment) -> None:
         ValueError: If a first layer also reads computed tensors, or bounds do not broadcast.
     """
     for call, rule in assignment.rules.items():
-        if not uses_bounds(rule):
+        if not issubclass(rule.record, BoundedCall):
             continue
         source = graph.upstream([call.inputs[0]])
         inside = [c.name for c in source.calls if not c.operation.transparent]

@@ -13,12 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.composites import RuleAssignment, uses_bounds
+from tfexplain.composites import RuleAssignment
 from tfexplain.graph import Call, Graph, Node
 from tfexplain.numerics import Compiled, Tensor, expand, shape_of
 from tfexplain.operations import Lookup
 from tfexplain.reverse.layers import Bounds, ForwardCall, ReverseLayer, TimesActivation, Zeros
 from tfexplain.reverse.vanishing import vanishing_below_zero
+from tfexplain.rules import BoundedCall
 from tfexplain.rules.base import total
 
 # The tensors of a forward pass.
@@ -103,7 +104,7 @@ class ReversedNetwork:
         )
 
     def _bounds_layer(self, call: Call, names: _LayerNames) -> Bounds | None:
-        if not uses_bounds(self.rules[call]):
+        if not issubclass(self.rules[call].record, BoundedCall):
             return None
         return Bounds(self.rules[call], self.graph, call, names("bounds", call), self.dtype)
 

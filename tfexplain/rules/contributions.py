@@ -39,9 +39,9 @@ class ContributionRule(Rule, abstract=True):
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns R_i = sum_g sum_j c_gij s_gj with s_gj = weight_g R_j / (z_gj + stabilizer)."""
-        found = denominators(self.groups, self.stabilizer, call)
-        shares = [z.share(relevance[0]) for z in found]
-        return pulled(call, [z.group for z in found], shares)
+        sums = denominators(self.groups, self.stabilizer, call)
+        shares = [z.share(relevance[0]) for z in sums]
+        return pulled(call, [z.group for z in sums], shares)
 
     def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
         """Bias and stabilizer take their part of each denominator.

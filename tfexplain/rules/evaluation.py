@@ -86,7 +86,7 @@ def denominators(
         if any(group.negative for group in groups):
             offset = tf.zeros((), z.dtype) if bias is None else bias
             below = _remainder(everything, above, offset)
-    found = []
+    sums = []
     for group in groups:
         biased = tf.zeros((), z.dtype)
         if bias is not None:
@@ -105,8 +105,8 @@ def denominators(
             # Where the bias is ignored, it does not choose the branch either.
             sum_ = z if group.biased else everything
             open_ = sum_ >= 0 if group.gate == "positive" else sum_ < 0
-        found.append(Denominator(group, biased, value, stabilizer(value), open_))
-    return found
+        sums.append(Denominator(group, biased, value, stabilizer(value), open_))
+    return sums
 
 
 def pulled(

@@ -13,6 +13,7 @@ from tfexplain.operations import (
     RECTIFIERS,
     Activation,
     Lookup,
+    Movement,
     Operation,
 )
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, undefined_where
