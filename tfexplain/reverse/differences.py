@@ -13,8 +13,9 @@ One call of the graph after the other:
    (`_num_multipliers`); where a call or tensor that carries two receives one, m+ = m- = m.
 4. Read: the contribution m D, or m+ D+ + m- D- where a tensor has two multipliers.
 
-The ledger of a call counts contributions: it receives those of its outputs and keeps those of its
-inputs, and by the rules of the paper they are equal. No bias or stabilizer takes part.
+The ledger of a call counts contributions: it receives those of its outputs, sum_j m_j D_j, and
+keeps those of its inputs, sum_i m_i D_i. By the rules of the paper both are equal; no bias or
+stabilizer takes part. `undefined` is what `PassDifference` gives to nobody, m_j D_j where D_i = 0.
 """
 
 from __future__ import annotations
@@ -251,12 +252,8 @@ class DifferenceNetwork(ReversedNetwork):
             if call is None or node in self._sources:
                 made = {node: self._parts_of_input(tensors[node], tensors.baseline[node])}
             else:
-                parts = self._part_layers[call](
-                    {
-                        **self._both_passes(call, tensors),
-                        "parts": self._parts_of_inputs(call, tensors),
-                    }
-                )
+                known = {"parts": self._parts_of_inputs(call, tensors)}
+                parts = self._part_layers[call]({**self._both_passes(call, tensors), **known})
                 made = dict(zip(call.outputs, parts, strict=True))
             tensors.parts.update(made)
         return tensors.parts[node]
@@ -273,6 +270,7 @@ class DifferenceNetwork(ReversedNetwork):
 
     def _gathered(self, call: Call, tensors: TwoPasses) -> dict[str, list]:
         gathered = self._both_passes(call, tensors)
+        # Only where m+ and m- leave or arrive does a rule read parts.
         if self.rules[call].leaving(1) == 2 or self._arriving(call) == 2:
             gathered["parts"] = self._parts_of_inputs(call, tensors)
         return gathered
