@@ -564,11 +564,6 @@ def excitation(**rows: Any) -> Composite:
     return Composite("excitation", relevance_rows(ZPlus(), ZPlus(), **rows))
 
 
-def uses_bounds(rule: Rule) -> bool:
-    """Tells whether a rule needs the bounds of its input."""
-    return isinstance(rule, ZBox)
-
-
 def bounded_path(graph: Graph, node: Node) -> tuple[Call, ...]:
     """Returns the transparent calls between the inputs and a tensor, for its bounds."""
     return graph.upstream([node]).calls
