@@ -93,7 +93,7 @@ def assert_linear(name, found, W, b, x, R, formulas=FORMULAS):
 
 def rules_of(analyzer):
     """Name of a call -> its rule."""
-    return {call.name: rule for call, rule in analyzer.assignment.rules.items()}
+    return {call.name: rule for call, rule in analyzer.describe().rules.items()}
 
 
 def rows_of(analyzer):

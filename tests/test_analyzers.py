@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfexplain
-from tfexplain.analyzers.sampling import QUADRATURES, quadrature_rule
+from tfexplain.analyzers.integrated_gradients import QUADRATURES, quadrature_rule
 from tfexplain.composites import COMPOSITES, Composite, First, Last
 from tfexplain.numerics import random_normal
 from tfexplain.rules import (

@@ -131,6 +131,20 @@ def test_propagate_takes_the_declared_start(name, ready, x):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("name", [name for name in ANALYZERS if not EXPECTED[name][0]])
+def test_what_has_no_chain_holds_one(name, ready, x):
+    """Composed, not inherited: its network is that of an analyzer that bears its name."""
+    analyzer = ready(name)
+    assert not isinstance(analyzer, ReversedAnalyzer)
+    if name == "shapley_sampling":
+        return
+    inner = analyzer.inner
+    assert isinstance(inner, ReversedAnalyzer) and inner.dtype == analyzer.dtype == "float64"
+    assert inner.name == ("lrp.alpha_1_beta_0" if name == "lrp.contrastive" else name)
+    np.testing.assert_array_equal(analyzer.outputs(x), inner.outputs(x))
+    assert analyzer.describe() is inner.describe()
+
+
 def summed(analyzer, x, relevance):
     """What the weighted backward passes add up to."""
     total = 0

@@ -313,7 +313,7 @@ def _along_the_chain(
         EXCITATION: tfexplain.create_analyzer("excitation_bp", model, **norm),
         # The same rules, one of them contrastive, as one chain.
         CONTRASTIVE: tfexplain.create_analyzer(
-            "lrp.composite", model, composite=contrastive.composite(), head="one", **norm
+            "lrp.composite", model, composite=contrastive.inner.composite(), head="one", **norm
         ),
         "Gradient": tfexplain.create_analyzer("gradient", model, **norm),
     }

@@ -1,6 +1,7 @@
 """Analyzers explain the outputs of a Keras model; `ANALYZERS` lists them by name."""
 
 from tfexplain.analyzers.base import Analyzer
+from tfexplain.analyzers.contrastive import ContrastiveExcitationBackprop, ContrastiveLRP
 from tfexplain.analyzers.deep_lift import (
     DeepLIFTAblation,
     DeepLIFTGenomics,
@@ -15,14 +16,13 @@ from tfexplain.analyzers.gradients import (
     InputTimesGradient,
     RectGradAnalyzer,
 )
+from tfexplain.analyzers.integrated_gradients import IntegratedGradients
 from tfexplain.analyzers.names import ANALYZERS
 from tfexplain.analyzers.patterns import PatternAttribution, PatternNet
 from tfexplain.analyzers.registry import Entry, create_analyzer, load_analyzer, resolve_name
 from tfexplain.analyzers.relevance import (
     LRPZ,
     BoundedDeepTaylor,
-    ContrastiveExcitationBackprop,
-    ContrastiveLRP,
     DeepTaylor,
     ExcitationBackprop,
     LRPAlphaBeta,
@@ -34,8 +34,8 @@ from tfexplain.analyzers.relevance import (
     LRPWSquare,
     LRPZPlus,
 )
-from tfexplain.analyzers.sampling import IntegratedGradients, SmoothGrad
 from tfexplain.analyzers.shapley import ShapleySampling
+from tfexplain.analyzers.smoothgrad import SmoothGrad
 
 __all__ = [
     "ANALYZERS",

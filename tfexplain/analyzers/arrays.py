@@ -12,6 +12,9 @@ import tensorflow as tf
 from tfexplain.checks import integer, is_integer
 from tfexplain.graph import Node
 
+# TensorFlow's seeds are int32.
+LARGEST_SEED = 2**31 - 1
+
 
 class Inputs:
     """The inputs of a model: checks arrays against them and keeps the user's structure.

@@ -102,6 +102,12 @@ class Analyzer(abc.ABC):
     quantities: ClassVar[tuple[str, ...]] = ("contribution",)
     reduction: ClassVar[str] = "sum"
     normalization: ClassVar[str] = "percentile"
+    # What messages say behind the name, where given relevance or a keras.Model is asked for.
+    _no_chain: ClassVar[str] = (
+        "has no single backward chain to send relevance through. Use gradient, an LRP method, "
+        "guided_backprop, deconvnet or rect_grad."
+    )
+    _no_network: ClassVar[str] = "is no single reversed network."
     _options: dict[str, Any]
     # What its name sets, which is no option.
     _preset: Mapping[str, Any] = MappingProxyType({})
@@ -272,10 +278,7 @@ class Analyzer(abc.ABC):
         Raises:
             UnsupportedModelError: Where there is no given relevance.
         """
-        raise UnsupportedModelError(
-            f"{self.name} has no single backward chain to send relevance through. Use gradient, "
-            "an LRP method, guided_backprop, deconvnet or rect_grad."
-        )
+        raise self._without_chain()
 
     def checked(self, x: Any) -> list[np.ndarray]:
         """Returns the checked inputs, one array (n, *shape) each, for calls without `analyze`.
@@ -431,13 +434,45 @@ class Analyzer(abc.ABC):
         layers: Sequence[str] = (),
         batch_size: int = 32,
     ) -> dict[str, np.ndarray]:
-        """Sends given relevance backward; see the subclasses that can."""
-        raise UnsupportedModelError(
-            f"{self.name} has no single backward chain to send relevance through. Use gradient, "
-            "an LRP method, guided_backprop, deconvnet or rect_grad."
-        )
+        """Explains the weighted sums of outputs that given relevance stands for.
 
-    def ledger(self, x: Any, target: Any = None) -> xr.Dataset:
+        Args:
+            x: As for `analyze`, but no Dataset.
+            output_relevance: (batch, num_vectors, *output_shape): weights of the outputs.
+            start: Only None, where `takes_start` is "output": averages need the whole network.
+            layers: Only (): their results exist for inputs alone.
+            batch_size: As for `analyze`.
+
+        Returns:
+            "input" (or the names of several inputs) -> array (batch, num_vectors, *shape).
+
+        Raises:
+            ValueError: For a wrong shape, another start, or layers.
+            UnsupportedModelError: Where there is no given relevance.
+        """
+        if self.takes_start == "none":
+            raise self._without_chain()
+        if start is not None or tuple(layers):
+            raise ValueError(
+                f"{self.name} averages over inputs: only start=None and layers=() are possible, "
+                f"received start={start!r}, layers={tuple(layers)!r}."
+            )
+        arrays = self.checked(x)
+        relevance = check_relevance(output_relevance, len(arrays[0]), self.output_shape, self.dtype)
+        found = []
+        for part in slices(len(arrays[0]), batch_size):
+            batch = [array[part] for array in arrays]
+            found.append(self.send(batch, relevance[part], Place(part, len(arrays[0]))))
+        names = list(self.inputs.names) if len(self.inputs.names) > 1 else ["input"]
+        return {
+            name: np.concatenate(parts)
+            for name, parts in zip(names, zip(*found, strict=True), strict=True)
+        }
+
+    def _without_chain(self) -> UnsupportedModelError:
+        return UnsupportedModelError(f"{self.name} {self._no_chain}")
+
+    def ledger(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:
         """Accounts for relevance, layer by layer; see the subclasses that can."""
         raise UnsupportedModelError(
             f"{self.name} has no reversed network whose relevance could be accounted for."
@@ -458,7 +493,7 @@ class Analyzer(abc.ABC):
         Raises:
             UnsupportedModelError: Where no chain exists.
         """
-        raise UnsupportedModelError(f"{self.name} is no single reversed network.")
+        raise UnsupportedModelError(f"{self.name} {self._no_network}")
 
     def get_config(self, *, strict: bool = True) -> dict[str, Any]:
         """Returns name and options, defaults included, as JSON-able data.

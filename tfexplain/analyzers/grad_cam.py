@@ -8,17 +8,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.analyzers.base import Analyzer
-from tfexplain.analyzers.gradients import GradientAnalyzer
-from tfexplain.analyzers.reversed import CompiledAnalyzer, GraphAnalyzer
+from tfexplain.analyzers.base import Place
+from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
+from tfexplain.analyzers.gradients import ReplayedGradient
 from tfexplain.errors import UnsupportedModelError
-from tfexplain.graph import Graph
 from tfexplain.numerics import Tensor, expand, shape_of
 from tfexplain.operations import ConvolutionLinear
 from tfexplain.reverse import start_relevance
 
 
-class GradCAM(CompiledAnalyzer, GradientAnalyzer):
+class GradCAM(DerivedAnalyzer):
     """Grad-CAM of the last convolution, upsampled to the input ([selvaraju2017grad]).
 
     max(0, sum_c a_c A_c), a_c the mean of the gradient over the positions of channel c. The same
@@ -26,6 +25,7 @@ class GradCAM(CompiledAnalyzer, GradientAnalyzer):
 
     Args:
         model: See `Analyzer`. One input with one or two spatial axes, channels last.
+        batch_norm: See `GraphAnalyzer`.
         layer: Name of the layer whose output is A; the last convolution if not given.
         **common: See `Analyzer`.
 
@@ -36,35 +36,43 @@ class GradCAM(CompiledAnalyzer, GradientAnalyzer):
 
     name = "grad_cam"
     reduction: ClassVar[str] = "sum"
+    _no_network: ClassVar[str] = "is no reversed network but a weighted sum of activations."
 
-    def __init__(self, model: keras.Model, *, layer: str | None = None, **common: Any) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        batch_norm: str = "fold",
+        layer: str | None = None,
+        **common: Any,
+    ) -> None:
         super().__init__(model, **common)
-        if len(self.graph.inputs) != 1 or len(self.graph.inputs[0].shape) not in (3, 4):
+        # Activations are needed, which a model that is one call does not show.
+        options = {"batch_norm": batch_norm, **common}
+        self.inner = ReplayedGradient.named(self.name, model, {}, options)
+        shapes = [node.shape for node in self.inputs.nodes]
+        if len(shapes) != 1 or len(shapes[0]) not in (3, 4):
             raise UnsupportedModelError(
                 "grad_cam needs one input of shape (batch, steps, channels) or (batch, height, "
-                f"width, channels); this model has {[n.shape for n in self.graph.inputs]}."
+                f"width, channels); this model has {shapes}."
             )
         self.layer = layer or self._last_convolution()
-        node = self.readout(self.layer)
-        if len(node.shape) != len(self.graph.inputs[0].shape):
+        node = self.inner.readout(self.layer)
+        if len(node.shape) != len(shapes[0]):
             raise ValueError(
                 f"grad_cam needs a layer with spatial axes; {self.layer!r} has the output "
                 f"{node.shape}."
             )
-        producer = self.graph.producer().get(node)
+        producer = self.inner.graph.producer().get(node)
         source = getattr(getattr(producer, "operation", None), "source", None)
         if getattr(source, "data_format", None) == "channels_first":
             raise ValueError(f"grad_cam needs channels last; {self.layer!r} has channels first.")
-        self._cam = self.network(layers=(self.layer,))
-        self._activation = self._cam.nodes.index(node)
-        self._compile_explain(self._cam)
-
-    def _trace(self, fold_batch_norm: bool) -> Graph:
-        # Activations are needed, which a model that is one call does not show.
-        return GraphAnalyzer._trace(self, fold_batch_norm)
+        self._network = self.inner.network(layers=(self.layer,))
+        self._activation = self._network.nodes.index(node)
+        self._run_explain = self._compiled(self.explain, TARGETS)
 
     def _last_convolution(self) -> str:
-        calls = self.graph.upstream([self.start]).calls
+        calls = self.inner.graph.upstream([self.inner.start]).calls
         found = [call for call in calls if isinstance(call.operation, ConvolutionLinear)]
         names = [call.name for call in found if call.operation.channels_last]
         if not names:
@@ -76,10 +84,10 @@ class GradCAM(CompiledAnalyzer, GradientAnalyzer):
 
     def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
         """Returns [explained tensor, map repeated over channels]."""
-        records = self._cam.forward_pass(inputs)
-        outputs = records[self._cam.start_index]
+        records = self._network.forward_pass(inputs)
+        outputs = records[self._network.start_index]
         relevance = start_relevance(outputs, targets, self.head)
-        gradient = self._cam.backward_pass(records, relevance)[1]
+        gradient = self._network.backward_pass(records, relevance)[1]
         activation = records[self._activation]
         spatial = list(range(2, len(gradient.shape) - 1))
         weights = tf.reduce_mean(gradient, axis=spatial, keepdims=True)
@@ -97,17 +105,7 @@ class GradCAM(CompiledAnalyzer, GradientAnalyzer):
         maps = tf.reshape(tf.cast(maps, cam.dtype), [batch, vectors, *sizes[:-1], 1])
         return maps * tf.ones([sizes[-1]], cam.dtype)
 
-    def propagate(self, *args: Any, **options: Any) -> dict[str, np.ndarray]:
-        """Grad-CAM upsamples a product: no relevance is sent backward."""
-        return Analyzer.propagate(self, *args, **options)
-
-    def ledger(self, x: Any, target: Any = None, **options: Any) -> Any:
-        """Grad-CAM has no relevance to account for."""
-        return Analyzer.ledger(self, x, target)
-
-    @property
-    def model(self) -> keras.Model:
-        """No reversed network exists."""
-        raise UnsupportedModelError(
-            "grad_cam is no reversed network but a weighted sum of activations."
-        )
+    def _explain(
+        self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        return in_chunks(self._network, arrays, targets, self._run_explain)

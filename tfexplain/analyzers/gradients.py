@@ -29,14 +29,22 @@ def explained_as_a_whole(model: keras.Model, output_activation: str) -> Graph:
     return graph
 
 
-class GradientAnalyzer(ReversedAnalyzer):
+class ReplayedGradient(ReversedAnalyzer):
+    """The gradient of the explained output, of a model whose calls are replayed one by one."""
+
+    name = "gradient"
+    reduction: ClassVar[str] = "abs_sum"
+
+    def composite(self) -> Composite:
+        """The vector-Jacobian product everywhere."""
+        return Composite("gradient", ((ANY, Gradient()),))
+
+
+class GradientAnalyzer(ReplayedGradient):
     """The gradient of the explained output ([simonyan2014deep]).
 
     Also takes subclassed models and models with masks, as one call by `tf.GradientTape`.
     """
-
-    name = "gradient"
-    reduction: ClassVar[str] = "abs_sum"
 
     def _trace(self, fold_batch_norm: bool) -> Graph:
         if not has_graph(self.user_model):
@@ -49,10 +57,6 @@ class GradientAnalyzer(ReversedAnalyzer):
             if len(self.user_model.inputs) > 1:
                 raise
         return explained_as_a_whole(self.user_model, self.output_activation)
-
-    def composite(self) -> Composite:
-        """The vector-Jacobian product everywhere."""
-        return Composite("gradient", ((ANY, Gradient()),))
 
 
 class InputTimesGradient(GradientAnalyzer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tfexplain.analyzers.contrastive import ContrastiveExcitationBackprop, ContrastiveLRP
 from tfexplain.analyzers.deep_lift import (
     DeepLIFTAblation,
     DeepLIFTGenomics,
@@ -16,13 +17,12 @@ from tfexplain.analyzers.gradients import (
     InputTimesGradient,
     RectGradAnalyzer,
 )
+from tfexplain.analyzers.integrated_gradients import IntegratedGradients
 from tfexplain.analyzers.patterns import PatternAttribution, PatternNet
 from tfexplain.analyzers.registry import ANALYZERS, Entry, register
 from tfexplain.analyzers.relevance import (
     LRPZ,
     BoundedDeepTaylor,
-    ContrastiveExcitationBackprop,
-    ContrastiveLRP,
     DeepTaylor,
     ExcitationBackprop,
     LRPAlphaBeta,
@@ -34,8 +34,8 @@ from tfexplain.analyzers.relevance import (
     LRPWSquare,
     LRPZPlus,
 )
-from tfexplain.analyzers.sampling import IntegratedGradients, SmoothGrad
 from tfexplain.analyzers.shapley import ShapleySampling
+from tfexplain.analyzers.smoothgrad import SmoothGrad
 
 __all__ = ["ANALYZERS"]
 

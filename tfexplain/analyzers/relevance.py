@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import keras
-import numpy as np
-import tensorflow as tf
 
-from tfexplain.analyzers.base import Analyzer
-from tfexplain.analyzers.registry import create_analyzer
-from tfexplain.analyzers.reversed import CompiledAnalyzer, ReversedAnalyzer
-from tfexplain.checks import flag, integer
+from tfexplain.analyzers.reversed import ReversedAnalyzer
+from tfexplain.checks import integer
 from tfexplain.composites import (
     ADDITION,
     ADDITIVE,
@@ -23,19 +19,15 @@ from tfexplain.composites import (
     LINEAR,
     Composite,
     First,
-    Last,
     NonNegativeInput,
     UpTo,
     ensure_input_rule,
     relevance_rows,
     routing_rows,
 )
-from tfexplain.errors import UnsupportedModelError, nearest
-from tfexplain.numerics import Tensor, expand, shape_of
-from tfexplain.reverse import start_relevance
+from tfexplain.errors import nearest
 from tfexplain.rules import (
     AlphaBeta,
-    ContrastiveZPlus,
     Epsilon,
     Flat,
     Gamma,
@@ -321,36 +313,6 @@ class ExcitationBackprop(LRPAnalyzer):
         return ZPlus()
 
 
-class _Contrast:
-    """Contrastive methods have no single backward chain for given relevance."""
-
-    has_chain: ClassVar[bool] = False
-    takes_start: ClassVar[str] = "none"
-    nonlinear = Analyzer.nonlinear
-    backward_passes = Analyzer.backward_passes
-    send = Analyzer.send
-
-    def passes(self, shape: Sequence[int], outputs: int = 1) -> float:
-        """Returns about how many forward passes of the model the maps of one sample take."""
-        return 2 * super().passes(shape, outputs)
-
-    def propagate(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
-        raise UnsupportedModelError(
-            f"{self.name} contrasts two backward passes that depend on the explained output; given "
-            "relevance has none. Use the method that is contrasted."
-        )
-
-
-class ContrastiveExcitationBackprop(_Contrast, ExcitationBackprop):
-    """Excitation backpropagation whose last layer subtracts what -W would get ([zhang2018top])."""
-
-    name = "excitation_bp.contrastive"
-
-    def composite(self) -> Composite:
-        """As excitation backpropagation, but for the last linear layer."""
-        return super().composite().prepend([(Last(), ContrastiveZPlus())])
-
-
 class DeepTaylor(ReversedAnalyzer):
     """Deep Taylor decomposition ([montavon2017explaining]).
 
@@ -417,112 +379,3 @@ class BoundedDeepTaylor(DeepTaylor):
 
     def __init__(self, model: keras.Model, *, low: Any, high: Any, **common: Any) -> None:
         super().__init__(model, low=low, high=high, **common)
-
-
-class ContrastiveLRP(_Contrast, CompiledAnalyzer):
-    """Contrastive LRP: the map of the output minus that of all others ([gu2018understanding]).
-
-    max(0, n(r(y_k)) - n(r(y_-k))), n dividing a map by its sum (Eq. 15 of [sixt2020when]).
-
-    Args:
-        model: See `Analyzer`.
-        rule: Name of the analyzer that is contrasted, or the name and options in a dict
-            {"name": ..., **options}.
-        rectify: Apply the maximum with 0.
-        bias: As for the contrasted analyzer, to which this and the next options are passed on.
-        input_rule: See `LRPAnalyzer`.
-        add: See `LRPAnalyzer`.
-        max_pool: See `LRPAnalyzer`.
-        batch_norm: See `GraphAnalyzer`.
-        **common: See `Analyzer`.
-
-    Raises:
-        ValueError: If `rule` is no LRP method, or does not take an option.
-    """
-
-    name = "lrp.contrastive"
-    default_head: ClassVar[str] = "logit"
-
-    def __init__(
-        self,
-        model: keras.Model,
-        *,
-        rule: str | dict = "lrp.alpha_1_beta_0",
-        rectify: bool = True,
-        bias: str | None = None,
-        input_rule: Any = None,
-        add: str | None = None,
-        max_pool: str | None = None,
-        batch_norm: str | None = None,
-        **common: Any,
-    ) -> None:
-        super().__init__(model, **common)
-        self.rectify = flag("rectify", rectify)
-        passed = {"bias": bias, "input_rule": input_rule, "add": add, "max_pool": max_pool}
-        passed = {**passed, "batch_norm": batch_norm}
-        common.update({key: value for key, value in passed.items() if value is not None})
-        options = dict(rule) if isinstance(rule, dict) else {"name": rule}
-        inner = options.pop("name", None)
-        if not str(inner).startswith(("lrp", "deep_taylor", "excitation_bp")):
-            raise ValueError(
-                f"rule names the LRP analyzer that is contrasted, received {inner!r}; for example "
-                "'lrp.alpha_1_beta_0'."
-            )
-        self.inner = create_analyzer(inner, model, **options, **common)
-        if not isinstance(self.inner, ReversedAnalyzer):
-            raise ValueError(f"{inner!r} cannot be contrasted: it is no reversed network.")
-        # Built now: Keras layers are not made while a function is traced.
-        self._network = self.inner.network()
-        self._compile_explain(self._network)
-
-    @property
-    def variables(self) -> list[tf.Variable]:
-        """Those of the contrasted analyzer."""
-        return self.inner.variables
-
-    @property
-    def inputs(self):
-        """The inputs of the model."""
-        return self.inner.inputs
-
-    @property
-    def output_shape(self) -> tuple[int | None, ...]:
-        """Shape of the explained tensor, without the batch axis."""
-        return self.inner.output_shape
-
-    def describe(self):
-        """Returns the table of the contrasted analyzer."""
-        return self.inner.describe()
-
-    def _outputs(self, arrays: list[np.ndarray]) -> np.ndarray:
-        return self.inner._outputs(arrays)
-
-    def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
-        """Returns [explained tensor, *relevance]."""
-        network = self._network
-        records = network.forward_pass(inputs)
-        outputs = records[network.start_index]
-        chosen = start_relevance(outputs, targets, "one")
-        value = expand(outputs) if self.head == "logit" else tf.ones_like(expand(outputs))
-        maps = [
-            _normalised(network.backward_pass(records, start))
-            for start in (value * chosen, value * (1 - chosen))
-        ]
-        difference = [first - second for first, second in zip(*maps, strict=True)]
-        if self.rectify:
-            difference = [tf.nn.relu(part) for part in difference]
-        return [outputs, *difference]
-
-    def _check_replay(self, arrays: list[np.ndarray], outputs: np.ndarray) -> None:
-        self.inner._check_replay(arrays, outputs)
-
-
-def _normalised(maps: Sequence[Tensor]) -> list[Tensor]:
-    """Divides the maps of all inputs by their common sum; 0 where that is 0."""
-    sums = sum(tf.reduce_sum(part, axis=list(range(2, len(part.shape)))) for part in maps)
-    return [
-        tf.math.divide_no_nan(
-            part, tf.reshape(sums, [*shape_of(sums), *[1] * (len(part.shape) - 2)])
-        )
-        for part in maps
-    ]

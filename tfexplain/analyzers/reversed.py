@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -18,7 +18,6 @@ from tfexplain.checks import choice, is_integer
 from tfexplain.composites import Composite, RuleAssignment, assign
 from tfexplain.errors import UnsupportedModelError, nearest
 from tfexplain.graph import Graph, Node, all_layers, call_unchanged, trace
-from tfexplain.numerics import Compiled
 from tfexplain.operations import Operation, WholeModel
 from tfexplain.reverse import TERMS, ReversedNetwork, check_bounds, start_relevance
 
@@ -183,37 +182,9 @@ def _rounding_of(model: keras.Model) -> float:
     return 0.1 if dtypes & {"float16", "bfloat16"} else 1e-3
 
 
-class CompiledAnalyzer(Analyzer):
-    """Base of analyzers whose `explain` is compiled as a whole, not as forward and backward."""
-
-    has_chain: ClassVar[bool] = False
-    takes_start: ClassVar[str] = "none"
-    nonlinear = Analyzer.nonlinear
-    backward_passes = Analyzer.backward_passes
-    send = Analyzer.send
-
-    def _compile_explain(self, network: ReversedNetwork) -> None:
-        """Compiles `explain`; chunks of vectors are sized for `network`."""
-        self._sized_for = network
-        inputs = [tf.TensorSpec(n.shape, n.dtype_in(self.dtype)) for n in self.inputs.nodes]
-        signature = [inputs, tf.TensorSpec((None, None), "int32")]
-        self._run_explain = Compiled(self.explain, signature, self.jit_compile)
-
-    def _explain(
-        self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        return self._chunked(arrays, targets, self._run_explain)
-
-    def _chunked(
-        self, arrays: list[np.ndarray], columns: np.ndarray, run: Callable
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Runs (inputs, columns) -> [outputs, *relevance] for chunks of (n, num_vectors, ...)."""
-        found = []
-        chunk = self._sized_for.vectors_at_once(arrays, CHUNK_BYTES)
-        for part in slices(columns.shape[1], chunk):
-            outputs, *relevance = run(tensors(arrays), tf.constant(columns[:, part]))
-            found.append([result.numpy() for result in relevance])
-        return outputs.numpy(), [np.concatenate(p, axis=1) for p in zip(*found, strict=True)]
+def vectors_at_once(network: ReversedNetwork, arrays: Sequence[np.ndarray]) -> int:
+    """Returns how many vectors go through a network at once: memory is bounded."""
+    return network.vectors_at_once(arrays, CHUNK_BYTES)
 
 
 class ReversedAnalyzer(GraphAnalyzer):
@@ -361,7 +332,7 @@ class ReversedAnalyzer(GraphAnalyzer):
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         network, found = self.network(), []
         for given in self.chain_inputs(arrays, place):
-            chunk = network.vectors_at_once(given, CHUNK_BYTES)
+            chunk = vectors_at_once(network, given)
             if targets.shape[1] <= chunk:
                 outputs, *relevance = network.run_explain(tensors(given), tf.constant(targets))
                 found.append([part.numpy() for part in relevance])
@@ -400,7 +371,7 @@ class ReversedAnalyzer(GraphAnalyzer):
         """Returns the relevance of each read-out of a network, averaged over `chain_inputs`."""
         several = []
         for given in self.chain_inputs(arrays, place):
-            chunk = network.vectors_at_once(given, CHUNK_BYTES)
+            chunk = vectors_at_once(network, given)
             if relevance.shape[1] <= chunk:
                 results = network.run_propagate(tensors(given), tf.constant(relevance))
                 several.append([result.numpy() for result in results])

@@ -9,12 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.analyzers.arrays import Inputs, tensors
+from tfexplain.analyzers.arrays import LARGEST_SEED, Inputs, tensors
 from tfexplain.analyzers.base import Place
 from tfexplain.analyzers.baselines import Baseline, BaselineLike
 from tfexplain.analyzers.gradients import explained_as_a_whole
 from tfexplain.analyzers.reversed import GraphAnalyzer
-from tfexplain.analyzers.sampling import LARGEST_SEED, InputAverage
 from tfexplain.checks import integer
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import MaskError
@@ -33,7 +32,7 @@ UNSEEN = 16
 Worth = Callable[[Tensor], Tensor]
 
 
-class ShapleySampling(InputAverage, GraphAnalyzer):
+class ShapleySampling(GraphAnalyzer):
     """Shapley values of the features, averaged over random orders ([castro2009polynomial]).
 
     In each cycle all features are removed (set to the baseline x0) one by one, in a random order;
@@ -70,6 +69,10 @@ class ShapleySampling(InputAverage, GraphAnalyzer):
 
     name = "shapley_sampling"
     reduction: ClassVar[str] = "sum"
+    takes_start: ClassVar[str] = "output"
+    _no_network: ClassVar[str] = (
+        "averages over many inputs and is no single reversed network; the gradient is."
+    )
 
     def __init__(
         self,
