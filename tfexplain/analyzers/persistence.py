@@ -24,11 +24,6 @@ _MODEL, _CONFIG, _ARRAYS = "model.keras", "analyzer.json", "arrays.npz"
 _INCOMPLETE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, OSError)
 
 
-def all_options(analyzer: Any) -> dict[str, Any]:
-    """Returns `analyzer.options`."""
-    return analyzer.options
-
-
 def write(path: Any, name: str, model: keras.Model, options: Mapping[str, Any]) -> None:
     """Writes an analyzer into one file, which appears only when it is complete.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 from tfexplain.audits.base import Audit
@@ -67,8 +66,3 @@ def all_checks() -> list[tuple[Check, type[Audit]]]:
     """
     found = [(check, cls) for cls in in_reports().values() for check in cls.checks]
     return sorted(found, key=lambda pair: not pair[0].decides)
-
-
-def options(cls: type[Audit]) -> dict[str, object]:
-    """Returns the options of an audit with their defaults; `dataclasses.MISSING` for none."""
-    return {field.name: field.default for field in dataclasses.fields(cls)}

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfexplain import results
 from tfexplain.analyzers import Analyzer
-from tfexplain.analyzers.persistence import all_options, option_config
+from tfexplain.analyzers.options import option_config
 from tfexplain.graph import has_graph, trace
 
 
@@ -111,7 +111,7 @@ def architecture(model: keras.Model) -> str:
 
 def _check_options(analyzers: Mapping[str, Analyzer]) -> None:
     for name, analyzer in analyzers.items():
-        for key, value in all_options(analyzer).items():
+        for key, value in analyzer.options.items():
             try:
                 option_config(value, key, {})
             except ValueError as error:
