@@ -237,10 +237,6 @@ def state(model):
     )
 
 
-def _nodes(operation):
-    return operation._inbound_nodes, operation._outbound_nodes
-
-
 def mixed():
     """Nested, shared, compiled with a loss of its own, operations, a Lambda with a closure."""
     factor = 2.5

@@ -17,7 +17,6 @@ from tfexplain.operations import (
     Additive,
     Affine,
     AveragePooling,
-    ConvolutionLinear,
     DenseLinear,
     Diagonal,
     EinsumLinear,
@@ -52,7 +51,6 @@ from tfexplain.rules import (
 ANY = (Operation,)
 ADDITIVE = (Additive,)
 LINEAR = (Linear,)
-CONVOLUTION = (ConvolutionLinear,)
 DENSE = (DenseLinear, EinsumLinear)
 BATCH_NORM = (Affine,)
 ADDITION = (Sum,)
@@ -111,6 +109,7 @@ class UpTo:
     index: int
 
 
+# What picks calls: types (of Keras or canonical operations), a name pattern, a place, a function.
 Selector = tuple[type, ...] | type | str | First | Last | NonNegativeInput | After | UpTo | Callable
 
 
@@ -132,7 +131,7 @@ class Composite:
     """
 
     name: str
-    rows: tuple[tuple[Any, Rule], ...] = field(default=())
+    rows: tuple[tuple[Selector, Rule], ...] = field(default=())
 
     def __post_init__(self) -> None:
         """Checks and normalises the rows.
@@ -149,7 +148,7 @@ class Composite:
             rows.append((_ensure_selector(row[0]), row[1]))
         object.__setattr__(self, "rows", tuple(rows))
 
-    def prepend(self, rows: Iterable[tuple[Any, Rule]], name: str | None = None) -> Composite:
+    def prepend(self, rows: Iterable[tuple[Selector, Rule]], name: str | None = None) -> Composite:
         """Returns a composite in which `rows` come first."""
         return Composite(name or self.name, (*rows, *self.rows))
 

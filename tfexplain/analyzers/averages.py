@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import keras
@@ -61,7 +62,7 @@ class GradientAverage(DerivedAnalyzer):
         if self._tokens:
             # The gradient behind the embeddings, whose vectors are its inputs.
             self._gradient = ReversedNetwork(
-                self._cut(self.inner.graph),
+                self._behind_embeddings(self.inner.graph),
                 self.inner.assignment,
                 start=self.inner.start,
                 readouts={},
@@ -96,19 +97,13 @@ class GradientAverage(DerivedAnalyzer):
 
     # --- the space of vectors ---
 
-    def _cut(self, graph: Graph) -> Graph:
-        """Returns the graph behind the embeddings."""
+    def _behind_embeddings(self, graph: Graph) -> Graph:
+        """Returns the graph whose inputs are the vectors of tokens."""
         tokens = self._tokens
         inputs = tuple(tokens[node].outputs[0] if node in tokens else node for node in graph.inputs)
         lookups = set(tokens.values())
-        return Graph(
-            inputs,
-            graph.input_names,
-            (self.inner.start,),
-            graph.output_names,
-            tuple(call for call in graph.calls if call not in lookups),
-            graph.readouts,
-        )
+        calls = tuple(call for call in graph.calls if call not in lookups)
+        return replace(graph, inputs=inputs, outputs=(self.inner.start,), calls=calls)
 
     def _embed(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Replaces tokens by their vectors."""

@@ -195,7 +195,7 @@ class Analyzer(abc.ABC):
     def _explain(
         self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Explains one batch.
+        """Explains one batch of arrays; `explain` in chunks that fit into memory, where it matters.
 
         Args:
             arrays: One array (n, *shape) per input.
@@ -398,9 +398,9 @@ class Analyzer(abc.ABC):
         """
         relevance, outputs = [], []
         for inside in slices(part.stop - part.start, batch_size):
-            place = slice(part.start + inside.start, part.start + inside.stop)
-            batch = [array[place] for array in arrays]
-            out, found = self._explain(batch, targets[place], Place(place, len(targets)))
+            positions = slice(part.start + inside.start, part.start + inside.stop)
+            batch = [array[positions] for array in arrays]
+            out, found = self._explain(batch, targets[positions], Place(positions, len(targets)))
             self._check_replay(batch, out)
             outputs.append(out)
             relevance.append(found)

@@ -87,9 +87,9 @@ def resolve_name(name: str) -> tuple[Entry, dict[str, Any]]:
     if base.endswith("_IB"):
         base, suffixed = base.removesuffix("_IB"), {"bias": "ignore"}
     if base.endswith("_until_idx"):
-        base = base.removesuffix("_until_idx")
-        if "sequential_preset" not in base:
-            base = name
+        short = ANALYZERS.get(base.removesuffix("_until_idx"))
+        takes_until = short is not None and "until" in short.options
+        base = base.removesuffix("_until_idx") if takes_until else name
     base = ALIASES.get(base, base)
     known = ANALYZERS.get(base)
     if known is None or (suffixed and "bias" not in known.options):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import keras
@@ -205,14 +206,7 @@ class ReversedAnalyzer(GraphAnalyzer):
         super().__init__(model, **common)
         graph = self.graph.upstream([self.start])
         self.assignment = assign(
-            Graph(
-                graph.inputs,
-                graph.input_names,
-                (self.start,),
-                graph.output_names,
-                graph.calls,
-                graph.readouts,
-            ),
+            replace(graph, outputs=(self.start,)),
             self.composite(),
             self.name or type(self).__name__,
             self._first_required(),
@@ -266,10 +260,13 @@ class ReversedAnalyzer(GraphAnalyzer):
                         f"{'the explained output' if start is None else repr(start)}; no "
                         "relevance reaches it."
                     )
-            common = {"dtype": self.dtype, "head": self._network_head()}
-            common["jit_compile"] = self.jit_compile
             self._networks[key] = self._new_network(
-                start=node, readouts=readouts, **common, **options
+                start=node,
+                readouts=readouts,
+                dtype=self.dtype,
+                head=self._network_head(),
+                jit_compile=self.jit_compile,
+                **options,
             )
         return self._networks[key]
 
@@ -308,6 +305,7 @@ class ReversedAnalyzer(GraphAnalyzer):
         ]
 
     def _network_head(self) -> str:
+        """Returns the start relevance of the network, which `compat` may change."""
         return self.head
 
     def explain(self, inputs: list, targets: tf.Tensor) -> list[tf.Tensor]:

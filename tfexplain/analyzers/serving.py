@@ -19,7 +19,14 @@ from tfexplain.canonizers import canonize
 from tfexplain.graph import all_layers, call_model, has_graph, trace
 
 # What TensorFlow writes into the folder of a SavedModel.
-PARTS = {"saved_model.pb", "variables", "assets", "assets.extra", "fingerprint.pb", "debug"}
+SAVED_MODEL_ENTRIES = {
+    "saved_model.pb",
+    "variables",
+    "assets",
+    "assets.extra",
+    "fingerprint.pb",
+    "debug",
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ def export(served: Served, path: Any) -> None:
     path = pathlib.Path(path)
     if path.exists():
         others = [p.name for p in path.iterdir()] if path.is_dir() else [path.name]
-        others = sorted(set(others) - PARTS)
+        others = sorted(set(others) - SAVED_MODEL_ENTRIES)
         if others:
             raise ValueError(
                 f"{str(path)!r} exists and holds something else than a SavedModel "

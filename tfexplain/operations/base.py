@@ -35,7 +35,7 @@ from tfexplain.operations.calls import Call, Replay
 # Parts of weights that rules ask for; a pair (a, n) is a W^+ + n W^-.
 ALL, POSITIVE, NEGATIVE, SQUARE, ONES = "all", "positive", "negative", "square", "ones"
 MAGNITUDE = "magnitude"
-Part = str | tuple[float, float]
+WeightPart = str | tuple[float, float]
 PART_OF = {
     ALL: tf.identity,
     POSITIVE: positive,
@@ -136,7 +136,7 @@ class Additive(Operation):
         """Returns b, shaped to broadcast against the output (batch, *shape); None for zero."""
         raise NotImplementedError
 
-    def weights(self, inputs: Sequence[Tensor], part: Part = ALL) -> Tensor:
+    def weights(self, inputs: Sequence[Tensor], part: WeightPart = ALL) -> Tensor:
         """Returns a part of the weights w, in the shape that `pull_weights` takes."""
         raise NotImplementedError
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfexplain.numerics import Tensor, expand, negative, positive, select, sum_to_shape
-from tfexplain.operations.base import ALL, PART_OF, Additive, Diagonal, Operation, Part
+from tfexplain.operations.base import ALL, PART_OF, Additive, Diagonal, Operation, WeightPart
 from tfexplain.operations.calls import Call, Replay, Slot
 from tfexplain.operations.opaque import Opaque
 
@@ -201,7 +201,7 @@ class SumOfTensors(Additive):
         """Returns c_m^+ to_positive + c_m^- to_negative for each input."""
         return tuple(combine(c, to_positive, to_negative) for c in self.contributions(inputs))
 
-    def weights(self, inputs: Sequence[Tensor], part: Part = ALL) -> Tensor:
+    def weights(self, inputs: Sequence[Tensor], part: WeightPart = ALL) -> Tensor:
         """Returns the factors, stacked; each broadcasts against the last axes of relevance."""
         factors = [tf.convert_to_tensor(f, inputs[0].dtype) for f in self.factors(inputs)]
         return PART_OF[part](tf.stack([f if f.shape.rank else f[None] for f in factors]))

@@ -30,14 +30,15 @@ from tfexplain.operations.base import (
     POSITIVE,
     Additive,
     Operation,
-    Part,
+    WeightPart,
 )
 from tfexplain.operations.calls import Call
 from tfexplain.operations.elementwise import batch_norm_affine
 from tfexplain.operations.opaque import Opaque
 from tfexplain.operations.pooling import channels_to_first, channels_to_last
 
-PARTS: dict[tuple[float, float], str] = {(1, 1): ALL, (1, 0): POSITIVE, (0, 1): NEGATIVE}
+# Pairs of factors that have a name of their own.
+NAMED_PAIRS: dict[tuple[float, float], str] = {(1, 1): ALL, (1, 0): POSITIVE, (0, 1): NEGATIVE}
 
 
 class Linear(Additive):
@@ -119,13 +120,13 @@ class Linear(Additive):
 
     # What rules use.
 
-    def kernel(self, dtype: tf.DType, part: Part = ALL) -> Tensor:
+    def kernel(self, dtype: tf.DType, part: WeightPart = ALL) -> Tensor:
         """Returns a part of the effective kernel, with folded normalisations.
 
         Within one compiled function every part is computed once; the next call of the function
         reads the current weights again.
         """
-        part = PARTS.get(part, part)
+        part = NAMED_PAIRS.get(part, part)
         if tf.executing_eagerly():
             return self._kernel_part(dtype, part)
         graph = tf.compat.v1.get_default_graph()
@@ -136,7 +137,7 @@ class Linear(Additive):
             known[dtype, part] = self._kernel_part(dtype, part)
         return known[dtype, part]
 
-    def _kernel_part(self, dtype: tf.DType, part: Part) -> Tensor:
+    def _kernel_part(self, dtype: tf.DType, part: WeightPart) -> Tensor:
         if isinstance(part, tuple):
             above, below = part
             return above * self.kernel(dtype, POSITIVE) + below * self.kernel(dtype, NEGATIVE)
@@ -205,7 +206,7 @@ class Linear(Additive):
             pulled = channels_to_first(pulled)
         return unfold(pulled, relevance)
 
-    def weights(self, inputs: Sequence[Tensor], part: Part = ALL) -> Tensor:
+    def weights(self, inputs: Sequence[Tensor], part: WeightPart = ALL) -> Tensor:
         """Returns a part of the kernel."""
         return self.kernel(inputs[0].dtype, part)
 

@@ -22,6 +22,7 @@ class CallLayer(keras.layers.Layer):
     def __init__(self, operation: Operation, name: str, dtype: str) -> None:
         super().__init__(name=name, dtype=dtype, autocast=False)
         self.operation = operation
+        # Never read here: so Keras knows the variables of the user's layers as those of this one.
         self.sources = list(operation.layers)
         self.built = True
 
@@ -108,8 +109,8 @@ class Bounds(keras.layers.Layer):
 
     def __init__(self, rule: Rule, graph: Graph, call: Call, name: str, dtype: str) -> None:
         super().__init__(name=name, dtype=dtype, autocast=False)
-        self.rule, self.graph, self.target = rule, graph, call.inputs[0]
-        self.steps = bounded_path(graph, self.target)
+        self.rule, self.graph, self.bounded = rule, graph, call.inputs[0]
+        self.steps = bounded_path(graph, self.bounded)
         self.sources = [layer for step in self.steps for layer in step.operation.layers]
         self.built = True
 
@@ -133,12 +134,12 @@ class Bounds(keras.layers.Layer):
                     # A negative factor exchanges the ends.
                     first, second = tf.minimum(first, second), tf.maximum(first, second)
                 ends[0][node], ends[1][node] = first, second
-        return [tensors[self.target] for tensors in ends]
+        return [tensors[self.bounded] for tensors in ends]
 
     def compute_output_spec(self, inputs: Sequence) -> list[keras.KerasTensor]:
         """One sample of the first layer's input."""
         # Two tensors: the same one twice would be one output of the layer.
-        shape = (1, *self.target.shape[1:])
+        shape = (1, *self.bounded.shape[1:])
         return [keras.KerasTensor(shape, self.compute_dtype) for _ in ("low", "high")]
 
 

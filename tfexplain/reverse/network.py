@@ -44,9 +44,20 @@ class ReversedNetwork:
         parameters: Arrays that belong to the rules of some calls.
         jit_compile: Compile by XLA.
 
+    The list of all tensors of a forward pass, which `run_records` returns and `run_backward` takes,
+    is called its records here; what a rule reads of one call is a `RecordedCall`.
+
     Attributes:
+        graph: The calls between the inputs and the start.
+        rules: Call -> rule.
+        start: The tensor that receives the output relevance.
+        readouts: Name -> tensor of all that is read: the inputs first.
+        nodes: The tensors in the order of the records.
+        start_index: Place of the start among the records.
         model: keras.Model of [*inputs, output_relevance] -> relevance of the input; a dict by
             name if there are several read-outs.
+        forward: keras.Model of inputs -> records.
+        backward: keras.Model of [*records, output_relevance] -> relevance of each read-out.
         vanishing: Calls at whose negative outputs no relevance arrives.
         derived: Compiled functions that others made of this network, to be freed with it.
     """
