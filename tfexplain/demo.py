@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from tfexplain.analyzers import Analyzer
-    from tfexplain.report import Audit, Plan
+    from tfexplain.report import Outcome, Plan
 
 CONFIG = {"seed": 0, "filters": [16, 32], "units": 64, "epochs": 12, "batch_size": 32, "rate": 2e-3}
 REQUIRED_OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -168,7 +168,7 @@ def audit(
     out: str | os.PathLike = "tfexplain-demo",
     *,
     announce: "Callable[[Plan], object] | None" = None,
-) -> "Audit":
+) -> "Outcome":
     """Asks which of the demonstration's explanations can be trusted, and writes the report.
 
     Args:
@@ -178,7 +178,7 @@ def audit(
         announce: Function that is called with the `Plan` before the work begins.
 
     Returns:
-        `Audit`, of the preset "quick" and the ten digits.
+        `Outcome`, of the preset "quick" and the ten digits.
 
     Raises:
         ValueError: If the folder holds another audit.

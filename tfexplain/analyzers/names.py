@@ -51,11 +51,13 @@ ENTRIES = {
         IntegratedGradients,
         "Gradient averaged along the path from a baseline, times the difference",
         ("sundararajan2017axiomatic",),
+        quick={"steps": 16},
     ),
     "smoothgrad": Entry(
         SmoothGrad,
         "Gradient averaged over noisy copies of the input",
         ("smilkov2017smoothgrad",),
+        quick={"samples": 16},
     ),
     "guided_backprop": Entry(
         GuidedBackprop,
@@ -167,6 +169,7 @@ ENTRIES = {
         ShapleySampling,
         "Losses of the output as features are removed in random orders",
         ("castro2009polynomial", "strumbelj2010efficient"),
+        quick={"cycles": 5},
     ),
     "grad_cam": Entry(
         GradCAM,

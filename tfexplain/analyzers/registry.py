@@ -24,12 +24,14 @@ class Entry:
         summary: One line on what it computes.
         references: Keys of `tfexplain.references.REFERENCES`.
         preset: Options that belong to the name.
+        quick: Options of a quick audit, where the method averages over many draws.
     """
 
     cls: type[Analyzer]
     summary: str
     references: tuple[str, ...]
     preset: dict[str, Any] = field(default_factory=dict)
+    quick: dict[str, Any] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:

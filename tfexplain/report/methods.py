@@ -15,12 +15,6 @@ from tfexplain.audits.case import Case
 from tfexplain.errors import UnsupportedLayerError, UnsupportedModelError
 from tfexplain.graph import has_graph, trace
 
-# Draws of methods that average, in the quick preset.
-QUICK: Mapping[str, Mapping[str, Any]] = {
-    "integrated_gradients": {"steps": 16},
-    "smoothgrad": {"samples": 16},
-    "shapley_sampling": {"cycles": 5},
-}
 # Forward passes of one map, above which a method is audited only if it is asked for.
 MOST_PASSES = {"quick": 500, "default": 3000, "thorough": 30_000}
 # What makes a method or an audit fail alone; a full disk stops everything.
@@ -164,12 +158,13 @@ def _check_cost(analyzer: Analyzer, x: np.ndarray, preset: str) -> None:
 
 
 def _own_options(name: str, x: np.ndarray, preset: str) -> dict[str, Any]:
-    """Options that a method needs, and those of the preset."""
+    """Returns the options that a method needs, and those of the preset."""
+    quick = resolve_name(name)[0].quick if preset == "quick" else {}
     required = {
         "deep_taylor.bounded": {"low": float(x.min()), "high": float(x.max())},
         "lrp.alpha_beta": {"alpha": 3},
     }
-    return {**required.get(name, {}), **(QUICK.get(name, {}) if preset == "quick" else {})}
+    return {**required.get(name, {}), **quick}
 
 
 def _by_name(methods: Any) -> dict[str, Any]:
