@@ -1,6 +1,16 @@
 """Audits: what an owner of a model can ask about its explanations, as labelled Datasets.
 
 `AUDITS` holds them by name; `register` enters one of your own. The functions ask one question each.
+
+What an audit is stands in `base`, what it is asked about in `case`, what it says of a method in
+`judging`, what it shows in `drawings`, and `registry` is `AUDITS`. A module that is imported below
+is an audit; the others compute for them: `direction_counts` for `cosine_convergence`,
+`random_weights` for `parameter_randomization`, `redistribution` and `singular_values` for
+`spectrum` and `spectral_terms`, `amplification` for `layer_norms`, `rank_one` for
+`pattern_spectrum`.
+
+Audits import TensorFlow, Keras, xarray and matplotlib inside of functions only: the help of the
+command line lists the audits, and has to answer at once.
 """
 
 from tfexplain.audits.base import PRESETS, Arrays, Audit, Work
@@ -62,7 +72,7 @@ __all__ = [
     "spectrum",
 ]
 
-# In the order in which a report runs and shows them; the last three take no part in one.
+# In the order in which a report runs and shows them; then those that take no part in one.
 for _cls in (
     Examples,
     ParameterRandomization,

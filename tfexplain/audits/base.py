@@ -57,8 +57,8 @@ class Audit(abc.ABC):
         question: What it asks, in one sentence.
         caption: What a reader sees on the page.
         references: Keys of `tfexplain.references.REFERENCES`.
-        presets: Name of a preset -> settings of a report, from which `for_case` makes the audit;
-            `samples` is how many samples it takes.
+        presets: Name of a preset -> what a report sets: options, of which `for_case` makes the
+            audit, and `samples`, how many samples it takes at most.
         in_report: Whether it takes part in a report.
         by_samples: Whether samples are measured block by block.
         of_model: Whether it looks at the model alone, without methods.
@@ -94,11 +94,11 @@ class Audit(abc.ABC):
 
     @classmethod
     def for_case(cls, case: Case, settings: Mapping[str, Any]) -> Audit:
-        """Returns the audit as a part of a report.
+        """Returns the audit that a report runs; by default the settings are its options.
 
         Args:
             case: What is audited, as many samples as the settings say.
-            settings: Of a preset, without `samples`.
+            settings: Those of a preset, without `samples`.
         """
         return cls(**settings)
 
@@ -143,7 +143,7 @@ class Audit(abc.ABC):
         raise NotImplementedError
 
     def check(self, case: Case) -> None:
-        """Refuses a case that the audit does not fit.
+        """Refuses a case that the audit does not fit, before `run` measures it.
 
         Raises:
             ValueError: With the reason.

@@ -1,4 +1,7 @@
-"""What is audited: methods by name, samples, targets and maps, checked once for all audits."""
+"""What is audited: methods by name, samples, targets and maps, checked once for all audits.
+
+At the end stand two helpers that several audits share, for similarities and for orders of layers.
+"""
 
 from __future__ import annotations
 
@@ -241,11 +244,12 @@ class Case:
 
     def take(self, positions: Sequence[int] | np.ndarray) -> Case:
         """Returns the case of some samples, which explains the same outputs of them."""
-        part = copy.copy(self)
-        part._y = part.__dict__["targets"] = self.targets[positions]
-        part.inputs, part._cast = [array[positions] for array in self.inputs], {}
-        part.pixels = None if self.pixels is None else self.pixels[positions]
-        return part
+        taken = copy.copy(self)
+        # Where `targets` keeps what it has made.
+        taken._y = taken.__dict__["targets"] = self.targets[positions]
+        taken.inputs, taken._cast = [array[positions] for array in self.inputs], {}
+        taken.pixels = None if self.pixels is None else self.pixels[positions]
+        return taken
 
     def spread(self, count: int | None) -> np.ndarray:
         """Returns positions of so many samples at most, evenly spread: classes come in turn."""
@@ -254,9 +258,9 @@ class Case:
 
     def only(self, names: Sequence[str]) -> Case:
         """Returns the case of some methods."""
-        part = copy.copy(self)
-        part.analyzers = {name: self.analyzers[name] for name in names}
-        return part
+        fewer = copy.copy(self)
+        fewer.analyzers = {name: self.analyzers[name] for name in names}
+        return fewer
 
     def on(self, model: keras.Model) -> Case:
         """Returns the case of the same methods on another model, such as a copy."""
@@ -328,11 +332,11 @@ class Case:
         return sum(analyzer.passes(shape, outputs) for analyzer in self.analyzers.values())
 
     def options(self, *names: str) -> dict[str, Any]:
-        """Returns what numbers depend on, as JSON-able data.
+        """Returns what numbers depend on beside the options of an audit, as JSON-able data.
 
         Args:
-            *names: "targets" for those (as a checksum) and the size of the batches in which they
-                are computed.
+            *names: What counts beside the seed: "targets" for those (as a checksum) and the size
+                of the batches in which they are computed, or nothing.
         """
         found: dict[str, Any] = {"seed": self.seed}
         if "targets" in names:

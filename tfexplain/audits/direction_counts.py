@@ -73,27 +73,34 @@ class Chain:
     def measure(
         self,
         arrays: Sequence[np.ndarray],
-        part: slice,
+        block: slice,
         seed: int,
         batch_size: int,
         per_location: bool,
     ) -> tuple[dict[str, list[np.ndarray]], dict[str, np.ndarray]]:
         """Sends vectors of some samples back.
 
+        Args:
+            arrays: All samples, one checked array (n, *shape) per input.
+            block: Which samples, as a slice with start and stop.
+            seed: Of the vectors.
+            batch_size: Samples that are computed together, at most.
+            per_location: Return every single value too.
+
         Returns:
             By layer: counts (bins,), those of negative cosine, and (*NUMBERS, not finite);
             by layer: every 1 - |cos| (samples, pairs, locations) if asked for.
         """
         analyzer, count = self._analyzer, len(arrays[0])
-        few = [array[part] for array in arrays]
-        analyzer.checked(few[0] if len(few) == 1 else few)
+        measured = [array[block] for array in arrays]
+        analyzer.checked(measured[0] if len(measured) == 1 else measured)
         (one,) = analyzer.chain_inputs([array[:1] for array in arrays], Place(slice(0, 1), count))
         fit = self._network.vectors_at_once(one, CHUNK_BYTES)
         size = max(1, min(batch_size, fit // self._num_vectors))
         total: dict[str, list[np.ndarray]] = {}
         single: dict[str, list[np.ndarray]] = {}
-        for begin in range(part.start, part.stop, size):
-            place = slice(begin, min(begin + size, part.stop))
+        for begin in range(block.start, block.stop, size):
+            place = slice(begin, min(begin + size, block.stop))
             (given,) = analyzer.chain_inputs([a[place] for a in arrays], Place(place, count))
             vectors = self._vectors(given, place, seed)
             for layer, (counts, negative, others, *values) in zip(

@@ -1,4 +1,7 @@
-"""What does each block contribute? Koopman credit of the model alone, as a part of a report."""
+"""What does each block contribute? Koopman credit of the model alone, as an audit.
+
+`tfexplain.koopman` computes it; this says what a report asks of it, and shows.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ class Koopman(Audit):
         return ""
 
     def check(self, case: Case) -> None:
-        """Leaves all checks to `tfexplain.koopman.credit`."""
+        """Leaves it to `tfexplain.koopman.credit` to refuse what does not fit."""
 
     def passes(self, case: Case) -> float:
         """Each block runs on 4 p snapshots for each alignment; together they are one model."""
@@ -74,7 +77,7 @@ class Koopman(Audit):
         return np.array([min(block.input_size, self.max_dimension) for block in blocks], float)
 
     def compute(self, case: Case, path: str | os.PathLike | None) -> xr.Dataset:
-        """Returns the credits; what few samples leave open is noted, and no reason to stop."""
+        """Returns the credits; what few samples leave open is noted, and does not stop it."""
         from tfexplain import koopman
 
         return koopman.credit(

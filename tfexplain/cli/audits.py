@@ -206,7 +206,7 @@ def _distrusted(verdict: "Verdict", names: list[str]) -> list[str]:
             continue
         row = verdict[name]
         failed = [
-            f"{test} ({cell.text})" for test, cell in row.cells.items() if cell.passed is False
+            f"{check} ({cell.text})" for check, cell in row.cells.items() if cell.passed is False
         ]
         if row.trust != "trustworthy":
             found.append(f"{name} is {row.trust}: {', '.join(failed) or 'no test was measured'}")

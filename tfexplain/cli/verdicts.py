@@ -41,6 +41,6 @@ def _time(seconds: float) -> str:
 
 
 def print_verdict(verdict: "Verdict") -> None:
-    """Prints a line per method: the tests that decide, and flipping, which sorts."""
+    """Prints a line per method: the checks that have a head."""
     out.print(str(verdict), markup=False, highlight=False, soft_wrap=True)
     print_text("!: fails the test. -: not measured; report.html says why.")

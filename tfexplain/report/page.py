@@ -43,7 +43,7 @@ def page(datasets: Mapping[str, xr.Dataset], record: Mapping[str, Any], verdict:
     trusted = sum(row.trust == TRUSTWORTHY for row in verdict.rows)
     used = len(record["samples"]["positions"])
     summary = (
-        f"{len(verdict.rows)} methods were audited on {used} of {_given(record)} "
+        f"{len(verdict.rows)} methods were audited on {used} of {_num_given(record)} "
         f"samples; {trusted} of them passed every test that decides and could be measured."
     )
     audits, labels = in_reports(), _labels(record)
@@ -83,7 +83,7 @@ def page(datasets: Mapping[str, xr.Dataset], record: Mapping[str, Any], verdict:
     )
 
 
-def _given(record: Mapping[str, Any]) -> int:
+def _num_given(record: Mapping[str, Any]) -> int:
     """Returns of how many samples those of the audit were drawn."""
     return record["about"].get("given", record["samples"]["given"])
 
@@ -94,9 +94,9 @@ _Strict = jinja2.StrictUndefined
 # --- the verdict ---------------------------------------------------------------------------------
 
 
-def _unit(test: str, rows: Sequence[Row]) -> str:
+def _unit(check: str, rows: Sequence[Row]) -> str:
     """Returns what the numbers of a column are; that of most rows."""
-    found = [row.cells[test].measure for row in rows if row.cells[test].measured]
+    found = [row.cells[check].measure for row in rows if row.cells[check].measured]
     return max(found, key=found.count) if found else ""
 
 
@@ -183,7 +183,7 @@ def _section(
         "text": audit.caption or audit.question,
         "papers": [key for key in audit.references if key in REFERENCES],
         "notes": notes,
-        "examples": [_gallery(piece) for piece in pieces if isinstance(piece, Gallery)],
+        "galleries": [_gallery(piece) for piece in pieces if isinstance(piece, Gallery)],
         "grids": [_grid(piece) for piece in pieces if isinstance(piece, Grid)],
         "pictures": [picture for picture in drawings if not isinstance(picture, str)],
         "reasons": {k: v for k, v in record["reasons"].get(audit.name, {}).items() if k},
@@ -266,7 +266,7 @@ def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
         "Data": record["about"].get("data", ""),
         "Preset": settings["preset"],
         "Seed": str(settings["seed"]),
-        "Samples": f"{len(record['samples']['positions'])} of {_given(record)}, "
+        "Samples": f"{len(record['samples']['positions'])} of {_num_given(record)}, "
         f"in batches of {settings['batch_size']}",
         "Explained": record.get("explained", ""),
         "Versions": ", ".join(f"{k} {v}" for k, v in settings["versions"].items()),

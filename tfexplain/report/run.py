@@ -151,16 +151,16 @@ def audit(
     place = None if folder is None else files.check_folder(folder)
     if place is not None:
         check_owner(place)
-    chosen = _choose_samples(x, y, pixels, IMAGES[preset] if images is None else images, seed)
+    samples = _choose_samples(x, y, pixels, IMAGES[preset] if images is None else images, seed)
     output = int(output) if is_integer(output) else output
-    _check_samples(model, chosen.x, output)
+    _check_samples(model, samples.x, output)
     with _rows_of_progress() as show:
         show("preparing methods", 0, 1)
-        found = chosen_methods.choose(
-            model, methods, chosen.x, fit_data=fit_data, output=output, preset=preset
+        candidates = chosen_methods.choose(
+            model, methods, samples.x, fit_data=fit_data, output=output, preset=preset
         )
         case, left_out, first_maps = _case(
-            found, chosen, preprocess, int(seed), int(batch_size), output
+            candidates, samples, preprocess, int(seed), int(batch_size)
         )
         reasons = _reasons(chosen_audits, case)
         settings = run_settings(
@@ -178,14 +178,14 @@ def audit(
             "schema_version": SCHEMA_VERSION,
             "settings": settings,
             "model": str(model.name),
-            "methods": {name: _about(analyzer) for name, analyzer in case.analyzers.items()},
-            "audits": {audit.name: dict(_preset(audit, preset)) for audit in chosen_audits},
-            "samples": {"given": chosen.given, "positions": chosen.positions.tolist()},
+            "methods": {name: _published(analyzer) for name, analyzer in case.analyzers.items()},
+            "audits": {audit.name: dict(_settings_of(audit, preset)) for audit in chosen_audits},
+            "samples": {"given": samples.given, "positions": samples.positions.tolist()},
             "explained": "the largest output of each sample" if y is None else "the given classes",
             "left_out": left_out,
             "reasons": reasons,
             "thresholds": dataclasses.asdict(thresholds),
-            "notes": [*found.notes, *chosen.notes],
+            "notes": [*candidates.notes, *samples.notes],
             "about": dict(about or {}),
             "seconds": {},
             "hardware": _hardware(),
@@ -197,7 +197,7 @@ def audit(
         for number, audit in enumerate(chosen_audits):
             show(audit.title, number, len(chosen_audits))
             try:
-                dataset = _run_audit(audit, case, _preset(audit, preset), state)
+                dataset = _run_audit(audit, case, _settings_of(audit, preset), state)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(_how_to_continue(audit.name, place)) from None
             if dataset is not None:
@@ -213,8 +213,8 @@ def audit(
     return result
 
 
-def _preset(audit: type[Audit], preset: str) -> Mapping[str, Any]:
-    """Returns the settings of an audit; one without that preset has its defaults."""
+def _settings_of(audit: type[Audit], preset: str) -> Mapping[str, Any]:
+    """Returns what a preset sets for an audit; one without that preset has its defaults."""
     return audit.presets.get(preset, {})
 
 
@@ -342,36 +342,35 @@ def _check_samples(model: keras.Model, x: np.ndarray, output: str | int | None) 
 
 
 def _case(
-    found: chosen_methods.Methods,
-    chosen: _Samples,
+    candidates: chosen_methods.Methods,
+    samples: _Samples,
     preprocess: Callable | None,
     seed: int,
     batch_size: int,
-    output: str | int | None,
 ) -> tuple[Case, dict[str, str], dict[str, float]]:
     """Returns what is audited by the methods that have a map of it, and why others have none.
 
     Last come the seconds that the first map of each method took.
     """
-    left_out = dict(found.left_out)
-    if not found.analyzers:
+    left_out = dict(candidates.left_out)
+    if not candidates.analyzers:
         raise ValueError(_nothing_left(left_out))
-    if (chosen.pixels is None) != (preprocess is None):
+    if (samples.pixels is None) != (preprocess is None):
         missing = "preprocess" if preprocess is None else "pixels"
         raise ValueError(
             f"pixels and preprocess belong together: x = preprocess(pixels). {missing} is missing."
         )
     case = Case(
-        found.analyzers,
-        chosen.x,
-        chosen.y,
+        candidates.analyzers,
+        samples.x,
+        samples.y,
         seed=seed,
         batch_size=batch_size,
-        pixels=chosen.pixels,
+        pixels=samples.pixels,
         preprocess=preprocess,
     )
-    if chosen.pixels is not None and case.samples.ndim == 4:
-        check_pixels(case.samples, case.layout, chosen.pixels, preprocess, batch_size)
+    if samples.pixels is not None and case.samples.ndim == 4:
+        check_pixels(case.samples, case.layout, samples.pixels, preprocess, batch_size)
     seconds = {}
     for name in case.analyzers:
         began = time.perf_counter()
@@ -406,8 +405,8 @@ def _reasons(audits: Sequence[type[Audit]], case: Case) -> dict[str, dict[str, s
 # --- one audit -----------------------------------------------------------------------------------
 
 
-def _of_preset(audit: type[Audit], case: Case, settings: Mapping[str, Any]) -> tuple[Audit, Case]:
-    """Returns the audit that settings mean, and the samples that it takes."""
+def _configured(audit: type[Audit], case: Case, settings: Mapping[str, Any]) -> tuple[Audit, Case]:
+    """Returns the audit with its options, and the case of the samples that it takes."""
     options = {key: value for key, value in settings.items() if key != "samples"}
     if "samples" in settings:
         case = case.take(case.spread(settings["samples"]))
@@ -428,8 +427,8 @@ def _run_audit(
         suited = case.only([name for name in case.analyzers if name not in known])
         began = time.perf_counter()
         try:
-            one, some = _of_preset(audit, suited, settings)
-            return one.run(some, path=state.file(audit))
+            instance, sampled = _configured(audit, suited, settings)
+            return instance.run(sampled, path=state.file(audit))
         except FAILURES as error:
             found = {} if audit.of_model else _culprits(audit, suited, settings)
             if not found or len(found) == len(suited.analyzers):
@@ -448,8 +447,10 @@ def _culprits(audit: type[Audit], case: Case, settings: Mapping[str, Any]) -> di
         found = {}
         for name in case.analyzers:
             try:
-                one, some = _of_preset(audit, case.only([name]), {**settings, "samples": count})
-                one.run(some)
+                instance, sampled = _configured(
+                    audit, case.only([name]), {**settings, "samples": count}
+                )
+                instance.run(sampled)
             except FAILURES as error:
                 found[name] = why(error)
         if found:
@@ -496,15 +497,15 @@ def _plan(
         known = reasons.get(audit.name, {})
         if "" not in known:
             suited = case.only([name for name in case.analyzers if name not in known])
-            one, some = _of_preset(audit, suited, _preset(audit, preset))
-            passes[audit.name] = float(one.passes(some))
+            instance, sampled = _configured(audit, suited, _settings_of(audit, preset))
+            passes[audit.name] = float(instance.passes(sampled))
             path = state.file(audit)
             if path is None or not path.exists():
                 # Each audit compiles networks of its own, as the first map of a method did, unless
                 # the method came compiled.
                 times = [max(first_maps[name], least) for name in suited.analyzers]
                 seconds += audit.compiled * sum(times)
-                seconds += passes[audit.name] * one_pass + float(one.seconds(some))
+                seconds += passes[audit.name] * one_pass + float(instance.seconds(sampled))
     record = state.record
     notes = tuple(record["notes"])
     return Plan(tuple(case.analyzers), record["left_out"], reasons, notes, passes, seconds)
@@ -519,7 +520,7 @@ def _seconds_per_pass(case: Case) -> float:
     return (time.perf_counter() - began) / len(few)
 
 
-def _about(analyzer: Analyzer) -> dict[str, Any]:
+def _published(analyzer: Analyzer) -> dict[str, Any]:
     """Returns what a method computes and where it was published."""
     try:
         entry = resolve_name(analyzer.name)[0]

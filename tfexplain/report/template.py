@@ -138,10 +138,10 @@ passed{% for check in checks if check.breaks_ties %}, then by {{ check.head or c
 {% if section.notes|length > 2 %}<details>
 <summary>More notes: {{ section.notes|length - 2 }}</summary>
 {% for note in section.notes[2:] %}<p class="soft">{{ note }}</p>{% endfor %}</details>{% endif %}
-{% for example in section.examples %}
-<h3>{{ example.title }}</h3>
-<p class="soft">{{ example.text }}</p>
-<div class="maps">{% for picture in example.pictures %}
+{% for gallery in section.galleries %}
+<h3>{{ gallery.title }}</h3>
+<p class="soft">{{ gallery.text }}</p>
+<div class="maps">{% for picture in gallery.pictures %}
 <figure><img src="{{ picture.source }}" alt="{{ picture.alt }}">
 <figcaption>{{ picture.caption }}</figcaption></figure>{% endfor %}
 </div>

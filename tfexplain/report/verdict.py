@@ -28,11 +28,11 @@ class Row:
 
     Attributes:
         method: Its name.
-        trust: "trustworthy" (no test that decides failed), "not trustworthy" (one did) or
+        trust: "trustworthy" (no check that decides failed), "not trustworthy" (one did) or
             "undecided" (none was measured).
-        passed: How many of the tests that decide it passed.
+        passed: How many of the checks that decide it passed.
         measured: How many of them were measured.
-        cells: Name of a test -> cell.
+        cells: Name of a check -> cell.
     """
 
     method: str
@@ -47,10 +47,12 @@ class Verdict:
     """The verdicts of all methods, the most trustworthy first.
 
     Attributes:
-        rows: Sorted by the number of passed tests, then by those failed, then by pixel flipping.
+        rows: Sorted by the number of passed checks, then by those failed, then by the checks that
+            break ties.
         thresholds: By which they were made.
         left_out: Method -> why it was not audited at all.
-        checks: What was asked, those that decide first.
+        checks: What was asked, those that decide first; readers of the page and of the JSON
+            know them as tests.
     """
 
     rows: tuple[Row, ...]
@@ -122,7 +124,7 @@ class Verdict:
         return text
 
     def __str__(self) -> str:
-        """A table: one line for each method, with the tests that decide and flipping, which sorts.
+        """A table: one line for each method, with the checks that have a head.
 
         `!` stands behind a number that fails its test, `-` where nothing was measured.
         """
@@ -154,10 +156,9 @@ def judge(
     """Makes verdicts of the Datasets of an audit; nothing is computed by a model.
 
     The checks are those of the audits in `tfexplain.AUDITS`. Some decide on trust, each with a
-    threshold: whether maps depend on the last layer, on the class, and whether the backward pass
-    keeps the directions that it starts from. A method that fails one of those that were measured is
-    not trustworthy; one that passes all is, as far as these tests can tell. The others describe:
-    they have no threshold that fits all models.
+    threshold. A method that fails one of those that were measured is not trustworthy; one that
+    passes all is, as far as these checks can tell. The others describe: they have no threshold that
+    fits all models.
 
     Args:
         datasets: Name of an audit -> its Dataset, as `tfexplain.audit` saves them.
