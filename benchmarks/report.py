@@ -1,4 +1,4 @@
-"""Times `tfexplain.audit` of small networks, part by part, beside what it said it would take.
+"""Times `tfexplain.audit` of small networks, audit by audit, beside what it said it would take.
 
     python -m benchmarks.report [--model digits cifar_resnet20] [--preset quick] [--output FILE]
     python -m benchmarks.report --show benchmarks/results/report.jsonl
@@ -6,7 +6,7 @@
 All methods that fit. Digits: the trained network of `tfexplain demo`, on its test digits; the
 ResNet: random weights and coloured patches. A forward pass is that of the audited samples in one
 batch, the fastest of those before and after. Most of the time of small networks goes into building
-and compiling a network per method and part, which does not grow with samples. Each network runs in
+and compiling a network per method and audit, which does not grow with samples. Each network runs in
 a process of its own, so that its peak of memory is its own.
 """
 
@@ -72,7 +72,7 @@ def measure(arguments) -> dict:
         "methods": len(found.verdict().methods),
         "forward_s": base,
         "announced_s": plans[0].seconds,
-        "parts_s": found.record["seconds"],
+        "audits_s": found.record["seconds"],
         "computed_s": computed,
         "seconds": whole,
         "ratio": whole / base,
@@ -84,15 +84,15 @@ def measure(arguments) -> dict:
 def table(rows: list[dict]) -> str:
     """Returns the rows as a Markdown table."""
     head = ["model", "preset", "samples", "methods", "seconds", "forward passes", "announced, s"]
-    head += ["preparation, s", "page, s", "slowest parts, s", "page, MiB", "peak memory, GiB"]
+    head += ["preparation, s", "page, s", "slowest audits, s", "page, MiB", "peak memory, GiB"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        parts = sorted(row["parts_s"].items(), key=lambda item: -item[1])
-        preparation = row["computed_s"] - sum(row["parts_s"].values())
+        audits = sorted(row["audits_s"].items(), key=lambda item: -item[1])
+        preparation = row["computed_s"] - sum(row["audits_s"].values())
         cells = [row["model"], row["preset"], str(row["samples"]), str(row["methods"])]
         cells += [f"{row['seconds']:.0f}", f"{row['ratio']:.0f}", f"{row['announced_s']:.0f}"]
         cells += [f"{preparation:.0f}", f"{row['seconds'] - row['computed_s']:.0f}"]
-        cells.append(", ".join(f"{name} {seconds:.0f}" for name, seconds in parts[:4]))
+        cells.append(", ".join(f"{name} {seconds:.0f}" for name, seconds in audits[:4]))
         cells += [f"{row['page_mib']:.1f}", f"{row['peak_gib']:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
