@@ -150,7 +150,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in (PUBLISHED, CORRECTED)}
 class UnscaledAblation(DeepLIFTAblation):
     """The ablation of DeepLIFT without rescaling: float32 overflows in deep networks (T10)."""
 
-    rescale = False
+    unit_maximum = False
 
 
 @dataclass(frozen=True)

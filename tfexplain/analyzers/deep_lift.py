@@ -85,7 +85,8 @@ class DeepLIFT(ReversedAnalyzer):
     """
 
     quantities: ClassVar[tuple[str, ...]] = (CONTRIBUTION, MULTIPLIER)
-    rescale = False
+    # Whether multipliers are divided by their largest magnitude on the way.
+    unit_maximum = False
 
     def __init__(
         self,
@@ -115,7 +116,11 @@ class DeepLIFT(ReversedAnalyzer):
 
     def _new_network(self, **options: Any) -> DifferenceNetwork:
         return DifferenceNetwork(
-            self.graph, self.assignment, tokens=self._tokens, rescale=self.rescale, **options
+            self.graph,
+            self.assignment,
+            tokens=self._tokens,
+            unit_maximum=self.unit_maximum,
+            **options,
         )
 
     @property
@@ -285,7 +290,7 @@ class DeepLIFTAblation(DeepLIFT):
     """
 
     name = "deep_lift.ablation"
-    rescale = True
+    unit_maximum = True
 
     def __init__(self, model: keras.Model, *, definition: str = "as_run", **common: Any) -> None:
         self._ablated = AblatedLinear(definition)

@@ -53,7 +53,8 @@ class _Work(Work):
     Attributes:
         on_copy: The case on the copy.
         copy: The copy.
-        steps_taken: The steps, from the last layer to the first.
+        steps_taken: The steps of random weights, from the last layer to the first; `steps` counts
+            those of the display.
         reductions: Of each analyzer.
         normalizations: Of each analyzer.
         kept: Positions of the samples whose maps are kept.
@@ -211,10 +212,10 @@ class ParameterRandomization(Audit):
         shape = (len(names), len(work.steps_taken), block.stop - block.start)
         scores = {kind: np.full(shape, np.nan) for kind in SIMILARITIES}
         shown = work.kept[(work.kept >= block.start) & (work.kept < block.stop)] - block.start
-        looks = np.empty((shape[0], 1 + shape[1], len(shown), *layout.sizes), "float32")
+        kept_maps = np.empty((shape[0], 1 + shape[1], len(shown), *layout.sizes), "float32")
         work.set(None)
         trained = dict(work.maps(block))
-        looks[:, 0] = [maps[shown] for maps in trained.values()]
+        kept_maps[:, 0] = [maps[shown] for maps in trained.values()]
         scaled = {
             name: [metrics.NORMALIZATIONS[work.normalizations[name]](map) for map in maps]
             for name, maps in trained.items()
@@ -223,7 +224,7 @@ class ParameterRandomization(Audit):
         for place, step in enumerate(work.steps_taken):
             work.set(step)
             for row, (name, maps) in enumerate(work.maps(block)):
-                looks[row, 1 + place] = maps[shown]
+                kept_maps[row, 1 + place] = maps[shown]
                 kind = work.normalizations[name]
                 for sample, (map, own) in enumerate(zip(maps, trained[name], strict=True)):
                     where = row, place, sample
@@ -234,7 +235,7 @@ class ParameterRandomization(Audit):
                     scores["spearman"][where] = metrics.spearman(own, map)
                     scores["cosine"][where] = metrics.cosine(own, map)
             advance()
-        return {**scores, "relevance": looks}
+        return {**scores, "relevance": kept_maps}
 
     def combine(self, work: _Work, blocks: Sequence[Arrays]) -> xr.Dataset:
         """Joins the samples, and makes medians with intervals."""
@@ -269,9 +270,9 @@ class ParameterRandomization(Audit):
         )
         if not len(work.kept):
             return dataset
-        looks = np.concatenate([block["relevance"] for block in blocks], axis=2)
+        kept_maps = np.concatenate([block["relevance"] for block in blocks], axis=2)
         sizes = ("analyzer", "map_step", "kept", *case.layout.names())
-        return dataset.assign(relevance=(sizes, looks)).assign_coords(
+        return dataset.assign(relevance=(sizes, kept_maps)).assign_coords(
             map_step=[TRAINED, *steps], kept=work.kept
         )
 

@@ -62,7 +62,8 @@ class Operation:
         attached: It belongs to the layer in front of it, which is looked for through it.
         numeric: Integers that it reads are numbers, no indices.
         linear: The sum of two inputs gives the sum of their outputs.
-        rectifies: It is 0 for every x <= 0.
+        rectifies: It is 0 for every x <= 0; of `elementwise.RECTIFIERS` that is so without a slope
+            below 0.
     """
 
     layers: tuple[keras.layers.Layer, ...] = ()

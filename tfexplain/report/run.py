@@ -148,9 +148,9 @@ def audit(
     _check_about(about, len(x) if hasattr(x, "__len__") else 0)
     _check(preset, images, thresholds, seed, batch_size, announce)
     thresholds = thresholds or Thresholds()
-    place = None if folder is None else files.check_folder(folder)
-    if place is not None:
-        check_owner(place)
+    path = None if folder is None else files.check_folder(folder)
+    if path is not None:
+        check_owner(path)
     samples = _choose_samples(x, y, pixels, IMAGES[preset] if images is None else images, seed)
     output = int(output) if is_integer(output) else output
     _check_samples(model, samples.x, output)
@@ -167,7 +167,7 @@ def audit(
             "audit",
             case.analyzers,
             case.inputs,
-            with_data=place is not None,
+            with_data=path is not None,
             preset=preset,
             output=output,
             **case.options("targets"),
@@ -190,7 +190,7 @@ def audit(
             "seconds": {},
             "hardware": _hardware(),
         }
-        state = Folder(place, record)
+        state = Folder(path, record)
         if announce is not None:
             announce(_plan(chosen_audits, case, preset, state, first_maps))
         datasets = state.others(chosen_audits)
@@ -199,17 +199,17 @@ def audit(
             try:
                 dataset = _run_audit(audit, case, _settings_of(audit, preset), state)
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(_how_to_continue(audit.name, place)) from None
+                raise KeyboardInterrupt(_how_to_continue(audit.name, path)) from None
             if dataset is not None:
                 datasets[audit.name] = dataset
     ordered = {name: datasets[name] for name in AUDITS if name in datasets}
     result = Outcome(ordered, state.record, thresholds)
-    if place is not None:
+    if path is not None:
         try:
-            result.verdict().to_json(place / VERDICT)
-            result.to_html(place / REPORT)
+            result.verdict().to_json(path / VERDICT)
+            result.to_html(path / REPORT)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_how_to_continue("report", place)) from None
+            raise KeyboardInterrupt(_how_to_continue("report", path)) from None
     return result
 
 
@@ -458,12 +458,12 @@ def _culprits(audit: type[Audit], case: Case, settings: Mapping[str, Any]) -> di
     return {}
 
 
-def _how_to_continue(name: str, place: pathlib.Path | None) -> str:
-    if place is None:
+def _how_to_continue(name: str, path: pathlib.Path | None) -> str:
+    if path is None:
         return f"stopped in {name!r}; without a folder nothing is kept"
     return (
-        f"stopped in {name!r}. What is done is in {place / RESULTS}; the same call "
-        f"with the folder {place} continues."
+        f"stopped in {name!r}. What is done is in {path / RESULTS}; the same call "
+        f"with the folder {path} continues."
     )
 
 

@@ -170,8 +170,8 @@ class DifferenceNetwork(ReversedNetwork):
         assignment: Rule of each call, all of them `DifferenceRule`s.
         tokens: Integer input -> the call that looks its vectors up.
         quantity: What is read: "contribution" or "multiplier".
-        rescale: Divide multipliers by their largest magnitude wherever one tensor carries all of
-            them, so that long chains stay finite; results then have an arbitrary positive unit.
+        unit_maximum: Divide multipliers by their largest magnitude wherever one tensor carries all
+            of them, so that long chains stay finite; results then have an arbitrary positive unit.
         **options: See `ReversedNetwork`.
     """
 
@@ -183,7 +183,7 @@ class DifferenceNetwork(ReversedNetwork):
         tokens: Mapping[Node, Call],
         start: Node,
         quantity: str = CONTRIBUTION,
-        rescale: bool = False,
+        unit_maximum: bool = False,
         dtype: str,
         **options: Any,
     ) -> None:
@@ -197,7 +197,7 @@ class DifferenceNetwork(ReversedNetwork):
         rules = {call: assignment.rules[call] for call in upstream.calls}
         self._producers = upstream.producer()
         self._num_multipliers = _num_multipliers(upstream, rules, start)
-        self._bottlenecks = _bottlenecks(upstream, start) if rescale else frozenset()
+        self._bottlenecks = _bottlenecks(upstream, start) if unit_maximum else frozenset()
         plain = {"dtype": dtype, "autocast": False}
         self._part_layers = {
             call: PartsOfOutputs(call, rules[call], f"parts_{index}", dtype)
