@@ -91,7 +91,8 @@ class Analyzer(abc.ABC):
             (the explained output alone) or "none" (there is no given relevance).
         quantities: What a reversed network can read: "contribution", "multiplier".
         reduction: How audits make maps of its relevance: a name of `metrics.REDUCTIONS`.
-        normalization: And one of `metrics.NORMALIZATIONS`.
+        normalization: How they scale these: a name of `metrics.NORMALIZATIONS`.
+        seed: Of what it draws; None where it draws nothing.
     """
 
     name: str = ""
@@ -102,6 +103,7 @@ class Analyzer(abc.ABC):
     quantities: ClassVar[tuple[str, ...]] = ("contribution",)
     reduction: ClassVar[str] = "sum"
     normalization: ClassVar[str] = "percentile"
+    seed: int | None = None
     # What messages say behind the name, where given relevance or a keras.Model is asked for.
     _no_chain: ClassVar[str] = (
         "has no single backward chain to send relevance through. Use gradient, an LRP method, "
@@ -353,7 +355,7 @@ class Analyzer(abc.ABC):
             analyzer=self.name,
             config=self.get_config(strict=False),
             assignment=self.describe().rows,
-            seed=getattr(self, "seed", None),
+            seed=self.seed,
         )
 
     def _run(self, x: Any, target: Any, batch_size: int) -> tuple:
@@ -473,13 +475,17 @@ class Analyzer(abc.ABC):
         return UnsupportedModelError(f"{self.name} {self._no_chain}")
 
     def ledger(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:
-        """Accounts for relevance, layer by layer; see the subclasses that can."""
+        """Accounts for the relevance of every call; see `ReversedAnalyzer`, which can.
+
+        Raises:
+            UnsupportedModelError: Where no single reversed network exists.
+        """
         raise UnsupportedModelError(
             f"{self.name} has no reversed network whose relevance could be accounted for."
         )
 
     def fit(self, dataset: Any) -> Analyzer:
-        """Fits the analyzer to data; nothing to do for most.
+        """Fits the analyzer to data, where `fits` says that it has to be.
 
         Raises:
             TypeError: Always, but for the pattern analyzers.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tfexplain.audits.case import Case
 
 PRESETS = ("quick", "default", "thorough")
+# As in `tfexplain.runs`, which imports TensorFlow.
 Arrays = dict[str, "np.ndarray"]
 
 
