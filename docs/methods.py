@@ -30,7 +30,7 @@ def audits() -> str:
         [f"`{name}`", cls.question, "yes" if cls.in_report else "no", _sources(cls.references)]
         for name, cls in AUDITS.items()
     ]
-    return _table(["name", "question", "in `tfexplain audit`", "source"], rows)
+    return _table(["name", "question", "in a report", "source"], rows)
 
 
 def _sources(keys: Iterable[str]) -> str:

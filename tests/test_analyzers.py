@@ -12,6 +12,7 @@ from tfexplain.composites import COMPOSITES, Composite, First, Last
 from tfexplain.numerics import random_normal
 from tfexplain.rules import (
     AlphaBeta,
+    AverageOfWindow,
     ClippedAddition,
     Epsilon,
     Flat,
@@ -225,7 +226,7 @@ def test_first_and_last_and_user_rows(network):
             (First(), Flat()),
             (Last(), Epsilon(0.5)),
             ("sec*", Gamma(0.1)),
-            ((layers.MaxPooling2D,), COMPOSITES["excitation"](max_pool="average").rows[5][1]),
+            ((layers.MaxPooling2D,), AverageOfWindow()),
             *COMPOSITES["epsilon_plus"]().rows,
         ],
     )

@@ -395,7 +395,7 @@ def test_migration(cache, tmp_path, capsys):
 
 def test_migration_names_each_renamed_option(cache):
     """What `create_analyzer` says of innvestigate's options stands in the example as well."""
-    from tfexplain.analyzers import RENAMED
+    from tfexplain.analyzers.registry import RENAMED
 
     text = (EXAMPLES / "migrate_innvestigate.py").read_text(encoding="utf-8")
     assert not [name for name in RENAMED if name not in text]

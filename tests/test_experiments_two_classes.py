@@ -190,7 +190,7 @@ def test_contrastive_methods_follow_the_protocol(protocol):
     assert contrastive.rectify is False
 
     def rules(analyzer):
-        return {call.name: rule for call, rule in analyzer.assignment.rules.items()}
+        return {call.name: rule for call, rule in analyzer.describe().rules.items()}
 
     assert rules(contrastive.inner) == rules(lrp.create(model))
     assert rules(contrastive.inner)["conv1"].bias == protocol.bias

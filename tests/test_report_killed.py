@@ -18,7 +18,7 @@ import tfexplain
 from tests.networks import randomize, sequential
 
 ROOT = pathlib.Path(__file__).parent.parent
-AUDITS = ["examples", "random_logit", "parameter_randomization", "entropy"]
+AUDITS = ["examples", "parameter_randomization", "random_logit", "entropy"]
 METHODS = ["gradient", "lrp.z", "lrp.alpha_2_beta_1"]
 SCRIPT = f"""
 import sys

@@ -106,14 +106,14 @@ class PixelFlipping(Audit):
         """Needs images, and one output per class."""
         if len(case.output_shape) != 1 or case.without_classes():
             return (
-                "it watches the probability of a class, the softmax of the outputs, and needs a "
-                f"model with one output per class; this one has outputs of shape "
+                "it watches the probability of a class, the softmax of the outputs; it needs a "
+                "model with one output per class, and this one has outputs of shape "
                 f"{case.output_shape}"
             )
         if case.samples.ndim != 4 or case.layout.channel_axis is None:
             return (
-                "pixels of images (height, width, channels) are removed, and inputs have the "
-                f"shape {case.samples.shape[1:]}"
+                "it removes pixels of images (height, width, channels), and inputs have the shape "
+                f"{case.samples.shape[1:]}"
             )
         return ""
 
