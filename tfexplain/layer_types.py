@@ -36,6 +36,7 @@ from tfexplain.operations import (
 from tfexplain.operations.calls import listed_class
 from tfexplain.operations.elementwise import named_activation, normalization, rescaling
 from tfexplain.operations.linear import DepthwiseLinear, SeparableLinear, TransposedLinear
+from tfexplain.operations.merges import Maximum, Minimum
 from tfexplain.operations.pooling import averaging, maximum_over_axes, up_sampling, window_average
 from tfexplain.operations.structure import padding, renaming, stacking
 
@@ -152,6 +153,8 @@ TABLE = (
     Entry([layers.Subtract, *_ops("Subtract")], Sum, Sum.of(lambda count: [1.0, -1.0])),
     Entry([layers.Average], Sum, Sum.of(lambda count: [1.0 / count] * count)),
     Entry([layers.Multiply, *_ops("Multiply")], Product),
+    Entry([layers.Maximum, *_ops("Maximum")], Maximum),
+    Entry([layers.Minimum, *_ops("Minimum")], Minimum),
     # What does nothing at inference.
     Entry(_layers("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise"), IDENTITY),
     Entry(_layers("SpatialDropout", ranks=(1, 2, 3)), IDENTITY),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import keras
+import tensorflow as tf
 
 from tfexplain.numerics import Tensor, expand, sum_to_shape
-from tfexplain.operations.base import Operation
+from tfexplain.operations.base import Operation, Selection
 from tfexplain.operations.calls import Call
 from tfexplain.operations.elementwise import Scaling, SumOfTensors
+from tfexplain.operations.opaque import Opaque
 
 
 class Merge(Operation):
@@ -103,3 +106,61 @@ class Product(Merge):
                 sum_to_shape(relevances[0] * expand(self.forward(*others)), x.shape.as_list())
             )
         return tuple(results)
+
+
+class Maximum(Merge, Selection):
+    """y = max_m x_m, element by element; the first of equal tensors wins.
+
+    Its gradient is that of TensorFlow, which gives all to the first of equal tensors too.
+    """
+
+    @classmethod
+    def from_call(cls, call: Call) -> Operation:
+        """Takes tensors alone: with a constant it is a function of single elements."""
+        if not call.merges:
+            return Opaque.from_call(call)
+        return cls(type(call.operation).__name__, source=call.operation)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Returns the largest of the tensors."""
+        return functools.reduce(tf.maximum if self.largest else tf.minimum, inputs)
+
+    def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
+        """Holds if one tensor is >= 0; for the smallest, if all are."""
+        return any(inputs) if self.largest else all(inputs)
+
+    def route(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Gives everything to the first tensor that equals the output."""
+        taken, shares = tf.zeros_like(outputs[0], tf.bool), []
+        for x in inputs:
+            wins = tf.equal(x, outputs[0]) & ~taken
+            taken = taken | wins
+            share = expand(tf.cast(wins, relevance.dtype)) * relevance
+            shares.append(sum_to_shape(share, x.shape.as_list()))
+        return tuple(shares)
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Routes to the winner."""
+        return self.route(inputs, outputs, relevances[0])
+
+    def average(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+        """Returns the average of the tensors."""
+        return sum(inputs) / len(inputs)
+
+    def share_as_average(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Shares in proportion to x_m, as if the tensors were averaged."""
+        average = expand(self.average(inputs, outputs))
+        share = tf.math.divide_no_nan(relevance, average) / len(inputs)
+        return tuple(sum_to_shape(expand(x) * share, x.shape.as_list()) for x in inputs)
+
+
+class Minimum(Maximum):
+    """y = min_m x_m, element by element; the first of equal tensors wins."""
+
+    largest = False
