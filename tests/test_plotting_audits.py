@@ -6,7 +6,6 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.cbook import boxplot_stats
 from matplotlib.figure import Figure
 
 from tfexplain import plotting
@@ -104,20 +103,13 @@ def rendered(figure):
     return figure
 
 
-@pytest.mark.parametrize("values", ["normal", "outliers", "equal", "one"])
-def test_box_statistics_are_those_of_matplotlib(values):
-    generator = np.random.default_rng(0)
-    values = {
-        "normal": generator.normal(size=50),
-        "outliers": np.append(generator.normal(size=30), [9.0, -8.0, 7.0]),
-        "equal": np.full(5, 0.4),
-        "one": np.array([0.3]),
-    }[values]
-    found = audits.box_statistics(np.append(values, np.nan))
-    (expected,) = boxplot_stats(values)
-    for key in ("med", "q1", "q3", "whislo", "whishi"):
-        assert found[key] == pytest.approx(expected[key])
-    assert sorted(found["fliers"]) == sorted(expected["fliers"])
+def test_box_statistics():
+    values = [[0.0, 1.0, 2.0, np.nan], [3.0, 4.0, 20.0, -15.0]]
+    found = audits.box_statistics(values)
+    # Sorted: -15 0 1 2 3 4 20. The whiskers reach 1.5 * 3 below 0.5 and above 3.5.
+    assert (found["q1"], found["med"], found["q3"]) == (0.5, 2.0, 3.5)
+    assert (found["whislo"], found["whishi"]) == (0.0, 4.0)
+    assert found["fliers"].tolist() == [-15.0, 20.0]
     assert audits.box_statistics(np.full(3, np.nan)) is None
 
 

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.cbook import boxplot_stats
 from matplotlib.figure import Figure
 
 from tfexplain.plotting.pictures import (
@@ -35,7 +36,6 @@ RANDOM = "random order"
 _TEXT = 8  # points
 _MARKERS = "osD^v<>PX*"
 _COLOURS = matplotlib.colormaps["tab10"].colors
-_WHISKER = 1.5  # lengths of the box
 
 
 def box_statistics(values: np.ndarray) -> dict | None:
@@ -58,17 +58,8 @@ def box_statistics(values: np.ndarray) -> dict | None:
     values = values[~np.isnan(values)]
     if not len(values):
         return None
-    low, middle, high = np.percentile(values, [25, 50, 75])
-    reach = _WHISKER * (high - low)
-    inside = values[(values >= low - reach) & (values <= high + reach)]
-    return {
-        "med": middle,
-        "q1": low,
-        "q3": high,
-        "whislo": min(inside.min(), low),
-        "whishi": max(inside.max(), high),
-        "fliers": values[(values < inside.min()) | (values > inside.max())],
-    }
+    (statistics,) = boxplot_stats(values)
+    return statistics
 
 
 def random_logit_boxes(dataset: xr.Dataset, *, ax: Axes | None = None) -> Figure:
