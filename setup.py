@@ -22,6 +22,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["tfexplain", "tfexplain.*"]),
+    package_data={"tfexplain": ["**/*.jinja"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "keras>=3.10",

@@ -84,8 +84,10 @@ def test_the_wheel_holds_only_tfexplain(wheel):
     info = f"tfexplain-{tfexplain.__version__}.dist-info"
     assert name == f"tfexplain-{tfexplain.__version__}-py3-none-any.whl"
     assert {file.split("/")[0] for file in files} == {"tfexplain", info}
-    sources = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
+    kinds = ("*.py", "*.jinja")
+    sources = {str(path.relative_to(ROOT)) for kind in kinds for path in PACKAGE.rglob(kind)}
     assert {file for file in files if file.startswith("tfexplain/")} == sources
+    assert "tfexplain/report/report.html.jinja" in files
     assert any(file.endswith("/LICENSE") for file in files)
 
 

@@ -17,9 +17,9 @@ from tfexplain.audits.judging import Cell, Check, Thresholds, bootstrap
 from tfexplain.audits.registry import in_reports
 from tfexplain.references import REFERENCES
 from tfexplain.report.figures import Picture, drawn, small_input, small_map
-from tfexplain.report.template import PAGE
 from tfexplain.report.verdict import NOT_TRUSTWORTHY, TRUSTWORTHY, Row, Verdict
 
+TEMPLATE = "report.html.jinja"
 # Of maps in a grid: pixels of the larger side of one.
 LARGEST_CELL = 112
 # Characters of an option of a method.
@@ -37,7 +37,12 @@ def page(datasets: Mapping[str, xr.Dataset], record: Mapping[str, Any], verdict:
         record: See `Outcome`.
         verdict: Of the same Datasets.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=_Strict)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tfexplain.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=_Strict,
+    )
     settings = record["settings"]
     title = f"Which explanations of {record['model']} can be trusted?"
     trusted = sum(row.trust == TRUSTWORTHY for row in verdict.rows)
@@ -53,7 +58,7 @@ def page(datasets: Mapping[str, xr.Dataset], record: Mapping[str, Any], verdict:
         if name in datasets
     ]
     units = {check.name: _unit(check.name, verdict.rows) for check in verdict.checks}
-    return environment.from_string(PAGE).render(
+    return environment.get_template(TEMPLATE).render(
         title=title,
         summary=summary,
         checks=[{**vars(check), "unit": units[check.name]} for check in verdict.checks],
