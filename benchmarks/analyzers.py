@@ -15,6 +15,7 @@ import subprocess
 import time
 
 from benchmarks.cases import print_row, read_rows, run_cases
+from tfexplain import tables
 
 
 def random_patterns(model) -> dict:
@@ -136,7 +137,7 @@ def table(rows: list[dict], vectors: list[int]) -> str:
     head = ["model", "analyzer", "first call, s", "later calls, forward passes"]
     head += ["per image, s", "peak memory, forward passes"]
     head += [f"each of {count} vectors, % of one" for count in many]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    body = []
     for row in rows:
         cells = [row["model"], row["analyzer"], f"{row['first_s']:.1f}", f"{row['ratio']:.2f}"]
         cells.append(f"{row['later_s'] / row['batch']:.2f}")
@@ -144,8 +145,8 @@ def table(rows: list[dict], vectors: list[int]) -> str:
         for count in many:
             share = row.get(f"each_of_{count}_relative")
             cells.append("" if share is None else f"{100 * share:.0f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        body.append(cells)
+    return tables.markdown(head, body)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -17,6 +17,7 @@ import pathlib
 import time
 
 from benchmarks.cases import print_row, read_rows, run_cases
+from tfexplain import tables
 
 CASCADE = (
     "predictions",
@@ -96,13 +97,13 @@ def table(rows: list[dict]) -> str:
     """Returns the rows as a Markdown table."""
     head = ["audit", "analyzer", "first call, s", "per image (and step), forward passes"]
     head += ["per image, s", "peak memory, GiB"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    body = []
     for row in rows:
         audit = f"csc, {row['vectors']} vectors" if row["audit"] == "csc" else row["audit"]
         cells = [audit, row["analyzer"], f"{row['first_s']:.1f}", f"{row['ratio']:.2f}"]
         cells += [f"{row['per_image_s']:.2f}", f"{row['peak_gib']:.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        body.append(cells)
+    return tables.markdown(head, body)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,6 +14,7 @@ import pathlib
 import time
 
 from benchmarks.cases import print_row, read_rows, run_cases
+from tfexplain import tables
 
 MODELS = {"vgg16": "VGG16", "resnet50": "ResNet50"}
 BATCH = 8
@@ -71,13 +72,13 @@ def table(rows: list[dict]) -> str:
     """Returns the rows as a Markdown table."""
     head = ["model", "inputs", "components at most", "blocks", "seconds", "forward passes"]
     head += ["largest energy lost", "largest one-step error", "peak memory, GiB"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    body = []
     for row in rows:
         cells = [row["model"], str(row["inputs"]), str(row["dimension"]), str(row["blocks"])]
         cells += [f"{row['seconds']:.0f}", f"{row['ratio']:.1f}"]
         cells += [f"{row[name]:.2g}" for name in ("energy_lost", "one_step_error")]
-        lines.append("| " + " | ".join([*cells, f"{row['peak_gib']:.1f}"]) + " |")
-    return "\n".join(lines)
+        body.append([*cells, f"{row['peak_gib']:.1f}"])
+    return tables.markdown(head, body)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -15,6 +15,7 @@ import pathlib
 import time
 
 from benchmarks.cases import print_row, read_rows, run_cases
+from tfexplain import tables
 
 MODELS = ("digits", "cifar_resnet20")
 
@@ -85,7 +86,7 @@ def table(rows: list[dict]) -> str:
     """Returns the rows as a Markdown table."""
     head = ["model", "preset", "samples", "methods", "seconds", "forward passes", "announced, s"]
     head += ["preparation, s", "page, s", "slowest audits, s", "page, MiB", "peak memory, GiB"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    body = []
     for row in rows:
         audits = sorted(row["audits_s"].items(), key=lambda item: -item[1])
         preparation = row["computed_s"] - sum(row["audits_s"].values())
@@ -94,8 +95,8 @@ def table(rows: list[dict]) -> str:
         cells += [f"{preparation:.0f}", f"{row['seconds'] - row['computed_s']:.0f}"]
         cells.append(", ".join(f"{name} {seconds:.0f}" for name, seconds in audits[:4]))
         cells += [f"{row['page_mib']:.1f}", f"{row['peak_gib']:.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        body.append(cells)
+    return tables.markdown(head, body)
 
 
 def main(argv: list[str] | None = None) -> None:

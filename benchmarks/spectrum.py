@@ -15,6 +15,7 @@ import pathlib
 import time
 
 from benchmarks.cases import print_row, read_rows, run_cases
+from tfexplain import tables
 
 MODELS = {"vgg16": "VGG16", "resnet50": "ResNet50"}
 WAYS = ("exact", "matrix_free", "calls")
@@ -75,7 +76,7 @@ def table(rows: list[dict]) -> str:
     """Returns the rows as a Markdown table."""
     head = ["model", "analyzer", "way", "seconds", "forward passes", "passes of vectors"]
     head += ["1 / sigma_1", "norm of R", "SSM", "peak memory, GiB"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    body = []
     for row in rows:
         cells = [row["model"], row["analyzer"], row["way"].replace("_", "-")]
         cells += [f"{row['seconds']:.0f}", f"{row['ratio']:.0f}", str(row.get("passes", 1000))]
@@ -83,8 +84,8 @@ def table(rows: list[dict]) -> str:
             error = row.get(f"{name}_error", 0)
             value = f"{row[name]:.4g}" if name in row else ""
             cells.append(value + (f" ± {error:.2g}" if error else ""))
-        lines.append("| " + " | ".join([*cells, f"{row['peak_gib']:.1f}"]) + " |")
-    return "\n".join(lines)
+        body.append([*cells, f"{row['peak_gib']:.1f}"])
+    return tables.markdown(head, body)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,9 +2,9 @@
 
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from tfexplain import ANALYZERS, AUDITS
+from tfexplain import ANALYZERS, AUDITS, tables
 from tfexplain.references import REFERENCES
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
@@ -21,7 +21,7 @@ def methods() -> str:
         [f"`{name}`", entry.summary, _sources(entry.references)]
         for name, entry in ANALYZERS.items()
     ]
-    return _table(["name", "what it computes", "source"], rows)
+    return tables.markdown(["name", "what it computes", "source"], rows)
 
 
 def audits() -> str:
@@ -30,16 +30,11 @@ def audits() -> str:
         [f"`{name}`", cls.question, "yes" if cls.in_report else "no", _sources(cls.references)]
         for name, cls in AUDITS.items()
     ]
-    return _table(["name", "question", "in a report", "source"], rows)
+    return tables.markdown(["name", "question", "in a report", "source"], rows)
 
 
 def _sources(keys: Iterable[str]) -> str:
     return "; ".join(f"{REFERENCES[key].authors} {REFERENCES[key].year}" for key in keys)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def updated(text: str) -> str:

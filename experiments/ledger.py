@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfexplain import tables
+
 CONFIRMED, REFUTED, NOT_TESTED = "confirmed", "refuted", "not tested"
 PROTOCOLS = ("published", "corrected")
 RELATIONS = {
@@ -341,26 +343,19 @@ class Ledger:
             introduction: Text under it.
         """
         lines = [f"# {title}", "", *([introduction, ""] if introduction else [])]
-        lines += [
-            "| claim | statement | published value | verdict | in both protocols | confirmed on | "
-            "refuted on |",
-            "|---|---|---|---|---|---|---|",
-        ]
+        head = ["claim", "statement", "published value", "verdict", "in both protocols"]
+        body = []
         for row in self.rows:
             on = [", ".join(row.networks(verdict)) for verdict in (CONFIRMED, REFUTED)]
             verdict = row.verdict()
             shown = f"{verdict}: {row.reason}" if verdict == NOT_TESTED else verdict
             claim = row.claim
-            cells = (claim.id, claim.statement, claim.published, shown, row.both, *on)
-            lines.append(f"| {' | '.join(_cell(text) for text in cells)} |")
+            body.append((claim.id, claim.statement, claim.published, shown, row.both, *on))
+        lines.append(tables.markdown([*head, "confirmed on", "refuted on"], body))
         for row in self.rows:
             if row.findings:
                 lines += ["", *_section(row)]
         return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _section(row: Row) -> list[str]:
@@ -369,18 +364,16 @@ def _section(row: Row) -> list[str]:
     lines = [f"## {claim.id}: {row.verdict()}", "", f"{claim.statement} ({claim.place})", ""]
     if claim.networks:
         lines += [f"Published for {', '.join(claim.networks)}: {claim.published}.", ""]
-    lines += [
-        "| network | protocol | verdict | criterion | value | holds |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = ("network", "protocol", "verdict", "criterion", "value", "holds")
+    lines.append(tables.markdown(head, ()))
     for finding in row.findings:
         first = (finding.network, finding.protocol, finding.verdict)
         if not finding.criteria:
-            lines.append(f"| {' | '.join(map(_cell, first))} | {_cell(finding.reason)} | | |")
+            lines.append(f"{tables.markdown_row((*first, finding.reason))} | |")
         for c in finding.criteria:
             holds = {True: "yes", False: "no", None: finding.reason}[c.holds]
             cells = (*first, f"{c.quantity} {c.relation} {c.bound:g}", f"{c.value:.4g}", holds)
-            lines.append(f"| {' | '.join(map(_cell, cells))} |")
+            lines.append(tables.markdown_row(cells))
             first = ("", "", "")
     # What several findings say alike stands once.
     for text in dict.fromkeys(f.note for f in row.findings if f.note):

@@ -24,6 +24,7 @@ ORDER = (
     "checks",
     "references",
     "files",
+    "tables",
     "numerics",
     "operations",
     "graph",

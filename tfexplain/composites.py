@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from tfexplain import tables
 from tfexplain.checks import choice
 from tfexplain.errors import UnsupportedLayerError
 from tfexplain.graph import Call, Graph, Node
@@ -266,12 +267,8 @@ class RuleAssignment:
     def __str__(self) -> str:
         """Returns the printable table."""
         head = ("call", "operation", "rule")
-        widths = [max(len(row[i]) for row in (head, *self.rows)) for i in range(3)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (head, tuple("-" * width for width in widths), *self.rows)
-        ]
-        return "\n".join(lines)
+        line = tuple("-" * max(map(len, column)) for column in zip(head, *self.rows, strict=True))
+        return tables.columns([head, line, *self.rows])
 
     __repr__ = __str__
 

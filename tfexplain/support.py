@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tfexplain import tables
 from tfexplain.analyzers.deep_lift import difference_rows
 from tfexplain.analyzers.gradients import Deconvnet, GuidedBackprop, RectGradAnalyzer
 from tfexplain.analyzers.patterns import pattern_rows
@@ -95,9 +96,7 @@ def markdown() -> str:
         "",
         "Made by `python -m tfexplain.support`; a test compares it with the code.",
         "",
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        tables.markdown(head, rows),
         "",
         "* Fused activations of layers count as activations of their own. "
         "Rectifiers are ReLU with every option, ReLU6, LeakyReLU and PReLU.",

@@ -13,6 +13,7 @@ from typing import Any
 
 import xarray as xr
 
+from tfexplain import tables
 from tfexplain.audits.judging import Cell, Check, Thresholds, missing
 from tfexplain.audits.registry import all_checks
 from tfexplain.files import write_atomically
@@ -135,11 +136,7 @@ class Verdict:
         for row in self.rows:
             cells = [_printed(row.cells[check.name]) for check in printed]
             lines.append([row.method, _SHORT[row.trust], f"{row.passed}/{row.measured}", *cells])
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            " ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        )
+        return tables.columns(lines, separator=" ")
 
 
 def _printed(cell: Cell) -> str:
