@@ -1,6 +1,7 @@
 """The audits as a registry: what each declares, what is refused, and audits of a user's own."""
 
 import dataclasses
+import importlib
 import inspect
 import subprocess
 import sys
@@ -13,8 +14,7 @@ import xarray as xr
 import tfexplain
 from tests.audit_networks import table_columns, table_network
 from tfexplain import audits, report
-from tfexplain.audits import judging
-from tfexplain.audits.case import Case
+from tfexplain.audits import Case, judging
 from tfexplain.audits.registry import all_checks, in_reports
 from tfexplain.references import REFERENCES
 
@@ -74,6 +74,21 @@ def test_what_each_audit_declares(name):
     assert not cls.in_report or set(cls.presets) == set(audits.PRESETS)
     with pytest.raises(dataclasses.FrozenInstanceError):
         cls().anything = 1
+    module, _, function = cls.function.rpartition(".")
+    assert inspect.isfunction(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize("name", list(tfexplain.AUDITS))
+def test_samples_are_no_case(name):
+    audit = tfexplain.AUDITS[name]()
+    with pytest.raises(TypeError, match="case.Case.*, received ndarray") as error:
+        audit.run(table_columns())
+    assert str(error.value).endswith(f"Make one, Case(analyzers, x, y), or call {audit.function}.")
+
+
+def test_an_own_audit_has_no_function_to_call():
+    with pytest.raises(TypeError, match="received NoneType. Make one, .*y.\\.$"):
+        Largest().run(None)
 
 
 def test_checks_that_decide_come_first_and_have_names_of_their_own():

@@ -9,9 +9,12 @@ is an audit; the others compute for them: `direction_counts` for `cosine_converg
 `spectrum` and `spectral_terms`, `amplification` for `layer_norms`, `rank_one` for
 `pattern_spectrum`.
 
-Audits import TensorFlow, Keras, xarray and matplotlib inside of functions only: the help of the
-command line lists the audits, and has to answer at once.
+Audits import TensorFlow, Keras, xarray and matplotlib inside of functions only, and `Case` is
+imported when it is asked for: the help of the command line lists the audits, and has to answer at
+once.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from tfexplain.audits.base import PRESETS, Arrays, Audit, Work
 from tfexplain.audits.cosine_convergence import CosineConvergence, cosine_convergence
@@ -33,11 +36,15 @@ from tfexplain.audits.registry import AUDITS, register
 from tfexplain.audits.spectral_terms import SpectralTerms, spectral_terms
 from tfexplain.audits.spectrum import Spectrum, spectrum
 
+if TYPE_CHECKING:
+    from tfexplain.audits.case import Case
+
 __all__ = [
     "AUDITS",
     "PRESETS",
     "Arrays",
     "Audit",
+    "Case",
     "Cell",
     "Check",
     "CosineConvergence",
@@ -87,3 +94,12 @@ for _cls in (
     PatternSpectrum,
 ):
     register(_cls)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `Case`, which needs TensorFlow, when it is asked for."""
+    if name == "Case":
+        from tfexplain.audits.case import Case
+
+        return Case
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -57,6 +57,7 @@ class Audit(abc.ABC):
         title: As a heading.
         question: What it asks, in one sentence.
         caption: What a reader sees on the page.
+        function: Full name of the public function that asks the same; empty if there is none.
         references: Keys of `tfexplain.references.REFERENCES`.
         presets: Name of a preset -> what a report sets: options, of which `for_case` makes the
             audit, and `samples`, how many samples it takes at most.
@@ -72,6 +73,7 @@ class Audit(abc.ABC):
     title: ClassVar[str]
     question: ClassVar[str]
     caption: ClassVar[str] = ""
+    function: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     in_report: ClassVar[bool] = True
@@ -179,10 +181,18 @@ class Audit(abc.ABC):
                 settings is read. None: nothing is written.
 
         Raises:
+            TypeError: If `case` is no Case, for example the samples alone.
             ValueError: If the audit does not fit, or the path holds another run.
         """
         from tfexplain import runs
+        from tfexplain.audits.case import Case
 
+        if not isinstance(case, Case):
+            raise TypeError(
+                f"{type(self).__name__}.run takes a case (tfexplain.audits.case.Case), received "
+                f"{type(case).__name__}. Make one, Case(analyzers, x, y)"
+                + (f", or call {self.function}." if self.function else ".")
+            )
         self.check(case)
         if not self.by_samples:
             return self.compute(case, path)

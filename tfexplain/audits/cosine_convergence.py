@@ -67,6 +67,7 @@ class CosineConvergence(Audit):
     """Whether directions survive the way back; options as of `cosine_convergence`."""
 
     name = "cosine_convergence"
+    function = "tfexplain.audits.cosine_convergence"
     title = "Directions on the way back"
     question = "Does the way back through the model keep the directions that it starts from?"
     caption = (

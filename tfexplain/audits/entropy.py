@@ -29,6 +29,7 @@ class Entropy(Audit):
     """How focused maps are; options as of `entropy`."""
 
     name = "entropy"
+    function = "tfexplain.audits.entropy"
     title = "Entropy"
     question = "Over how many places is a map spread?"
     caption = "Over how many places a map is spread. Low is easier to read, not truer."

@@ -51,6 +51,7 @@ class Examples(Audit):
     """Maps to look at, and conservation; options as of `examples`."""
 
     name = "examples"
+    function = "tfexplain.audits.examples"
     title = "Gallery"
     question = "How do the maps look, and do they add up to the explained output?"
     caption = (

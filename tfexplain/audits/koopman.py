@@ -25,6 +25,7 @@ class Koopman(Audit):
     """Credit of the blocks; options as of `tfexplain.koopman.credit`."""
 
     name = "koopman"
+    function = "tfexplain.koopman.credit"
     title = "Contribution of the blocks"
     question = "What does each block of the model contribute by itself, whatever the method?"
     caption = (

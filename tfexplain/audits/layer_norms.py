@@ -34,6 +34,7 @@ class LayerNorms(Audit):
     """How much linear layers amplify relevance; options as of `layer_norms`."""
 
     name = "layer_norms"
+    function = "tfexplain.audits.layer_norms"
     title = "Norms of layers"
     question = "How much can each linear layer amplify relevance, and how much all of them?"
     references = ("maess2025uncovering",)

@@ -82,6 +82,7 @@ class ParameterRandomization(Audit):
     """Whether maps depend on the trained weights; options as of `parameter_randomization`."""
 
     name = "parameter_randomization"
+    function = "tfexplain.audits.parameter_randomization"
     title = "Random weights"
     question = "Do maps change when trained weights are replaced by random ones, layer by layer?"
     caption = (

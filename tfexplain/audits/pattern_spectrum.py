@@ -20,6 +20,7 @@ class PatternSpectrum(Audit):
     """How close patterns are to rank one; see `pattern_spectrum`."""
 
     name = "pattern_spectrum"
+    function = "tfexplain.audits.pattern_spectrum"
     title = "Rank of patterns"
     question = "How close are the matrices of patterns and weights to rank one?"
     references = ("sixt2020when",)

@@ -68,6 +68,7 @@ class PixelFlipping(Audit):
     """Whether the network uses what maps show; options as of `pixel_flipping`."""
 
     name = "pixel_flipping"
+    function = "tfexplain.audits.pixel_flipping"
     title = "Pixel flipping"
     question = "How fast does the output fall when the most relevant pixels are removed?"
     caption = (

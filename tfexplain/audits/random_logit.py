@@ -39,6 +39,7 @@ class RandomLogit(Audit):
     """Whether maps depend on the class; options as of `random_logit`."""
 
     name = "random_logit"
+    function = "tfexplain.audits.random_logit"
     title = "Maps of other classes"
     question = "Does the map of one class differ from that of another?"
     caption = (

@@ -31,6 +31,7 @@ class SpectralTerms(Audit):
     """Explanations as sums of terms; options as of `spectral_terms`."""
 
     name = "spectral_terms"
+    function = "tfexplain.audits.spectral_terms"
     title = "Terms of explanations"
     question = "Which singular values and vectors does an explanation consist of?"
     references = ("maess2025uncovering",)

@@ -53,6 +53,7 @@ class Spectrum(Audit):
     """How much maps change with the outputs; options as of `spectrum`."""
 
     name = "spectrum"
+    function = "tfexplain.audits.spectrum"
     title = "Stability and sensitivity"
     question = "How much do maps change with the outputs, and do those of all outputs differ?"
     caption = (

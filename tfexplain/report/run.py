@@ -230,8 +230,10 @@ def _chosen(audits: str | Sequence[str] | None) -> list[type[Audit]]:
     names = [audits] if isinstance(audits, str) else list(audits)
     for name in names:
         if name in AUDITS and name not in known:
+            cls = AUDITS[name]
             raise ValueError(
-                f"The audit {name!r} takes no part in a report: call tfexplain.audits.{name}."
+                f"The audit {name!r} takes no part in a report: call "
+                f"{cls.function or f'{cls.__name__}.run'}."
             )
         if name not in known:
             raise ValueError(
