@@ -1,6 +1,6 @@
 """What is audited: methods by name, samples, targets and maps, checked once for all audits.
 
-At the end stand two helpers that several audits share, for similarities and for orders of layers.
+At the end stand helpers that several audits share, for similarities, orders of layers, and chains.
 """
 
 from __future__ import annotations
@@ -375,6 +375,16 @@ def merged_orders(orders: list[list[str]]) -> list[str]:
                 merged.insert(at, name)
                 at += 1
     return merged
+
+
+def several_chains(analyzer: Analyzer) -> str:
+    """Returns why a method has more than one backward chain; empty if it has not."""
+    if analyzer.num_chains < 2:
+        return ""
+    return (
+        f"it averages over {analyzer.num_chains} baselines, each with a chain of its own. Give one "
+        "baseline"
+    )
 
 
 def named_analyzers(analyzers: Any) -> dict[str, Analyzer]:

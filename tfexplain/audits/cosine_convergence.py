@@ -115,6 +115,7 @@ class CosineConvergence(Audit):
     @classmethod
     def refuses(cls, analyzer: Analyzer, case: Case) -> str:
         """Needs one backward chain through layers that can be read."""
+        from tfexplain.audits.case import several_chains
         from tfexplain.graph import has_graph
 
         if not analyzer.has_chain:
@@ -268,16 +269,6 @@ class CosineConvergence(Audit):
                 caption,
             )
         ]
-
-
-def several_chains(analyzer: Analyzer) -> str:
-    """Returns why a method has more than one backward chain; empty if it has not."""
-    if analyzer.num_chains < 2:
-        return ""
-    return (
-        f"it averages over {analyzer.num_chains} baselines, each with a chain of its own. Give one "
-        "baseline"
-    )
 
 
 def cosine_convergence(

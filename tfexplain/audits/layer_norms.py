@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfexplain.audits.base import Arrays, Audit, Work
-from tfexplain.audits.cosine_convergence import several_chains
 from tfexplain.checks import optional_integer
 
 if TYPE_CHECKING:
@@ -46,6 +45,8 @@ class LayerNorms(Audit):
     @classmethod
     def refuses(cls, analyzer: Analyzer, case: Case) -> str:
         """Needs one reversed network."""
+        from tfexplain.audits.case import several_chains
+
         if not analyzer.has_chain:
             return "it is no single reversed network"
         return several_chains(analyzer)

@@ -20,6 +20,8 @@ from tfexplain.audits.case import Layout
 from tfexplain.numerics import Compiled, Tensor
 from tfexplain.reverse import ReversedNetwork
 
+# Which columns count; see `choose`.
+POLICIES = ("literal", "quantile", "active")
 # A column sum this small beside the median magnitude of the kept ones makes a column explode.
 NEAR_ZERO = 1e-3
 # Columns that are made at once by methods without backward passes.

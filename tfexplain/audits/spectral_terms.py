@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfexplain.audits.base import Arrays, Audit, Work
-from tfexplain.audits.spectrum import POLICIES
 from tfexplain.checks import choice, integer, real
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class SpectralTerms(Audit):
 
     def prepare(self, case: Case) -> _Work:
         """Checks the options."""
-        from tfexplain.audits.redistribution import check_start
+        from tfexplain.audits.redistribution import POLICIES, check_start
 
         if len(case.analyzers) > 1:
             raise ValueError(

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tfexplain.audits.case import Case
 
 METHODS = ("exact", "matrix_free")
-POLICIES = ("literal", "quantile", "active")
 
 
 def _stability(dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Cell:
@@ -130,7 +129,7 @@ class Spectrum(Audit):
 
     def prepare(self, case: Case) -> Work:
         """Checks the options and the networks."""
-        from tfexplain.audits.redistribution import check_linear, check_start
+        from tfexplain.audits.redistribution import POLICIES, check_linear, check_start
 
         choice("method", self.method, METHODS)
         choice("policy", self.policy, POLICIES)
