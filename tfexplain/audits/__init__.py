@@ -4,10 +4,10 @@
 
 What an audit is stands in `base`, what it is asked about in `case`, what it says of a method in
 `judging`, what it shows in `drawings`, and `registry` is `AUDITS`. A module that is imported below
-is an audit; the others compute for them: `direction_counts` for `cosine_convergence`,
-`random_weights` for `parameter_randomization`, `redistribution` and `singular_values` for
-`spectrum` and `spectral_terms`, `amplification` for `layer_norms`, `rank_one` for
-`pattern_spectrum`.
+is an audit, or shows its maps (`cascades`, of `parameter_randomization`); the others compute for
+them: `direction_counts` for `cosine_convergence`, `randomization_steps` and `random_weights` for
+`parameter_randomization`, `redistribution` and `singular_values` for `spectrum` and
+`spectral_terms`, `amplification` for `layer_norms`, `rank_one` for `pattern_spectrum`.
 
 Audits import TensorFlow, Keras, xarray and matplotlib inside of functions only, and `Case` is
 imported when it is asked for: the help of the command line lists the audits, and has to answer at
@@ -17,6 +17,7 @@ once.
 from typing import TYPE_CHECKING, Any
 
 from tfexplain.audits.base import PRESETS, Arrays, Audit, Work
+from tfexplain.audits.cascades import cascade_maps
 from tfexplain.audits.cosine_convergence import CosineConvergence, cosine_convergence
 from tfexplain.audits.drawings import Drawing, Gallery, Grid, Labels, Tile
 from tfexplain.audits.entropy import Entropy, entropy
@@ -26,7 +27,6 @@ from tfexplain.audits.koopman import Koopman
 from tfexplain.audits.layer_norms import LayerNorms, layer_norms
 from tfexplain.audits.parameter_randomization import (
     ParameterRandomization,
-    cascade_maps,
     parameter_randomization,
 )
 from tfexplain.audits.pattern_spectrum import PatternSpectrum, pattern_spectrum

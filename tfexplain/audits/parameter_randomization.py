@@ -6,24 +6,29 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfexplain.audits.base import Arrays, Audit, Work
 from tfexplain.audits.drawings import Drawing, Grid, Labels, Tile, axes_for_legend
 from tfexplain.audits.judging import RANK, SSIM, Cell, Check, Thresholds, similarity_cell
+from tfexplain.audits.randomization_steps import (
+    MODES,
+    Step,
+    drawable,
+    randomization_steps,
+    randomized_layers,
+)
 from tfexplain.checks import choice, flag, positive
-from tfexplain.errors import UnsupportedModelError, nearest
+from tfexplain.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from tfexplain.audits.case import Case
-    from tfexplain.audits.random_weights import RandomizedCopy, RandomWeights
-    from tfexplain.graph import Call
+    from tfexplain.audits.random_weights import RandomizedCopy
 
-MODES = ("cascading", "independent")
 SIMILARITIES = ("ssim", "spearman", "cosine")
 TRAINED = "trained"
 # Of maps on the page: columns at most, with the first and the last.
@@ -37,13 +42,6 @@ def _last_layers(dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Ce
         return similarity_cell(last["ssim"].values, SSIM, thresholds.last_layers)
     ranks = np.abs(last["spearman"].values)
     return similarity_cell(ranks, RANK, thresholds.last_layers_rank)
-
-
-class Step(NamedTuple):
-    """One step: its name, and which of the model's weights are random in it."""
-
-    name: str
-    places: frozenset[int]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -132,7 +130,7 @@ class ParameterRandomization(Audit):
         if not randomized_layers(case, None):
             return "the model has no weights"
         try:
-            RandomizedCopy(_drawable(case), [case.samples[:2]])
+            RandomizedCopy(drawable(case), [case.samples[:2]])
         except ValueError as error:
             return str(error)
         return ""
@@ -150,7 +148,7 @@ class ParameterRandomization(Audit):
         pictures = len(case.layout.sizes) in (1, 2)
         return cls(
             layers=randomized_layers(case, settings["steps"]),
-            weights=_drawable(case).kind,
+            weights=drawable(case).kind,
             flip=True,
             keep=tuple(case.spread(settings["examples"]).tolist()) if pictures else (),
         )
@@ -169,7 +167,7 @@ class ParameterRandomization(Audit):
         choice("mode", self.mode, MODES)
         reductions = case.reductions(self.reduction)
         random = RandomWeights(model, self.weights, self.statistics, case.seed)
-        steps = _steps(_calls(case), self.layers, self.mode, random)
+        steps = randomization_steps(case, self.layers, self.mode, random)
         random.check(frozenset().union(*(step.places for step in steps)))
         copy = RandomizedCopy(random, [case.samples[:2]])
         normalizations = case.normalizations(self.normalization)
@@ -306,8 +304,11 @@ class ParameterRandomization(Audit):
     @classmethod
     def page_notes(cls, dataset: xr.Dataset) -> list[str]:
         """Says what a reader has to know of methods that are fitted."""
+        from tfexplain.analyzers import ANALYZERS
+
         analyzers = json.loads(dataset.attrs["analyzers"])
-        names = [name for name, found in analyzers.items() if "patterns" in found["options"]]
+        fitted = {name for name, entry in ANALYZERS.items() if entry.fits}
+        names = [name for name, found in analyzers.items() if found["analyzer"] in fitted]
         if not names:
             return []
         return [
@@ -426,111 +427,6 @@ def parameter_randomization(
     return audit.run(case, block_size=block_size, path=path)
 
 
-def cascade_maps(
-    analyzers: Any,
-    x: Any,
-    y: Any = None,
-    *,
-    layers: str | Sequence[str] | None = None,
-    mode: str = "cascading",
-    weights: str = "initializer",
-    statistics: str = "randomized",
-    reduction: str | Mapping[str, str] | None = None,
-    seed: int = 0,
-    batch_size: int = 32,
-) -> xr.Dataset:
-    """Returns the maps that `parameter_randomization` compares, of a few samples, to look at.
-
-    Args:
-        analyzers: See `parameter_randomization`.
-        x: Samples; all maps of all steps are kept in memory.
-        y: See `parameter_randomization`.
-        layers: See `parameter_randomization`.
-        mode: See `parameter_randomization`.
-        weights: See `parameter_randomization`.
-        statistics: See `parameter_randomization`.
-        reduction: See `random_logit`.
-        seed: See `parameter_randomization`; the random networks are the same.
-        batch_size: Samples that are computed together.
-
-    Returns:
-        Dataset with `relevance` (analyzer, step, sample, *sizes), reduced over channels, in its
-        own unit; the first step is "trained". `input` (sample, *input dimensions) and `target`
-        (sample). Sizes are (height, width) for images, (position) for sequences, else axis_1,
-        axis_2 ...; `plotting.cascade` draws it.
-
-    Raises:
-        TypeError: As `parameter_randomization`.
-        ValueError: As `parameter_randomization`.
-        UnsupportedModelError: As `parameter_randomization`.
-    """
-    import xarray as xr
-
-    from tfexplain import runs
-    from tfexplain.audits.case import Case
-
-    case = Case(analyzers, x, y, seed=seed, batch_size=batch_size)
-    audit = ParameterRandomization(layers, mode, weights, statistics, reduction)
-    audit.check(case)
-    work = audit.prepare(case)
-    everything, found = slice(0, case.count), []
-    for step in (None, *work.steps_taken):
-        work.set(step)
-        found.append([maps for _, maps in work.maps(everything)])
-    maps = np.array(found).swapaxes(0, 1)  # (analyzer, step, sample, *sizes)
-    sizes = case.layout.names()
-    inputs = sizes
-    if case.layout.channel_axis is not None:
-        inputs = ("channel", *sizes) if case.layout.channel_axis == 0 else (*sizes, "channel")
-    left = ("normalization", "data_range", "flip", "keep", "resamples", "confidence")
-    options = {key: value for key, value in work.options.items() if key not in left}
-    settings = runs.settings(
-        "cascade_maps", case.analyzers, case.inputs, with_data=False, **options
-    )
-    return xr.Dataset(
-        {
-            "relevance": (("analyzer", "step", "sample", *sizes), maps),
-            "input": (("sample", *inputs), case.samples),
-            "target": (("sample",), case.targets.astype("int64")),
-        },
-        coords={
-            "analyzer": list(case.analyzers),
-            "step": [TRAINED, *(step.name for step in work.steps_taken)],
-            "sample": np.arange(case.count),
-        },
-        attrs=runs.attributes(settings, work.notes),
-    )
-
-
-def randomized_layers(case: Case, count: int | None) -> list[str]:
-    """Returns names of layers with weights, from the last to the first, evenly chosen.
-
-    Args:
-        case: What is audited.
-        count: How many at most, with the last and the first of them; None: all.
-    """
-    random = _drawable(case)
-    calls = _calls(case)
-    last = {call.operation: call.name for call in calls if random.places(call.operation)}
-    names = list(last.values())[::-1]
-    if count is None or count >= len(names):
-        return names
-    places = np.unique(np.linspace(0, len(names) - 1, count).round().astype(int))
-    return [names[place] for place in places]
-
-
-def _drawable(case: Case) -> RandomWeights:
-    """Fresh draws from the initializers; where one is unknown, the entries in random order."""
-    from tfexplain.audits.random_weights import RandomWeights
-
-    random = RandomWeights(case.model, "initializer", "randomized", case.seed)
-    try:
-        random.check(range(len(case.model.weights)))
-    except ValueError:
-        random = RandomWeights(case.model, "permutation", "randomized", case.seed)
-    return random
-
-
 def _positions(keep: Any, count: int) -> np.ndarray:
     """Returns rising positions of samples.
 
@@ -563,69 +459,3 @@ def _no_graph(model: Any) -> str:
         f"the model {model.name!r} ({type(model).__name__}) is subclassed: it has no graph, which "
         "says in which order layers run, and no copy. Build the same layers as a Functional model"
     )
-
-
-def _calls(case: Case) -> list[Call]:
-    """Returns the calls that the explained outputs depend on, in the order in which they run."""
-    from tfexplain.analyzers.reversed import explained_output
-    from tfexplain.graph import trace
-
-    graph = trace(case.model)
-    outputs = [explained_output(graph, analyzer.output) for analyzer in case.analyzers.values()]
-    return list(graph.upstream(outputs).calls)
-
-
-def _steps(
-    calls: Sequence[Call], layers: str | Sequence[str] | None, mode: str, random: RandomWeights
-) -> list[Step]:
-    """Returns the steps, from the last layer to the first.
-
-    Raises:
-        ValueError: For unknown or repeated names, or a step that would randomize nothing.
-    """
-    own = [random.places(call.operation) for call in calls]
-    starts: dict[str, list[int]] = {}
-    for index, call in enumerate(calls):
-        starts.setdefault(call.name, []).append(index)
-        parts = call.name.split("/")
-        for depth in range(1, len(parts)):  # the nested models around it
-            starts.setdefault("/".join(parts[:depth]), []).append(index)
-    if layers is None:
-        # Each layer at its last use, so that each step adds one layer.
-        last = {call.operation: index for index, call in enumerate(calls) if own[index]}
-        names = [calls[index].name for index in last.values()]
-    else:
-        names = [layers] if isinstance(layers, str) else list(layers)
-        _check_names(names, starts)
-    if not names:
-        raise ValueError(
-            "There is no layer to randomize: "
-            + ("the model has no weights." if layers is None else "layers is empty.")
-        )
-
-    def places(name: str) -> frozenset[int]:
-        chosen = starts[name] if mode == "independent" else range(starts[name][0], len(calls))
-        return frozenset().union(*(own[index] for index in chosen))
-
-    names.sort(key=lambda name: -starts[name][0])
-    steps = [Step(name, places(name)) for name in names]
-    if empty := [step.name for step in steps if not step.places]:
-        where = "in" if mode == "independent" else "at or behind"
-        raise ValueError(
-            f"There are no weights to randomize {where} {', '.join(empty)}. Leave them out of "
-            "layers."
-        )
-    return steps
-
-
-def _check_names(names: Sequence[Any], known: Mapping[str, Any]) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        hints = "".join(nearest(str(name), list(known)) for name in unknown[:3])
-        raise ValueError(
-            f"layers names {', '.join(map(repr, unknown))}, which the explained output does not "
-            f"depend on or which are no layers.{hints} Known: {', '.join(list(known)[:40])}"
-            f"{' ...' if len(known) > 40 else ''}."
-        )
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"layers names {', '.join(repeated)} more than once.")
