@@ -23,7 +23,7 @@ from tests.networks import (
 from tests.networks import create as create_wide
 from tfexplain.analyzers import ANALYZERS, Analyzer
 from tfexplain.analyzers.arrays import Inputs
-from tfexplain.analyzers.base import Place
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.reversed import ReversedAnalyzer
 from tfexplain.audits import cosine_convergence, random_logit, spectrum
 from tfexplain.composites import ANY, Composite, RuleAssignment

@@ -17,7 +17,7 @@ from experiments.runs import Part
 from experiments.spectral2025.protocol import PROTOCOLS, Grid
 from tfexplain import audits, create_analyzer
 from tfexplain.analyzers import Analyzer, ShapleySampling
-from tfexplain.analyzers.base import Place
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.composites import Composite, First, Last, UpTo, relevance_rows
 from tfexplain.rules import Epsilon, Gamma, ZBox
 

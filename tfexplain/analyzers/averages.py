@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers.arrays import tensors
-from tfexplain.analyzers.base import BackwardPass, Place
+from tfexplain.analyzers.capabilities import BackwardPass, Place
 from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
 from tfexplain.analyzers.gradients import GradientAnalyzer
 from tfexplain.graph import Graph, token_lookups

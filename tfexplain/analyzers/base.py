@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -25,48 +25,23 @@ from tfexplain.analyzers.arrays import (
     slices,
     tensors,
 )
+from tfexplain.analyzers.capabilities import Capabilities, Place
 from tfexplain.analyzers.options import brief, option_config, option_names
 from tfexplain.checks import choice, flag
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import check_built, has_graph
-from tfexplain.numerics import Tensor
-from tfexplain.reverse import ReversedNetwork
 
-# A backward pass takes about twice the time of a forward pass.
-BACKWARD = 2
 # Classes that a name creates again, and that can be saved; `registry` fills it.
 NAMED: set[type] = set()
 
 
-class Place(NamedTuple):
-    """Where a batch lies: its slice of the samples, and how many there are in all."""
-
-    positions: slice
-    count: int
-
-
-class BackwardPass(NamedTuple):
-    """One of the backward passes whose weighted sum a map is, and the forward pass it needs.
-
-    Attributes:
-        network: The reversed network.
-        records: The tensors of its forward pass.
-        weight: Of its relevance in the sum.
-        factor: What its relevance is multiplied with, (batch, 1, *input_shape); None for nothing.
-    """
-
-    network: ReversedNetwork
-    records: list[Tensor]
-    weight: float
-    factor: np.ndarray | None
-
-
-class Analyzer(abc.ABC):
+class Analyzer(Capabilities, abc.ABC):
     """Explains the outputs of one Keras model.
 
     A method of your own defines `inputs`, `output_shape`, `explain` and `describe`, and declares
-    what else it can do: audits and reports ask for nothing but these attributes and methods.
+    what else it can do by the attributes and methods of `Capabilities`: audits and reports ask for
+    nothing but these.
 
     Args:
         model: A built Keras model. It is never changed, and always its current weights count.
@@ -82,34 +57,9 @@ class Analyzer(abc.ABC):
         UnsupportedModelError: For a model that is not built.
         UnsupportedLayerError: If operations of the model have no rule.
         ValueError: For wrong options.
-
-    Attributes:
-        fits: Whether it has to be fitted to data before it explains.
-        has_chain: Whether given relevance goes back through reversed networks alone: what
-            averages over inputs, contrasts two maps or reads one layer has no such chain.
-        takes_start: Which start `propagate` takes: "layer" (the output of any layer), "output"
-            (the explained output alone) or "none" (there is no given relevance).
-        quantities: What a reversed network can read: "contribution", "multiplier".
-        reduction: How audits make maps of its relevance: a name of `metrics.REDUCTIONS`.
-        normalization: How they scale these: a name of `metrics.NORMALIZATIONS`.
-        seed: Of what it draws; None where it draws nothing.
     """
 
-    name: str = ""
     default_head: ClassVar[str] = "one"
-    fits: ClassVar[bool] = False
-    has_chain: ClassVar[bool] = False
-    takes_start: ClassVar[str] = "none"
-    quantities: ClassVar[tuple[str, ...]] = ("contribution",)
-    reduction: ClassVar[str] = "sum"
-    normalization: ClassVar[str] = "percentile"
-    seed: int | None = None
-    # What messages say behind the name, where given relevance or a keras.Model is asked for.
-    _no_chain: ClassVar[str] = (
-        "has no single backward chain to send relevance through. Use gradient, an LRP method, "
-        "guided_backprop, deconvnet or rect_grad."
-    )
-    _no_network: ClassVar[str] = "is no single reversed network."
     _options: dict[str, Any]
     # What its name sets, which is no option.
     _preset: Mapping[str, Any] = MappingProxyType({})
@@ -220,67 +170,6 @@ class Analyzer(abc.ABC):
         self, arrays: list[np.ndarray], outputs: np.ndarray
     ) -> None:
         """Compares the explained tensor with the model itself, where calls are replayed."""
-
-    # --- what a method can do ---
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether it explains already: True for what needs no fit."""
-        return True
-
-    @property
-    def num_chains(self) -> int:
-        """How many reversed networks one sample needs; 0 without a chain."""
-        return int(self.has_chain)
-
-    def nonlinear(self, start: str | None = None) -> str:
-        """Returns why relevance is not linear in the output relevance; empty if it is.
-
-        Args:
-            start: Name of the layer whose output receives the relevance; None is the explained
-                output.
-        """
-        return "it has no backward pass, or contrasts several"
-
-    def passes(self, shape: Sequence[int], outputs: int = 1) -> float:
-        """Returns about how many forward passes of the model the maps of one sample take.
-
-        Args:
-            shape: Shape of the sample, without the batch axis.
-            outputs: How many outputs have a map.
-        """
-        return (1 + BACKWARD) * outputs
-
-    def backward_passes(
-        self, arrays: list[np.ndarray], place: Place, start: str | None = None
-    ) -> list[BackwardPass]:
-        """Returns the passes whose weighted sum a map is; none where a method is no such sum.
-
-        Args:
-            arrays: The batch, one checked array (n, *shape) per input.
-            place: Where the batch lies among all samples.
-            start: Name of the layer whose output receives the relevance; None is the explained
-                output.
-        """
-        return []
-
-    def send(
-        self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
-    ) -> list[np.ndarray]:
-        """Sends relevance of the explained output back, where `takes_start` is not "none".
-
-        Args:
-            arrays: The batch, one checked array (n, *shape) per input.
-            relevance: (n, num_vectors, *output_shape): weights of the outputs.
-            place: Where the batch lies among all samples.
-
-        Returns:
-            One relevance (n, num_vectors, *shape) per input.
-
-        Raises:
-            UnsupportedModelError: Where there is no given relevance.
-        """
-        raise self._without_chain()
 
     def checked(self, x: Any) -> list[np.ndarray]:
         """Returns the checked inputs, one array (n, *shape) each, for calls without `analyze`.
@@ -470,9 +359,6 @@ class Analyzer(abc.ABC):
             name: np.concatenate(parts)
             for name, parts in zip(names, zip(*found, strict=True), strict=True)
         }
-
-    def _without_chain(self) -> UnsupportedModelError:
-        return UnsupportedModelError(f"{self.name} {self._no_chain}")
 
     def ledger(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:
         """Accounts for the relevance of every call; see `ReversedAnalyzer`, which can.

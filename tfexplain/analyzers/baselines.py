@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers.arrays import Inputs, finite
-from tfexplain.analyzers.base import Place
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.graph import Call
 from tfexplain.numerics import Tensor
 

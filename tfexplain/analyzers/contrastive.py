@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import xarray as xr
 
-from tfexplain.analyzers.base import Place
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
 from tfexplain.analyzers.registry import create_analyzer
 from tfexplain.analyzers.relevance import ExcitationBackprop

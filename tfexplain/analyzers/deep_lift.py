@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.analyzers.base import Place
 from tfexplain.analyzers.baselines import Baseline, BaselineLike, as_vectors
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.reversed import ReversedAnalyzer
 from tfexplain.checks import choice
 from tfexplain.composites import (

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.analyzers.base import Place
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
 from tfexplain.analyzers.gradients import ReplayedGradient
 from tfexplain.errors import UnsupportedModelError

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers.averages import GradientAverage, Points
-from tfexplain.analyzers.base import Place
 from tfexplain.analyzers.baselines import Baseline, BaselineLike, as_vectors
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.checks import choice, integer
 from tfexplain.numerics import Tensor
 

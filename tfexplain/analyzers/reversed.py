@@ -13,7 +13,8 @@ import tensorflow as tf
 import xarray as xr
 
 from tfexplain.analyzers.arrays import Inputs, flat_targets, slices, tensors
-from tfexplain.analyzers.base import Analyzer, BackwardPass, Place, check_relevance
+from tfexplain.analyzers.base import Analyzer, check_relevance
+from tfexplain.analyzers.capabilities import BackwardPass, Place
 from tfexplain.canonizers import canonize, check_replayable, drop_output_activation
 from tfexplain.checks import choice, is_integer
 from tfexplain.composites import Composite, RuleAssignment, assign

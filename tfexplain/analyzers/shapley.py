@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers.arrays import LARGEST_SEED, Inputs, tensors
-from tfexplain.analyzers.base import Place
 from tfexplain.analyzers.baselines import Baseline, BaselineLike
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.gradients import explained_as_a_whole
 from tfexplain.analyzers.reversed import GraphAnalyzer
 from tfexplain.checks import integer

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import slices, tensors
-from tfexplain.analyzers.base import Place
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.reversed import CHUNK_BYTES
 from tfexplain.graph import Call
 from tfexplain.numerics import Tensor

@@ -129,7 +129,7 @@ class CosineConvergence(Audit):
 
     def passes(self, case: Case) -> float:
         """All vectors of a sample share the forward pass."""
-        from tfexplain.analyzers.base import BACKWARD
+        from tfexplain.analyzers.capabilities import BACKWARD
 
         return case.count * len(case.analyzers) * (1 + BACKWARD * self.num_vectors)
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfexplain import metrics
 from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import tensors
-from tfexplain.analyzers.base import Place
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.reversed import CHUNK_BYTES
 from tfexplain.graph import Node, channels_last
 from tfexplain.numerics import Compiled, Tensor

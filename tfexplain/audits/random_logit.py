@@ -90,7 +90,7 @@ class RandomLogit(Audit):
 
     def passes(self, case: Case) -> float:
         """Outputs share the forward pass."""
-        from tfexplain.analyzers.base import BACKWARD
+        from tfexplain.analyzers.capabilities import BACKWARD
 
         extra = BACKWARD / (1 + BACKWARD) * self.num_classes
         return case.count * case.passes_per_map() * (1 + extra)

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import slices
-from tfexplain.analyzers.base import BackwardPass, Place
+from tfexplain.analyzers.capabilities import BackwardPass, Place
 from tfexplain.analyzers.reversed import CHUNK_BYTES
 from tfexplain.audits.case import Layout
 from tfexplain.numerics import Compiled, Tensor
