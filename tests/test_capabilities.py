@@ -108,6 +108,7 @@ def test_capabilities(name, model, x):
     assert (analyzer.nonlinear() == "") == linear
     assert analyzer.passes(SHAPE) == one
     assert analyzer.passes(SHAPE, outputs=3) == three
+    assert analyzer.redistributes is name.startswith(("excitation_bp", "deep_taylor", "lrp."))
     assert analyzer.reduction and analyzer.normalization
 
 

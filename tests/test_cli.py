@@ -70,8 +70,14 @@ def fake_create(name, model, **options):
     return FakeAnalyzer(name, model, **options)
 
 
-def entry(summary, **options):
-    return types.SimpleNamespace(summary=summary, options=options, references=(), fits=False)
+def entry(summary, required=None, **options):
+    return types.SimpleNamespace(
+        summary=summary,
+        options=options,
+        references=(),
+        fits=False,
+        for_samples=lambda x: required or {},
+    )
 
 
 FAKES = {
@@ -433,7 +439,9 @@ def test_demo_left_out_and_options(runner, quick_demo, monkeypatch):
 
     module = sys.modules["tfexplain.analyzers"]
     monkeypatch.setattr(module, "create_analyzer", create)
-    monkeypatch.setattr(module, "ANALYZERS", FAKES | {"lrp.alpha_beta": FAKES["lrp.z"]})
+    monkeypatch.setattr(
+        module, "ANALYZERS", FAKES | {"lrp.alpha_beta": entry("Apart.", {"alpha": 3})}
+    )
     result = demo.run("out", cache="cache")
     assert seen["lrp.alpha_beta"] == {"alpha": 3} and seen["lrp.z"] == {}
     assert result.left_out == {"gradient": "no rule for conv1"}

@@ -197,12 +197,12 @@ def test_help_of_every_command_imports_neither_tensorflow_nor_keras():
 # --- demo ----------------------------------------------------------------------------------------
 
 
-def test_demo_gives_every_option_that_a_method_requires():
+def test_samples_give_every_option_that_a_method_requires():
+    (x_train, _), _ = demo.load_digits()
     for name, entry in ANALYZERS.items():
-        given = demo.REQUIRED_OPTIONS.get(name, {})
-        assert set(entry.required) <= set(given), name
-        assert set(given) <= set(entry.options), name
-    assert set(demo.REQUIRED_OPTIONS) <= set(ANALYZERS)
+        assert set(entry.for_samples(x_train)) == set(entry.required), name
+    assert ANALYZERS["deep_taylor.bounded"].for_samples(x_train) == {"low": 0.0, "high": 1.0}
+    assert ANALYZERS["lrp.alpha_beta"].for_samples(x_train) == {"alpha": 3}
 
 
 @pytest.fixture(scope="module")

@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from tfexplain.report import Outcome, Plan
 
 CONFIG = {"seed": 0, "filters": [16, 32], "units": 64, "epochs": 12, "batch_size": 32, "rate": 2e-3}
-REQUIRED_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "deep_taylor.bounded": {"low": 0.0, "high": 1.0},
-    "lrp.alpha_beta": {"alpha": 3},
-}
 LEAST_ACCURACY = 0.97
 
 # What the report says of the audited samples; by it a folder is known again.
@@ -122,10 +118,11 @@ def run(
     chosen = [int(np.flatnonzero((y_test == d) & (predicted == d))[0]) for d in range(10)]
     x, targets = x_test[chosen], [int(label) for label in y_test[chosen]]
     analyzers, attributions, left_out = {}, {}, {}
+    options = {name: entry.for_samples(x_train) for name, entry in ANALYZERS.items()}
     for number, name in enumerate(ANALYZERS):
         step(f"explaining: {name}", number, len(ANALYZERS))
         try:
-            analyzer = create_analyzer(name, model, **REQUIRED_OPTIONS.get(name, {}))
+            analyzer = create_analyzer(name, model, **options[name])
             if ANALYZERS[name].fits:
                 analyzer.fit(x_train)
             attributions[name] = analyzer.attribute(x, target=targets)
@@ -142,7 +139,7 @@ def run(
     figure = plotting.maps(
         x,
         {name: dataset["relevance"].sel(analyzer=name).values for name in attributions},
-        titles=["digit", *map(_title, attributions)],
+        titles=["digit", *(_title(name, options[name]) for name in attributions)],
         row_labels=[str(label) for label in targets],
     )
     with files.output_folder(out) as temporary:
@@ -352,7 +349,6 @@ def _build() -> "keras.Model":
     )
 
 
-def _title(name: str) -> str:
+def _title(name: str, options: Mapping[str, Any]) -> str:
     """A method's name, with the options that the demonstration gives."""
-    options = REQUIRED_OPTIONS.get(name, {})
     return " ".join([name, *(f"{key}={value:g}" for key, value in options.items())])

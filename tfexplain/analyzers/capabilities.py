@@ -47,6 +47,8 @@ class Capabilities:
             averages over inputs, contrasts two maps or reads one layer has no such chain.
         takes_start: Which start `propagate` takes: "layer" (the output of any layer), "output"
             (the explained output alone) or "none" (there is no given relevance).
+        redistributes: Whether its rules share relevance out among inputs, as those of LRP do: then
+            a sum of a map means something, and contrastive LRP takes it.
         quantities: What a reversed network can read: "contribution", "multiplier".
         reduction: How audits make maps of its relevance: a name of `metrics.REDUCTIONS`.
         normalization: How they scale these: a name of `metrics.NORMALIZATIONS`.
@@ -57,6 +59,7 @@ class Capabilities:
     fits: ClassVar[bool] = False
     has_chain: ClassVar[bool] = False
     takes_start: ClassVar[str] = "none"
+    redistributes: ClassVar[bool] = False
     quantities: ClassVar[tuple[str, ...]] = ("contribution",)
     reduction: ClassVar[str] = "sum"
     normalization: ClassVar[str] = "percentile"

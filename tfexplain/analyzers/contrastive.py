@@ -12,7 +12,7 @@ import xarray as xr
 
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
-from tfexplain.analyzers.registry import create_analyzer
+from tfexplain.analyzers.registry import create_analyzer, resolve_name
 from tfexplain.analyzers.relevance import ExcitationBackprop
 from tfexplain.checks import flag
 from tfexplain.composites import Composite, Last
@@ -24,6 +24,7 @@ from tfexplain.rules import ContrastiveZPlus
 class Contrast(DerivedAnalyzer):
     """Base of methods that subtract one backward pass from another."""
 
+    redistributes: ClassVar[bool] = True
     _no_chain: ClassVar[str] = (
         "contrasts two backward passes that depend on the explained output; given relevance has "
         "none. Use the method that is contrasted."
@@ -133,7 +134,7 @@ class ContrastiveLRP(Contrast):
         common.update({key: value for key, value in passed.items() if value is not None})
         options = dict(rule) if isinstance(rule, dict) else {"name": rule}
         inner = options.pop("name", None)
-        if not str(inner).startswith(("lrp", "deep_taylor", "excitation_bp")):
+        if not (isinstance(inner, str) and resolve_name(inner)[0].cls.redistributes):
             raise ValueError(
                 f"rule names the LRP analyzer that is contrasted, received {inner!r}; for example "
                 "'lrp.alpha_1_beta_0'."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tfexplain.analyzers.contrastive import ContrastiveExcitationBackprop, ContrastiveLRP
 from tfexplain.analyzers.deep_lift import (
     DeepLIFTAblation,
@@ -43,6 +45,12 @@ BACH, MONTAVON, OVERVIEW = "bach2015pixel", "montavon2017explaining", "montavon2
 PRACTICE, ZHANG, SIXT = "kohlbrenner2020towards", "zhang2018top", "sixt2020when"
 KINDERMANS = "kindermans2018learning"
 CLEVER, SHRIKUMAR = "lapuschkin2019unmasking", "shrikumar2017learning"
+
+
+def _bounds(x: np.ndarray) -> dict[str, float]:
+    """Returns the lowest and the highest value of samples, the bounds of the box rule."""
+    return {"low": float(x.min()), "high": float(x.max())}
+
 
 ENTRIES = {
     "gradient": Entry(GradientAnalyzer, "Gradient of the output", ("simonyan2014deep",)),
@@ -89,6 +97,7 @@ ENTRIES = {
         BoundedDeepTaylor,
         "Deep Taylor with the box rule at the first layer",
         (MONTAVON,),
+        for_samples=_bounds,
     ),
     "lrp.z": Entry(LRPZ, "In proportion to contributions", (BACH,)),
     "lrp.epsilon": Entry(LRPEpsilon, "In proportion to contributions, damped by epsilon", (BACH,)),
@@ -97,7 +106,12 @@ ENTRIES = {
         "Contributions with the sign of the output count more",
         (OVERVIEW, "andeol2021learning"),
     ),
-    "lrp.alpha_beta": Entry(LRPAlphaBeta, "Positive and negative contributions apart", (BACH,)),
+    "lrp.alpha_beta": Entry(
+        LRPAlphaBeta,
+        "Positive and negative contributions apart",
+        (BACH,),
+        for_samples=lambda x: {"alpha": 3},
+    ),
     "lrp.alpha_1_beta_0": Entry(
         LRPAlphaBeta,
         "Positive contributions only, with bias",

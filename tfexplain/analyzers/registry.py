@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfexplain.analyzers import persistence
 from tfexplain.analyzers.base import NAMED, Analyzer
 from tfexplain.analyzers.options import option_names
 from tfexplain.errors import nearest
+
+
+def _no_options(x: np.ndarray) -> dict[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class Entry:
         references: Keys of `tfexplain.references.REFERENCES`.
         preset: Options that belong to the name.
         quick: Options of a quick audit, where the method averages over many draws.
+        for_samples: Function of samples that returns the options without a default, for those who
+            create the analyzers of all names.
     """
 
     cls: type[Analyzer]
@@ -32,6 +39,7 @@ class Entry:
     references: tuple[str, ...]
     preset: dict[str, Any] = field(default_factory=dict)
     quick: dict[str, Any] = field(default_factory=dict)
+    for_samples: Callable[[np.ndarray], dict[str, Any]] = _no_options
 
     @property
     def options(self) -> dict[str, Any]:

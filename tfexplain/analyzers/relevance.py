@@ -51,6 +51,7 @@ class LRPAnalyzer(ReversedAnalyzer):
         **common: See `Analyzer`.
     """
 
+    redistributes: ClassVar[bool] = True
     default_head: ClassVar[str] = "logit"
 
     def __init__(
@@ -331,6 +332,7 @@ class DeepTaylor(ReversedAnalyzer):
     """
 
     name = "deep_taylor"
+    redistributes: ClassVar[bool] = True
     default_head: ClassVar[str] = "logit"
 
     def __init__(

@@ -159,12 +159,8 @@ def _check_cost(analyzer: Analyzer, x: np.ndarray, preset: str) -> None:
 
 def _own_options(name: str, x: np.ndarray, preset: str) -> dict[str, Any]:
     """Returns the options that a method needs, and those of the preset."""
-    quick = resolve_name(name)[0].quick if preset == "quick" else {}
-    required = {
-        "deep_taylor.bounded": {"low": float(x.min()), "high": float(x.max())},
-        "lrp.alpha_beta": {"alpha": 3},
-    }
-    return {**required.get(name, {}), **quick}
+    entry = resolve_name(name)[0]
+    return {**entry.for_samples(x), **(entry.quick if preset == "quick" else {})}
 
 
 def _by_name(methods: Any) -> dict[str, Any]:
