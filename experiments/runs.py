@@ -12,7 +12,6 @@ The last two read Datasets alone, so that pages are redone without computing.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib
 import io
@@ -22,13 +21,15 @@ import pkgutil
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import typer
 import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
+from experiments.commands import Options, PaperOptions, run_experiment, run_paper
 from experiments.ledger import NOT_TESTED, PROTOCOLS, Claim, Criterion, Finding, Ledger
 from models.weights import TRAINED
 from tfexplain import results
@@ -187,15 +188,15 @@ class Experiment:
     data: tuple[str, ...] = ("cifar10", "imagenet")
     tiny: Mapping[str, object] = field(default_factory=dict)
 
-    def settings(self, arguments: argparse.Namespace) -> Settings:
+    def settings(self, options: Options) -> Settings:
         """Returns the settings that options mean for this experiment.
 
         Raises:
             ValueError: For an unknown network.
         """
-        given = {"models": tuple(arguments.models or ()), "images": arguments.images}
+        given = {"models": tuple(options.models), "images": options.images}
         defaults = {"models": self.models, "images": self.images}
-        defaults |= dict(self.tiny) if arguments.tiny else {}
+        defaults |= dict(self.tiny) if options.tiny else {}
         chosen = {key: given[key] or default for key, default in defaults.items()}
         known = tuple(dict.fromkeys([*self.models, *self.known_models, *defaults["models"]]))
         unknown = [model for model in chosen["models"] if model not in known]
@@ -205,13 +206,13 @@ class Experiment:
             )
         return Settings(
             **chosen,
-            data=_named_paths("--data", arguments.data, self.data),
-            weights=_named("--weights", arguments.weights, chosen["models"]),
-            out=arguments.out or OUTPUT / self.paper,
-            seed=arguments.seed,
-            protocols=PROTOCOLS if arguments.protocol == "both" else (arguments.protocol,),
-            tiny=arguments.tiny,
-            resume=arguments.resume,
+            data=_named_paths("--data", options.data, self.data),
+            weights=_named("--weights", options.weights, chosen["models"]),
+            out=options.out or OUTPUT / self.paper,
+            seed=options.seed,
+            protocols=PROTOCOLS if options.protocol == "both" else (options.protocol,),
+            tiny=options.tiny,
+            resume=options.resume,
         )
 
     def run(self, settings: Settings) -> tuple[list[xr.Dataset], list[Finding]]:
@@ -291,17 +292,23 @@ class Experiment:
         return dataset
 
     def main(self, argv: Sequence[str] | None = None) -> int:
-        """Runs the experiment from the command line and prints its findings."""
-        parser = argument_parser(f"experiments.{self.paper}.{self.name}", self.summary)
-        arguments = parser.parse_args(argv)
+        """Runs the experiment from the command line and prints its findings.
+
+        Returns:
+            The exit status.
+        """
+        return run_experiment(
+            self._main, f"experiments.{self.paper}.{self.name}", self.summary, argv
+        )
+
+    def _main(self, options: Options) -> None:
         try:
-            settings = self.settings(arguments)
+            settings = self.settings(options)
         except ValueError as error:
-            parser.error(str(error))
+            raise typer.BadParameter(str(error)) from None
         _, findings = self.run(settings)
         print_findings(findings)
         print(f"Datasets, figures and findings are in {settings.out}.")
-        return 0
 
 
 def finding(
@@ -328,55 +335,6 @@ def finding(
         command=attributes["command"],
         **more,
     )
-
-
-def argument_parser(program: str, summary: str) -> argparse.ArgumentParser:
-    """Returns a parser with the options of all experiments."""
-    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=summary)
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="networks")
-    parser.add_argument("--images", type=_positive, metavar="N", help="number of images")
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        metavar="KIND=PATH",
-        default=(),
-        help="images: cifar10=FILE, mnist=FILE, imagenet=FOLDER, two_classes=FOLDER; a PATH alone "
-        "if there is one kind",
-    )
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        metavar="NAME=FILE",
-        default=(),
-        help="weight files of networks; a FILE alone if there is one network",
-    )
-    parser.add_argument("--out", type=pathlib.Path, metavar="FOLDER", help="for all results")
-    parser.add_argument("--seed", type=_natural, default=0, help="of all random numbers")
-    parser.add_argument(
-        "--protocol",
-        choices=(*PROTOCOLS, "both"),
-        default="both",
-        help="with the traps of the published code, or without",
-    )
-    parser.add_argument("--tiny", action="store_true", help="a smoke run of seconds")
-    parser.add_argument(
-        "--resume", action="store_true", help="keep parts that were made by the same command"
-    )
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not positive")
-    return number
-
-
-def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is negative")
-    return number
 
 
 def _named(option: str, given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
@@ -510,47 +468,52 @@ class Paper:
         save_json({**flags, **ledger.to_config()}, out / "ledger.json")
 
     def main(self, argv: Sequence[str] | None = None) -> int:
-        """Runs all experiments and writes the ledger of claims."""
+        """Runs all experiments from the command line and writes the ledger of claims.
+
+        Returns:
+            The exit status.
+        """
+        summary = f"All experiments of {self.title}: {', '.join(self.experiments())}."
+        return run_paper(self._main, f"experiments.{self.name}", summary, argv)
+
+    def _main(self, options: PaperOptions) -> None:
         experiments = self.experiments()
-        parser = argument_parser(f"experiments.{self.name}", f"All experiments of {self.title}.")
-        parser.add_argument(
-            "--only", nargs="+", choices=tuple(experiments), help="some experiments"
-        )
-        parser.add_argument(
-            "--collect", action="store_true", help="compute nothing; read what --out has"
-        )
-        parser.add_argument(
-            "--results", type=pathlib.Path, metavar="FOLDER", help="also write ledger, figures here"
-        )
-        arguments = parser.parse_args(argv)
-        chosen = {name: experiments[name] for name in arguments.only or experiments}
+        if unknown := [name for name in options.only if name not in experiments]:
+            raise typer.BadParameter(
+                f"--only knows {', '.join(experiments)}, not {', '.join(unknown)}"
+            )
+        chosen = {name: experiments[name] for name in options.only or experiments}
         kinds = {kind for experiment in experiments.values() for kind in experiment.data}
-        for given in arguments.data:
+        for given in options.data:
             if "=" in given and (kind := given.split("=")[0]) not in kinds:
-                parser.error(f"--data knows {', '.join(sorted(kinds))}, not {kind}")
-        out = arguments.out or OUTPUT / self.name
-        folders = [out, *([arguments.results] if arguments.results else [])]
-        if arguments.results and arguments.tiny:
-            parser.error("--results is not for smoke runs: leave out --tiny or --results")
+                raise typer.BadParameter(f"--data knows {', '.join(sorted(kinds))}, not {kind}")
+        out = options.out or OUTPUT / self.name
+        folders = [out, *([options.results] if options.results else [])]
+        if options.results and options.tiny:
+            raise typer.BadParameter(
+                "--results is not for smoke runs: leave out --tiny or --results"
+            )
         found: dict[str, list[xr.Dataset]] = {}
         for name, experiment in chosen.items():
             print(f"{name}: {experiment.summary}")
-            if arguments.collect:
+            if options.collect:
                 found[name] = experiment.saved(out)
             else:
-                own = _applicable(arguments, experiment)
+                own = _applicable(options, experiment)
                 if own is None:
                     print("    left out: none of the named networks concerns it")
                     continue
                 found[name], _ = experiment.run(experiment.settings(own))
             print_findings(f for dataset in found[name] for f in experiment.judge(dataset))
         every = [dataset for datasets in found.values() for dataset in datasets]
-        tiny = arguments.tiny or any(dataset.attrs["tiny"] for dataset in every)
+        tiny = options.tiny or any(dataset.attrs["tiny"] for dataset in every)
         random = {has_random_weights(dataset) for dataset in every}
-        if arguments.results and tiny:
-            parser.error(f"--results is not for smoke runs, and {out} holds one")
-        if arguments.results and len(random) == 2:
-            parser.error(f"--results is for trained networks or for random ones; {out} holds both")
+        if options.results and tiny:
+            raise typer.BadParameter(f"--results is not for smoke runs, and {out} holds one")
+        if options.results and len(random) == 2:
+            raise typer.BadParameter(
+                f"--results is for trained networks or for random ones; {out} holds both"
+            )
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             findings = [
@@ -561,21 +524,18 @@ class Paper:
             ]
             self.write(self.ledger(findings), folder, tiny=tiny, random=random == {True})
         print(f"The ledger is in {folders[-1] / 'ledger.md'}.")
-        return 0
 
 
-def _applicable(arguments: argparse.Namespace, experiment: Experiment) -> argparse.Namespace | None:
+def _applicable(options: Options, experiment: Experiment) -> Options | None:
     """Returns the options with those networks and data that an experiment knows.
 
     Returns:
         None if networks are named and none of them is known.
     """
-    own = argparse.Namespace(**vars(arguments))
     # A PATH alone stays, as an error that says what it lacks.
-    own.data = [d for d in arguments.data if "=" not in d or d.split("=")[0] in experiment.data]
-    if arguments.models:
-        known = {*experiment.models, *experiment.known_models}
-        own.models = [model for model in arguments.models if model in known]
-        if not own.models:
-            return None
-    return own
+    data = [d for d in options.data if "=" not in d or d.split("=")[0] in experiment.data]
+    known = {*experiment.models, *experiment.known_models}
+    models = [model for model in options.models if model in known]
+    if options.models and not models:
+        return None
+    return replace(options, models=models, data=data)

@@ -198,15 +198,15 @@ def test_resume_keeps_parts_of_the_same_command(tmp_path, calls):
         (["--models", "net", "other", "--weights", "w.h5"], "give NAME=w.h5, with one of net,"),
         (["--data", "nowhere.npz"], "--data cifar10=nowhere.npz: there is no such file"),
         (["--data", "mnist=."], "--data knows cifar10, not mnist."),
-        (["--images", "0"], "0 is not positive"),
-        (["--seed", "-1"], "-1 is negative"),
-        (["--protocol", "mine"], "invalid choice: 'mine'"),
+        (["--images", "0"], "Invalid value for '--images': "),
+        (["--seed", "-1"], "Invalid value for '--seed': "),
+        (["--protocol", "mine"], "'mine' is not one of 'published', 'corrected', 'both'"),
+        (["--models"], "Option '--models' requires an argument"),
+        (["--tiny", "net"], "unexpected extra argument"),
     ],
 )
 def test_bad_options(options, message, capsys, calls):
-    with pytest.raises(SystemExit) as stopped:
-        TOY.main(options)
-    assert stopped.value.code == 2 and not calls
+    assert TOY.main(options) == 2 and not calls
     assert message in capsys.readouterr().err
 
 
@@ -235,8 +235,7 @@ def test_smoke_runs_say_so_and_are_not_kept(tmp_path, capsys):
     assert "**A smoke run" in (tmp_path / "ledger.md").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "ledger.json").read_text())["tiny"] is True
     for options in (["--tiny"], ["--collect", "--out", str(tmp_path)]):
-        with pytest.raises(SystemExit):
-            PAPER.main([*options, "--results", str(tmp_path / "kept")])
+        assert PAPER.main([*options, "--results", str(tmp_path / "kept")]) == 2
         assert "not for smoke runs" in capsys.readouterr().err
     assert not (tmp_path / "kept").exists()
 
@@ -256,8 +255,7 @@ def test_a_ledger_of_random_weights_says_so(tmp_path, calls):
 def test_trained_and_random_networks_are_not_kept_together(tmp_path, capsys):
     out, kept = tmp_path / "out", tmp_path / "kept"
     options = ["--models", "net", "other", "--weights", "other=random", "--out", str(out)]
-    with pytest.raises(SystemExit):
-        PAPER.main([*options, "--results", str(kept)])
+    assert PAPER.main([*options, "--results", str(kept)]) == 2
     assert f"for trained networks or for random ones; {out} holds both" in capsys.readouterr().err
     assert not kept.exists()
     # Beside each other they are no ledger of random weights.
@@ -278,6 +276,17 @@ def test_networks_choose_experiments(tmp_path, calls, capsys):
     assert "left out: none of the named networks concerns it" in capsys.readouterr().out
     PAPER.main(["--models", "elsewhere", "other", "--out", str(tmp_path)])
     assert calls == [("other", "published"), ("other", "corrected")]
+
+
+def test_options_take_several_values(tmp_path, calls):
+    given = ["--models", "net", "other", "--protocol", "published", "--only", "toy"]
+    assert PAPER.main([*given, "--out", str(tmp_path), "--models", "elsewhere"]) == 0
+    assert calls == [("net", "published"), ("other", "published")]
+
+
+def test_experiments_of_a_paper_have_names(capsys, calls):
+    assert PAPER.main(["--only", "toy", "nothing"]) == 2 and not calls
+    assert "--only knows toy, not nothing" in capsys.readouterr().err
 
 
 def test_a_failure_leaves_no_half_written_file(tmp_path):
