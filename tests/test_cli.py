@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tfexplain import cli, demo, report, results
+from tfexplain.names import ANALYZERS
 from tfexplain.report.folder import SCHEMA, SCHEMA_VERSION
 
 # NumPy warns about Keras' variables when Keras saves them
@@ -93,6 +94,7 @@ def runner(tmp_path, monkeypatch):
     module = types.ModuleType("tfexplain.analyzers")
     module.ANALYZERS, module.create_analyzer = FAKES, fake_create
     monkeypatch.setitem(sys.modules, "tfexplain.analyzers", module)
+    monkeypatch.setattr("tfexplain.names.ANALYZERS", FAKES)
     initializer = keras.initializers.GlorotUniform(seed=0)
     keras.Sequential(
         [
@@ -142,6 +144,22 @@ def test_python_dash_m():
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "IMAGES" in done.stdout
     assert not [name for name in HEAVY if re.search(rf"\| +{name}\n", done.stderr)]
+
+
+def test_methods_imports_nothing_heavy():
+    """Not while the methods are listed, and the list is that of the analyzers."""
+    program = (
+        "import sys\n"
+        "from tfexplain.cli import app\n"
+        "app(['methods'], standalone_mode=False)\n"
+        f"print('HEAVY', [m for m in {HEAVY} if m in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    *lines, heavy = done.stdout.splitlines()
+    assert heavy == "HEAVY []"
+    assert [line.split()[0] for line in lines] == list(ANALYZERS)
 
 
 # options

@@ -23,6 +23,7 @@ ORDER = (
     "errors",
     "checks",
     "references",
+    "names",
     "files",
     "tables",
     "numerics",

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 # Public name -> module that has it.
 _HOMES = {
-    "ANALYZERS": "analyzers",
+    "ANALYZERS": "names",
     "AUDITS": "audits",
     "Analyzer": "analyzers",
     "create_analyzer": "analyzers",
@@ -29,6 +29,7 @@ _MODULES = (
     "analyzers",
     "audits",
     "composites",
+    "demo",
     "errors",
     "koopman",
     "metrics",

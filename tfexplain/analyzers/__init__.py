@@ -17,9 +17,8 @@ from tfexplain.analyzers.gradients import (
     RectGradAnalyzer,
 )
 from tfexplain.analyzers.integrated_gradients import IntegratedGradients
-from tfexplain.analyzers.names import ANALYZERS
 from tfexplain.analyzers.patterns import PatternAttribution, PatternNet
-from tfexplain.analyzers.registry import Entry, create_analyzer, load_analyzer, resolve_name
+from tfexplain.analyzers.registry import create_analyzer, load_analyzer, resolve_name
 from tfexplain.analyzers.relevance import (
     LRPZ,
     BoundedDeepTaylor,
@@ -36,6 +35,7 @@ from tfexplain.analyzers.relevance import (
 )
 from tfexplain.analyzers.shapley import ShapleySampling
 from tfexplain.analyzers.smoothgrad import SmoothGrad
+from tfexplain.names import ANALYZERS, Entry
 
 __all__ = [
     "ANALYZERS",

@@ -26,14 +26,12 @@ from tfexplain.analyzers.arrays import (
     tensors,
 )
 from tfexplain.analyzers.capabilities import Capabilities, Place
-from tfexplain.analyzers.options import brief, option_config, option_names
+from tfexplain.analyzers.options import brief, option_config
 from tfexplain.checks import choice, flag
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import check_built, has_graph
-
-# Classes that a name creates again, and that can be saved; `registry` fills it.
-NAMED: set[type] = set()
+from tfexplain.names import ANALYZERS, option_names
 
 
 class Analyzer(Capabilities, abc.ABC):
@@ -416,7 +414,7 @@ class Analyzer(Capabilities, abc.ABC):
         Raises:
             ValueError: If an option cannot be written, or the class belongs to no known name.
         """
-        if type(self) not in NAMED:
+        if type(self) not in {entry.cls for entry in ANALYZERS.values()}:
             raise ValueError(
                 f"{type(self).__name__} is none of the analyzers that create_analyzer knows; only "
                 "these can be saved."

@@ -1,9 +1,8 @@
-"""Options of analyzers as data: which a class has, and how they are written and read."""
+"""Options of analyzers as data: how they are written and read."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 from typing import Any
 
 import keras
@@ -14,19 +13,6 @@ from tfexplain.rules import Rule, rule_from_config
 
 # Of an array that is written in full where no one has to read it again.
 MOST_NUMBERS = 10_000
-
-
-def option_names(cls: type) -> dict[str, Any]:
-    """Returns the keyword-only options of an analyzer class with their defaults."""
-    found: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        init = base.__dict__.get("__init__")
-        if init is None or base is object:
-            continue
-        for parameter in inspect.signature(init).parameters.values():
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                found[parameter.name] = parameter.default
-    return found
 
 
 def option_config(value: Any, key: str, arrays: dict[str, np.ndarray] | None = None) -> Any:

@@ -2,64 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfexplain.analyzers import persistence
-from tfexplain.analyzers.base import NAMED, Analyzer
-from tfexplain.analyzers.options import option_names
+from tfexplain.analyzers.base import Analyzer
 from tfexplain.errors import nearest
+from tfexplain.names import ANALYZERS, Entry
 
-
-def _no_options(x: np.ndarray) -> dict[str, Any]:
-    return {}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One name of an analyzer.
-
-    Attributes:
-        cls: The class.
-        summary: One line on what it computes.
-        references: Keys of `tfexplain.references.REFERENCES`.
-        preset: Options that belong to the name.
-        quick: Options of a quick audit, where the method averages over many draws.
-        for_samples: Function of samples that returns the options without a default, for those who
-            create the analyzers of all names.
-    """
-
-    cls: type[Analyzer]
-    summary: str
-    references: tuple[str, ...]
-    preset: dict[str, Any] = field(default_factory=dict)
-    quick: dict[str, Any] = field(default_factory=dict)
-    for_samples: Callable[[np.ndarray], dict[str, Any]] = _no_options
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Option name -> default; `inspect.Parameter.empty` for required ones."""
-        names = option_names(self.cls)
-        return {key: value for key, value in names.items() if key not in self.preset}
-
-    @property
-    def fits(self) -> bool:
-        """Whether it has to be fitted to data before it explains."""
-        return self.cls.fits
-
-    @property
-    def required(self) -> tuple[str, ...]:
-        """Options without a default."""
-        return tuple(k for k, v in self.options.items() if v is inspect.Parameter.empty)
-
-
-# Name -> entry; `tfexplain.analyzers.names` has them.
-ANALYZERS: dict[str, Entry] = {}
 ALIASES = {"lrp": "lrp.composite", "lrp.z_plus_fast": "lrp.z_plus"}
 REMOVED = {
     "input": "x itself",
@@ -77,12 +28,6 @@ RENAMED = {
     "pattern_type": "estimator",
     "reverse_keep_tensors": "propagate(..., layers=...)",
 }
-
-
-def register(entries: Mapping[str, Entry]) -> None:
-    """Adds names, under which analyzers are created, saved and loaded."""
-    ANALYZERS.update(entries)
-    NAMED.update(entry.cls for entry in entries.values())
 
 
 def resolve_name(name: str) -> tuple[Entry, dict[str, Any]]:

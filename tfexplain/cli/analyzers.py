@@ -3,13 +3,17 @@
 import collections
 import inspect
 import pathlib
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tfexplain.cli.arguments import Debug, Method, Model, Options, Weights
 from tfexplain.cli.consoles import err, out, print_text, reported
 from tfexplain.cli.models import load_analyzer, start_tensorflow, warn_of_random_weights
+
+if TYPE_CHECKING:
+    from tfexplain.names import Entry
 
 
 def methods(
@@ -20,29 +24,18 @@ def methods(
 ) -> None:
     """List the methods, a line each."""
     with reported(debug) as stage:
-        start_tensorflow()
-        from tfexplain.analyzers import ANALYZERS
+        from tfexplain.names import ANALYZERS
 
         stage.begin_work()
-        taken = collections.Counter(
-            o for e in ANALYZERS.values() for o in map(_option, e.options.items())
-        )
-        common = {option for option, number in taken.items() if number > len(ANALYZERS) / 2}
+        own, common = _options(ANALYZERS) if options else ({}, [])
         width = max(map(len, ANALYZERS))
         for name, entry in ANALYZERS.items():
-            out.print(
-                f"{name:{width}}  {entry.summary}", markup=False, highlight=False, soft_wrap=True
-            )
-            own = [o for o in map(_option, entry.options.items()) if o not in common]
-            if options and own:
-                out.print(
-                    f"{'':{width}}    {', '.join(own)}",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
+            lines = [f"{name:{width}}  {entry.summary}"]
+            lines += [f"{'':{width}}    {', '.join(own[name])}"] if own.get(name) else []
+            for line in lines:
+                out.print(line, markup=False, highlight=False, soft_wrap=True)
         if options:
-            print_text(f"Most methods also take {', '.join(sorted(common))}.")
+            print_text(f"Most methods also take {', '.join(common)}.")
 
 
 def describe(
@@ -82,6 +75,16 @@ def export(
             f"{folder}: SavedModel of {method}. tf.saved_model.load({str(folder)!r}).signatures "
             "has 'serving_default' (inputs) and 'explain' (inputs and target)."
         )
+
+
+def _options(entries: "Mapping[str, Entry]") -> tuple[dict[str, list[str]], list[str]]:
+    """Options with their defaults: those of each method alone, and those of most methods."""
+    start_tensorflow()
+    taken = {name: [_option(o) for o in e.options.items()] for name, e in entries.items()}
+    numbers = collections.Counter(option for options in taken.values() for option in options)
+    common = sorted(option for option, number in numbers.items() if number > len(entries) / 2)
+    own = {name: [o for o in options if o not in common] for name, options in taken.items()}
+    return own, common
 
 
 def _option(item: tuple[str, Any]) -> str:
