@@ -22,7 +22,8 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["tfexplain", "tfexplain.*"]),
-    package_data={"tfexplain": ["**/*.jinja"]},
+    # The page of a report; the network that comes with the library, and how it was trained.
+    package_data={"tfexplain": ["**/*.jinja", "trained/*"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "keras>=3.10",

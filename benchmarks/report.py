@@ -23,9 +23,8 @@ MODELS = ("digits", "cifar_resnet20")
 def _digits() -> tuple:
     from tfexplain import demo
 
-    (x, y), (samples, labels) = demo.load_digits()
-    model, _ = demo.trained_model(demo.cache_folder(), x, y, lambda *_: None)
-    return model, samples, labels
+    _, (samples, labels) = demo.load_digits()
+    return demo.network(), samples, labels
 
 
 def _cifar_resnet20() -> tuple:

@@ -4,8 +4,8 @@
 
     python custom_audit.py
 
-audits four methods on the network of `tfexplain demo` (trained in seconds, cached afterwards) and
-writes the folder `custom_audit`, with `report.html`.
+audits four methods on the network of `tfexplain demo` and writes the folder `custom_audit`, with
+`report.html`.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def main(arguments: list[str] | None = None) -> tfexplain.report.Outcome:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."), metavar="FOLDER")
     out = parser.parse_args(arguments).out / "custom_audit"
-    (x_train, y_train), (x, y) = demo.load_digits()
-    model, _ = demo.trained_model(demo.cache_folder(), x_train, y_train, lambda *_: None)
+    _, (x, y) = demo.load_digits()
+    model = demo.network()
     methods = ["gradient", "lrp.epsilon", "lrp.z_plus", "lrp.flat"]
     chosen = {"methods": methods, "audits": ["examples", "border"], "preset": "quick"}
     found = tfexplain.audit(model, x, y, folder=out, **chosen)

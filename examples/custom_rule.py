@@ -5,10 +5,9 @@ It is a row of factors: positive contributions times 1, negative ones times -1, 
 
     python custom_rule.py
 
-trains a small network on scikit-learn's digits (seconds, cached afterwards), prints which rule each
-layer gets and where relevance went, and writes `custom_rule.png`: the maps beside those of
-`lrp.epsilon`; `custom_rule.tfx`, the saved analyzer; and the folder `custom_rule.served`, its
-SavedModel.
+explains digits by the network of `tfexplain demo`, prints which rule each layer gets and where
+relevance went, and writes `custom_rule.png`: the maps beside those of `lrp.epsilon`;
+`custom_rule.tfx`, the saved analyzer; and the folder `custom_rule.served`, its SavedModel.
 
 A saved analyzer holds the name of the rule, not its code. Where it is loaded, the module that
 defines the rule has to be imported before, so keep rules in a module of their own:
@@ -66,8 +65,8 @@ def main(arguments: list[str] | None = None) -> xr.Dataset:
     out = parser.parse_args(arguments).out
     out.mkdir(parents=True, exist_ok=True)
 
-    (x_train, y_train), (x, _) = demo.load_digits()
-    model, _ = demo.trained_model(demo.cache_folder(), x_train, y_train, lambda *_: None)
+    _, (x, _) = demo.load_digits()
+    model = demo.network()
     x = x[:5]
     analyzer = create(model)
     print(analyzer.describe())

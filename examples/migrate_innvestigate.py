@@ -7,9 +7,9 @@ makes; `model` is the network as it was trained.
 
     python migrate_innvestigate.py
 
-trains a small network on scikit-learn's digits (seconds, cached afterwards), runs every function
-once, prints what can be checked, and writes `migrated.png`: the maps of three digits. Names of
-methods stay the same. What differs otherwise stands in the README, "Coming from innvestigate".
+runs every function once on the network of `tfexplain demo`, prints what can be checked, and writes
+`migrated.png`: the maps of three digits. Names of methods stay the same. What differs otherwise
+stands in `docs/migration.md`.
 """
 
 from __future__ import annotations
@@ -221,8 +221,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if not out.parent.is_dir():
         parser.error(f"the folder {out.parent} does not exist; make it first")
 
-    (x_train, y_train), (x, _) = demo.load_digits()
-    model, _ = demo.trained_model(demo.cache_folder(), x_train, y_train, lambda *_: None)
+    (x_train, _), (x, _) = demo.load_digits()
+    model = demo.network()
     x = x[:3]
     analyzer = tfexplain.create_analyzer("lrp.epsilon", model, epsilon=0.1)
     logits = analyzer.outputs(x)

@@ -1,9 +1,8 @@
-"""The command line with nothing replaced: real models, analyzers and files, and the README's."""
+"""The command line with nothing replaced: real models, analyzers and files."""
 
 import os
 import pathlib
 import re
-import shlex
 import subprocess
 import sys
 
@@ -207,12 +206,8 @@ def test_samples_give_every_option_that_a_method_requires():
 
 @pytest.fixture(scope="module")
 def demonstration(tmp_path_factory):
-    """The demonstration with every analyzer, after less training than it usually has."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(demo.CONFIG, "epochs", 3)
-        patch.setattr(demo, "LEAST_ACCURACY", 0.85)
-        folder = tmp_path_factory.mktemp("demo")
-        return demo.run(folder / "out", cache=folder / "cache")
+    """The demonstration with every analyzer."""
+    return demo.run(tmp_path_factory.mktemp("demo") / "out")
 
 
 def test_demo_explains_by_every_analyzer(demonstration):
@@ -258,66 +253,3 @@ def test_the_demo_audits_its_explanations(demonstration, tmp_path):
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "explained is digit 0" in text
     assert f"tfexplain demo --out {tmp_path / 'out'}" in text
-
-
-# --- the README and the continuous integration ---------------------------------------------------
-
-
-def shell_lines():
-    """The commands in the README's blocks of shell, one after the other."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for block in re.findall(r"```sh\n(.*?)```", text, flags=re.S):
-        for line in block.replace("\\\n", " ").splitlines():
-            yield from re.split(r"\s+&&\s+", line.strip())
-
-
-def readme_calls():
-    """Arguments of every call of tfexplain in the README, also between the lines."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    prose = re.sub(r"```.*?```", "", text, flags=re.S)
-    inline = [" ".join(s.split()) for s in re.findall(r"`(tfexplain [^`]+)`", prose)]
-    for line in [*shell_lines(), *inline]:
-        words = shlex.split(line)
-        for place, word in enumerate(words):
-            if word == "tfexplain" or word.endswith("/tfexplain"):
-                yield words[place + 1 :]
-
-
-def test_calls_in_the_readme_parse():
-    used = set()
-    for arguments in readme_calls():
-        name, *rest = arguments
-        assert name in commands(), arguments
-        # Refuses unknown options, missing arguments and wrong values.
-        context = commands()[name].make_context(name, list(rest))
-        used.add(name)
-        methods = context.params.get("method") or []
-        for method in [methods] if isinstance(methods, str) else methods:
-            assert method in ANALYZERS, arguments
-    assert used == set(commands())
-
-
-def test_preprocessings_in_the_readme_exist():
-    from tfexplain.loading import preprocessing
-
-    given = [
-        words[words.index("--preprocess") + 1]
-        for words in readme_calls()
-        if "--preprocess" in words
-    ]
-    assert len(given) >= 2
-    for text in given:
-        assert callable(preprocessing(text))
-
-
-def test_continuous_integration_runs_the_tests_of_the_readme():
-    pattern = re.compile(r"-m pytest(?: (.*))?$")
-    documented = [found[1] for line in shell_lines() if (found := pattern.search(line))]
-    assert len(documented) == 1
-    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("\\\n", " ")
-    run = [found[1] for line in script.splitlines() if (found := pattern.search(line))]
-    assert documented[0] in run
-    # Both install the same extra.
-    (installed,) = [line for line in shell_lines() if "pip install -e" in line]
-    extra = re.search(r"\[\w+\]", installed)[0]
-    assert f"source{extra}" in script

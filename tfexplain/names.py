@@ -144,7 +144,12 @@ ANALYZERS: dict[str, Entry] = {
         "Contributions with the sign of the output count more",
         (OVERVIEW, "andeol2021learning"),
     ),
-    "lrp.alpha_beta": Entry("LRPAlphaBeta", "Positive and negative contributions apart", (BACH,)),
+    "lrp.alpha_beta": Entry(
+        "LRPAlphaBeta",
+        "Positive and negative contributions apart",
+        (BACH,),
+        for_samples=lambda x: {"alpha": 3},
+    ),
     "lrp.alpha_1_beta_0": Entry(
         "LRPAlphaBeta",
         "Positive contributions only, with bias",

@@ -16,7 +16,7 @@ def demo(
     out_folder: OutFolder = pathlib.Path("tfexplain-demo"),
     debug: Debug = False,
 ) -> None:
-    """Train a small network on handwritten digits, explain ten of them, and audit every method."""
+    """Explain ten handwritten digits by every method, and audit every method."""
     with reported(debug) as stage:
         from tfexplain import files
 
