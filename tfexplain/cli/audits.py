@@ -29,7 +29,7 @@ def audit(
             metavar="DATA",
             help="A folder of images (class subfolders are labels), an image, .npz (keys x and y), "
             ".npy, .csv (a table; one column more than the model takes is the label), or "
-            "module:function, which returns a tf.data.Dataset.",
+            "module:function, which returns a tf.data.Dataset or arrays (x, y).",
         ),
     ],
     out_folder: OutFolder = pathlib.Path("tfexplain-audit"),

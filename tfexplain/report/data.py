@@ -20,7 +20,7 @@ from tfexplain.errors import nearest
 
 FORMS = (
     "a folder of images, an image, .npz (keys x and y), .npy, .csv, or module:function (a function "
-    "that returns a tf.data.Dataset)"
+    "that returns a tf.data.Dataset or arrays)"
 )
 # Names of the column of a table that holds labels, the surest first: y can be a coordinate.
 LABELS = ("label", "labels", "target", "class", "y")
