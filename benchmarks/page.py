@@ -1,0 +1,48 @@
+"""Writes the tables of benchmarks/README.md: `python -m benchmarks.page`. It measures nothing.
+
+The rows are those of benchmarks/results/*.jsonl, which the benchmarks write (`--output`).
+"""
+
+import pathlib
+
+from benchmarks import analyzers, audits, koopman, report, spectrum
+from benchmarks.cases import read_rows
+from docs import marks
+
+FOLDER = pathlib.Path(__file__).parent
+PAGE = FOLDER / "README.md"
+COMMAND = "python -m benchmarks.page"
+VECTORS = [1, 5, 20]
+
+
+def _rows(*names: str) -> list[dict]:
+    return read_rows(FOLDER / "results" / f"{name}.jsonl" for name in names)
+
+
+def forward_passes(rows: list[dict]) -> str:
+    """Returns the unit of the other tables: the fastest of the rows of each model."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        found.setdefault((row["model"], row["batch"]), []).append(row["forward_s"])
+    cells = [
+        [model, str(batch), f"{min(seconds):.2f}"] for (model, batch), seconds in found.items()
+    ]
+    return marks.table(["model", "images", "forward pass, s"], cells)
+
+
+def updated() -> str:
+    """Returns the page with the tables as the committed rows have them."""
+    methods = _rows("vgg16", "resnet50")
+    parts = {
+        "forward passes": forward_passes(methods),
+        "analyzers": analyzers.table(methods, VECTORS),
+        "audits": audits.table(_rows("audits")),
+        "report": report.table(_rows("report")),
+        "spectrum": spectrum.table(_rows("spectrum")),
+        "koopman": koopman.table(_rows("koopman")),
+    }
+    return marks.filled(PAGE.read_text(encoding="utf-8"), parts, COMMAND)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(updated(), encoding="utf-8")

@@ -1,0 +1,31 @@
+"""Parts of pages that are made: each stands between two comments that name it and its command."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+
+def filled(text: str, parts: Mapping[str, str], command: str) -> str:
+    """Returns a page with its parts as they are made now.
+
+    Args:
+        text: The page.
+        parts: Name of a part -> Markdown.
+        command: What makes them, as the comment in front of each says.
+
+    Raises:
+        ValueError: If a part has not exactly one place.
+    """
+    for name, made in parts.items():
+        start, end = f"<!-- {name}: made by `{command}` -->", f"<!-- end of {name} -->"
+        block = f"{start}\n{made}\n{end}"
+        pattern = re.escape(start) + ".*?" + re.escape(end)
+        text, found = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
+        if found != 1:
+            raise ValueError(f"The page has {found} places for {name}; expected {start} ... {end}.")
+    return text
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table."""
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
