@@ -8,6 +8,7 @@ import pathlib
 from benchmarks import analyzers, audits, koopman, report, spectrum
 from benchmarks.cases import read_rows
 from docs import marks
+from tfexplain import tables
 
 FOLDER = pathlib.Path(__file__).parent
 PAGE = FOLDER / "README.md"
@@ -27,7 +28,7 @@ def forward_passes(rows: list[dict]) -> str:
     cells = [
         [model, str(batch), f"{min(seconds):.2f}"] for (model, batch), seconds in found.items()
     ]
-    return marks.table(["model", "images", "forward pass, s"], cells)
+    return tables.markdown(["model", "images", "forward pass, s"], cells)
 
 
 def updated() -> str:

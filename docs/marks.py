@@ -1,7 +1,7 @@
 """Parts of pages that are made: each stands between two comments that name it and its command."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 
 def filled(text: str, parts: Mapping[str, str], command: str) -> str:
@@ -23,9 +23,3 @@ def filled(text: str, parts: Mapping[str, str], command: str) -> str:
         if found != 1:
             raise ValueError(f"The page has {found} places for {name}; expected {start} ... {end}.")
     return text
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a Markdown table."""
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

@@ -1,18 +1,15 @@
-"""Writes the lists of methods and of audits into the README: `python -m docs.methods`."""
+"""Writes the lists of methods, composites and audits into their pages: `python -m docs.methods`."""
 
+import inspect
 import pathlib
-import re
 from collections.abc import Iterable
 
-from tfexplain import ANALYZERS, AUDITS, tables
+from docs import marks
+from tfexplain import ANALYZERS, AUDITS, COMPOSITES, tables
 from tfexplain.references import REFERENCES
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
-# What is made -> between which comments it stands.
-MARKS = {
-    name: (f"<!-- {name}: made by `python -m docs.methods` -->", f"<!-- end of {name} -->")
-    for name in ("methods", "audits")
-}
+FOLDER = pathlib.Path(__file__).parent
+COMMAND = "python -m docs.methods"
 
 
 def methods() -> str:
@@ -24,6 +21,20 @@ def methods() -> str:
     return tables.markdown(["name", "what it computes", "source"], rows)
 
 
+def composites() -> str:
+    """Returns the composites as a Markdown list, each with its own options."""
+    lines = []
+    for name, function in COMPOSITES.items():
+        parameters = inspect.signature(function).parameters.values()
+        own = [
+            p.name if p.default is p.empty else f"{p.name}={p.default!r}"
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY
+        ]
+        lines.append(f"* `{name}`" + (f": `{', '.join(own)}`" if own else ""))
+    return "\n".join(lines)
+
+
 def audits() -> str:
     """Returns the audits as a Markdown table."""
     rows = [
@@ -33,21 +44,23 @@ def audits() -> str:
     return tables.markdown(["name", "question", "in a report", "source"], rows)
 
 
+# Page -> what is made in it.
+PAGES = {
+    "methods.md": {"methods": methods, "composites": composites},
+    "audits.md": {"audits": audits},
+}
+
+
+def updated(page: str) -> str:
+    """Returns a page with the lists as the code has them."""
+    text = (FOLDER / page).read_text(encoding="utf-8")
+    return marks.filled(text, {name: make() for name, make in PAGES[page].items()}, COMMAND)
+
+
 def _sources(keys: Iterable[str]) -> str:
     return "; ".join(f"{REFERENCES[key].authors} {REFERENCES[key].year}" for key in keys)
 
 
-def updated(text: str) -> str:
-    """Returns the README with the lists as the code has them."""
-    for name, made in (("methods", methods()), ("audits", audits())):
-        start, end = MARKS[name]
-        pattern = re.escape(start) + ".*?" + re.escape(end)
-        block = f"{start}\n{made}\n{end}"
-        text, found = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
-        if found != 1:
-            raise ValueError(f"The README has {found} lists of {name}; expected {start} ... {end}.")
-    return text
-
-
 if __name__ == "__main__":
-    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in PAGES:
+        (FOLDER / name).write_text(updated(name), encoding="utf-8")

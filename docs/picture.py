@@ -1,10 +1,19 @@
-"""Makes the picture of the README from the demo's numbers: `python -m docs.picture DEMO_FOLDER`."""
+"""Makes the pictures of the README: `python -m docs.picture`.
 
+`digits.png` has three digits and a few methods; `first.png` is what the README's first lines of
+Python make, which are run for it.
+"""
+
+import os
 import pathlib
-import sys
+import re
+import shutil
+import tempfile
 
-from tfexplain import plotting, results
+import tfexplain
 
+FOLDER = pathlib.Path(__file__).parent
+README = FOLDER.parent / "README.md"
 METHODS = (
     "gradient",
     "guided_backprop",
@@ -15,15 +24,30 @@ METHODS = (
     "deep_taylor",
     "excitation_bp.contrastive",
 )
+DIGITS = [0, 3, 7]
 
 
-def main(folder: str) -> None:
+def compared() -> None:
     """Draws three digits and a few methods into docs/digits.png."""
-    dataset = results.load(pathlib.Path(folder) / "digits.nc").isel(sample=[0, 3, 7])
-    maps = {name: dataset["relevance"].sel(analyzer=name).values for name in METHODS}
-    figure = plotting.maps(dataset["input"].values, maps)
-    figure.savefig(pathlib.Path(__file__).with_name("digits.png"), dpi=90)
+    model, (x, y) = tfexplain.demo.network(), tfexplain.demo.digits()
+    x, y = x[DIGITS], y[DIGITS]
+    maps = {name: tfexplain.create_analyzer(name, model).analyze(x, y) for name in METHODS}
+    tfexplain.plotting.maps(x, maps).savefig(FOLDER / "digits.png", dpi=90)
+
+
+def first() -> None:
+    """Runs the README's first lines of Python, and keeps their picture as docs/first.png."""
+    code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            exec(code, {})
+            shutil.copy("maps.png", FOLDER / "first.png")
+        finally:
+            os.chdir(before)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    compared()
+    first()

@@ -1,4 +1,4 @@
-"""Pages that are made from the code say what the code says."""
+"""What is made from the code, and examples in docstrings."""
 
 import doctest
 import importlib
@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 
-from docs import methods
 from tfexplain import support
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -17,11 +16,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 def test_operations_page_is_current():
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     assert page.strip() == support.markdown().strip(), "run python -m tfexplain.support"
-
-
-def test_readme_lists_all_methods():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text == methods.updated(text), "run python -m docs.methods"
 
 
 def test_every_kind_of_operation_has_a_policy_in_each_family():
