@@ -9,6 +9,31 @@ import pytest
 from keras import layers
 
 from tests.networks import randomize, sequential, small_cnn
+from tfexplain.numerics import Compiled
+
+COMPILED = Compiled.__call__
+
+
+def uncompiled(compiled, *arguments):
+    """Runs what a `Compiled` would compile, as it stands; XLA compiles in any case."""
+    if compiled._function._jit_compile:
+        return COMPILED(compiled, *arguments)
+    return compiled._function.python_function(*arguments)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--compiled", action="store_true", help="compile in all tests, as users do")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Compiles only where a test is marked: tracing takes longer than tiny networks run.
+
+    Graphs are tested where all exported analyzers run (`test_serving.py`), on devices, and by the
+    tests with the mark, whose analyzers run often.
+    """
+    marked = item.get_closest_marker("compiled") or item.config.getoption("--compiled")
+    Compiled.__call__ = COMPILED if marked else uncompiled
 
 
 @pytest.fixture(scope="session")

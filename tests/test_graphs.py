@@ -1,6 +1,5 @@
 """Identities that hold on every network, checked on small random ones."""
 
-import contextlib
 from dataclasses import replace
 
 import keras
@@ -25,7 +24,6 @@ from tests.random_graphs import (
     recipes,
 )
 from tfexplain import create_analyzer
-from tfexplain.numerics import Compiled
 from tfexplain.operations import Affine, AveragePooling, Sum
 from tfexplain.operations import Linear as LinearOperation
 
@@ -84,18 +82,6 @@ def examples(count):
     )
 
 
-@contextlib.contextmanager
-def uncompiled():
-    """Runs analyzers without tracing, which takes longest for networks of this size."""
-
-    def run(compiled, *arguments):
-        return compiled._function.python_function(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Compiled, "__call__", run)
-        yield
-
-
 def assert_same_if_open(found, expected, tolerance):
     """Compares maps of a network that was drawn, unless all its rectifiers are closed."""
     assume(np.any(expected))
@@ -141,7 +127,6 @@ def test_gradient_is_that_of_tensorflow(recipe, softmax):
 @pytest.mark.parametrize("name", ["gradient", "guided_backprop"])
 @examples(4)
 @given(recipe=recipes())
-@uncompiled()
 def test_folding_does_not_change_gradients(name, recipe):
     built = build(recipe)
     found = [
@@ -158,7 +143,6 @@ def test_folding_does_not_change_gradients(name, recipe):
     inner=st.sampled_from(("conv", "depthwise")),
     calls=st.integers(1, 2),
 )
-@uncompiled()
 def test_nested_equals_flat(recipe, inner, calls):
     # At least one nested model in every example, of one or of two calls.
     layer = "dense" if recipe.kind == "vector" or calls == 2 else inner
@@ -178,7 +162,6 @@ def test_nested_equals_flat(recipe, inner, calls):
 @example(recipe=EVERY, seed=0)
 @examples(4)
 @given(recipe=recipes(min_blocks=3), seed=st.integers(0, 99))
-@uncompiled()
 def test_linear_in_the_output_relevance(name, recipe, seed):
     # The name enters the seed, so that each method meets a network of its own.
     built = build(replace(recipe, seed=recipe.seed + sum(map(ord, name))))
@@ -219,7 +202,6 @@ def test_batches_do_not_matter(name):
 
 @examples(10)
 @given(recipe=recipes())
-@uncompiled()
 def test_z_rule_is_input_times_gradient(recipe):
     # With biases too, since these are in the denominators: R = a dy/da goes from layer to layer.
     built = build(recipe)
@@ -231,7 +213,6 @@ def test_z_rule_is_input_times_gradient(recipe):
 
 @examples(8)
 @given(recipe=recipes())
-@uncompiled()
 def test_z_rule_of_folded_and_separate_normalisation(recipe):
     # x W s / (u s + t) comes from one step as well as from two, over u = x W + b: the biases only
     # absorb in other places.
@@ -246,7 +227,6 @@ def test_z_rule_of_folded_and_separate_normalisation(recipe):
 @example(recipe=EVERY)
 @examples(4)
 @given(recipe=recipes(min_blocks=3))
-@uncompiled()
 def test_special_cases_of_rules(recipe):
     built = build(recipe)
     pairs = [
@@ -280,7 +260,6 @@ LEDGERS = {
 @example(recipe=EVERY)
 @examples(4)
 @given(recipe=recipes(min_blocks=3))
-@uncompiled()
 def test_ledger_accounts_for_all_relevance(name, recipe):
     allowed = LEDGERS[name]
     built = build(replace(recipe, seed=recipe.seed + sum(map(ord, name))))
@@ -325,7 +304,6 @@ def test_ledger_of_a_contribution_far_below_its_bias(dtype):
 @pytest.mark.parametrize("name", ["lrp.flat", "lrp.w_square"])
 @examples(6)
 @given(recipe=recipes(pools=("max",), heads=("flatten", "max"), pads=False))
-@uncompiled()
 def test_weight_rules_conserve_relevance(name, recipe):
     built = build(recipe)
     analyzer = create_analyzer(name, built.model)
@@ -337,7 +315,6 @@ def test_weight_rules_conserve_relevance(name, recipe):
 
 @examples(8)
 @given(recipe=recipes(pools=("max",), heads=("flatten", "max"), pads=False), padding=st.booleans())
-@uncompiled()
 def test_box_rule_conserves_and_is_positive_inside_the_box(recipe, padding):
     if padding and recipe.kind != "vector":
         # Zeros in front of the first layer are inside no box, and get nothing.
@@ -356,7 +333,6 @@ def test_box_rule_conserves_and_is_positive_inside_the_box(recipe, padding):
 
 @examples(8)
 @given(recipe=recipes(), activation=st.sampled_from(("layer", "separate")))
-@uncompiled()
 def test_guided_backprop_is_nonnegative_below_rectifiers(recipe, activation):
     plain = tuple(b for b in recipe.blocks if not isinstance(b, Shared | Nested))
     layer = "dense" if recipe.kind == "vector" else "conv"

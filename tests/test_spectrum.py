@@ -12,7 +12,7 @@ from keras import layers
 import tfexplain
 from tests.networks import create, fitted, randomize, samples, sequential
 from tests.random_graphs import build, recipes
-from tests.test_graphs import EVERY, examples, uncompiled
+from tests.test_graphs import EVERY, examples
 from tfexplain.audits import redistribution, spectral_terms, spectrum
 from tfexplain.audits.case import Case
 from tfexplain.audits.redistribution import Redistribution, choose
@@ -237,7 +237,6 @@ def test_columns_are_the_maps_of_outputs(name, network, x):
 @example(recipe=EVERY, seed=0)
 @examples(2)
 @given(recipe=recipes(min_blocks=3), seed=st.integers(0, 99))
-@uncompiled()
 def test_products_are_transposed(name, recipe, seed):
     built = build(recipe)
     if name.startswith("pattern") or built.model.output_shape[1] < 2:

@@ -9,7 +9,7 @@ from keras import layers
 
 from tests.networks import assert_same, create, randomize, samples, sequential
 from tests.random_graphs import build, recipes
-from tests.test_graphs import EVERY, examples, uncompiled, vectors
+from tests.test_graphs import EVERY, examples, vectors
 from tfexplain.reverse import network as module
 
 
@@ -90,7 +90,6 @@ def test_relevance_given_at_zeros_is_not_lost(network):
 @example(recipe=EVERY, seed=0)
 @examples(3)
 @given(recipe=recipes(min_blocks=3), seed=st.integers(0, 99))
-@uncompiled()
 def test_left_out_branches_change_nothing(options, recipe, seed):
     built = build(recipe)
     analyzer = create("lrp.gamma", built.model, **options)
