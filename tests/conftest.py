@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tests.networks import randomize, sequential, small_cnn
+from tests.helpers.networks import randomize, sequential, small_cnn
 from tfexplain.numerics import Compiled
 
 COMPILED = Compiled.__call__

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfexplain
-from tests.networks import fitted
+from tests.helpers.networks import fitted
 from tfexplain import analyzers
 
 # What each name needs beyond its defaults; few steps keep this file quick.

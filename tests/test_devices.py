@@ -7,8 +7,8 @@ import tensorflow as tf
 from keras import layers
 
 import tfexplain
-from tests.layer_cases import LINEAR, POOLING, network
-from tests.networks import assert_same, fitted, set_random_weights
+from tests.helpers.layers import LINEAR, POOLING, network
+from tests.helpers.networks import assert_same, fitted, set_random_weights
 from tests.test_contract import OPTIONS
 from tfexplain import create_analyzer
 from tfexplain.numerics import Compiled

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tfexplain
-from tests.networks import (
+from tests.helpers.networks import (
     GRADIENTS,
     RELEVANCE,
     assert_same,

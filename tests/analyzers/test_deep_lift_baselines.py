@@ -1,0 +1,270 @@
+"""Baselines of DeepLIFT, and what all analyzers share."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import tfexplain
+from tests.helpers.deep_lift_networks import (
+    KERAS_SAVES,
+    NAMES,
+    assert_complete,
+    contributions,
+    conv,
+    create,
+    dense,
+    difference,
+    normal,
+    sequential,
+    up_to,
+)
+from tests.helpers.networks import assert_same, set_random_weights
+
+# --- baselines ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def image_model():
+    return sequential(
+        (5, 5, 2),
+        conv(2, 3, activation="relu", name="conv"),
+        layers.MaxPooling2D(2, 1, dtype="float64", name="pool"),
+        layers.Flatten(dtype="float64"),
+        dense(3, name="dense"),
+    )
+
+
+def blurred(x):
+    """A copy of x that is smoothed over 3 x 3 pixels."""
+    return tf.nn.avg_pool2d(tf.convert_to_tensor(x), 3, 1, "SAME")
+
+
+def test_forms_of_baselines(image_model):
+    x = normal(3, 5, 5, 2)
+    own = normal(3, 5, 5, 2, seed=2)
+    for baseline, x0 in (
+        (0.25, np.full_like(x, 0.25)),
+        (np.float32(0.25), np.full_like(x, 0.25)),
+        (own[0], np.repeat(own[:1], 3, axis=0)),
+        (own[:1], np.repeat(own[:1], 3, axis=0)),
+        (own, own),
+        (blurred, blurred(x).numpy()),
+        (lambda x: 0.5 * x, 0.5 * x),
+    ):
+        analyzer = create("deep_lift.reveal_cancel", image_model, baseline=baseline)
+        explained = create("deep_lift.reveal_cancel", image_model)
+        expected = contributions(explained, x, x0)
+        assert_same(analyzer.analyze(x, target=1), expected[:, 1], 1e-12)
+        if baseline is own or baseline is blurred:
+            # One per sample is found again in other batches, and in propagate.
+            assert_same(analyzer.analyze(x, target=1, batch_size=2), expected[:, 1], 1e-12)
+            eye = np.repeat(np.eye(3)[None], 3, axis=0)
+            assert_same(analyzer.propagate(x, eye, batch_size=2)["input"], expected, 1e-12)
+
+
+def test_several_baselines_are_averaged(image_model):
+    x, own = normal(3, 5, 5, 2), normal(3, 5, 5, 2, seed=2)
+    several = [0.0, own[0], own, blurred]
+    found = create("deep_lift.rescale", image_model, baseline=several).analyze(x, target=2)
+    parts = [
+        create("deep_lift.rescale", image_model, baseline=one).analyze(x, target=2)
+        for one in several
+    ]
+    assert_same(found, np.mean(parts, axis=0), 1e-12)
+    with pytest.raises(tfexplain.UnsupportedModelError, match="averages over 4 baselines"):
+        _ = create("deep_lift.rescale", image_model, baseline=several).model
+
+
+def test_tokens():
+    model = sequential(
+        (4,),
+        layers.Embedding(7, 3, dtype="float64", name="vectors"),
+        layers.Conv1D(3, 2, activation="relu", dtype="float64"),
+        layers.Flatten(dtype="float64"),
+        dense(2),
+        dtype="int32",
+    )
+    table = model.get_layer("vectors").get_weights()[0]
+    rest = keras.Sequential([keras.Input((4, 3), dtype="float64"), *model.layers[1:]])
+    x = np.array([[1, 2, 3, 4], [6, 0, 1, 1]])
+    tokens = np.array([[0, 0, 5, 5]])
+    for baseline, vectors in (
+        (0.0, np.zeros((2, 4, 3))),
+        (0.5, np.full((2, 4, 3), 0.5)),
+        (tokens, np.repeat(table[tokens], 2, axis=0)),
+        (tokens[0], np.repeat(table[tokens], 2, axis=0)),
+        (x[::-1].copy(), table[x[::-1]]),
+        (lambda x: 0 * x + 5, np.tile(table[5], (2, 4, 1))),
+    ):
+        analyzer = create("deep_lift.reveal_cancel", model, baseline=baseline)
+        expected = contributions(create("deep_lift.reveal_cancel", rest), table[x], vectors)
+        found = analyzer.analyze(x, target="all")
+        assert_same(found, expected.sum(axis=-1), 1e-12)
+        delta = rest(table[x]).numpy() - rest(vectors).numpy()
+        np.testing.assert_allclose(found.sum(axis=2), delta, rtol=1e-9)
+
+
+def two_inputs():
+    left = keras.Input((3,), dtype="float64", name="left")
+    right = keras.Input((4,), dtype="float64", name="right")
+    h = layers.Multiply(dtype="float64")([dense(4, activation="tanh")(left), dense(4)(right)])
+    model = keras.Model([left, right], dense(2)(layers.ReLU(dtype="float64")(h)))
+    for layer in model.layers:
+        set_random_weights(layer, np.random.default_rng(len(layer.name)))
+    return model
+
+
+def test_baselines_of_several_inputs():
+    model = two_inputs()
+    x = {"left": normal(2, 3), "right": normal(2, 4, seed=2)}
+    base = {"left": normal(3, seed=3), "right": 0.5}
+    filled = [np.tile(base["left"], (2, 1)), np.full((2, 4), 0.5)]
+    delta = (model(list(x.values())) - model(filled)).numpy()
+    for baseline in (base, lambda parts: [tf.convert_to_tensor(part) for part in filled]):
+        found = create("deep_lift.reveal_cancel", model, baseline=baseline).analyze(x, target=1)
+        assert list(found) == ["left", "right"]
+        total = sum(part.sum(axis=1) for part in found.values())
+        np.testing.assert_allclose(total, delta[:, 1], rtol=1e-9)
+    with pytest.raises(ValueError, match=r"baseline has the inputs \['left'\]"):
+        create("deep_lift.rescale", model, baseline={"left": 0.0}).analyze(x)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        (
+            np.zeros((5, 5)),
+            r"shape \(5, 5\); expected a number, \(5, 5, 2\), \(1, ...\) or \(3, ...\)",
+        ),
+        (np.zeros((2, 5, 5, 2)), r"shape \(2, 5, 5, 2\)"),
+        (lambda x: x[:, 1:], r"shape \(3, 4, 5, 2\)"),
+        (np.nan, "baseline"),
+        ("zeros", "no array of numbers"),
+    ],
+)
+def test_wrong_baselines(image_model, baseline, message):
+    with pytest.raises(ValueError, match=message):
+        create("deep_lift.rescale", image_model, baseline=baseline).analyze(normal(3, 5, 5, 2))
+
+
+def test_wrong_options(image_model):
+    for name in (*NAMES, "deep_lift.ablation"):
+        with pytest.raises(ValueError, match="max_pool must be one of difference, gradient"):
+            create(name, image_model, max_pool="winner")
+        with pytest.raises(ValueError, match="empty list"):
+            create(name, image_model, baseline=[])
+    with pytest.raises(ValueError, match="definition must be one of as_run, as_written"):
+        create("deep_lift.ablation", image_model, definition="as_told")
+    with pytest.raises(ValueError, match="has no option 'definition'"):
+        create("deep_lift.rescale", image_model, definition="as_run")
+    with pytest.raises(ValueError, match="quantity must be one of contribution, multiplier"):
+        create("deep_lift.rescale", image_model).propagate(
+            normal(1, 5, 5, 2), np.ones((1, 1, 3)), quantity="share"
+        )
+
+
+def test_refusals_name_every_call():
+    inputs = keras.Input((4, 3))
+    h = layers.LayerNormalization(name="first_norm")(inputs)
+    h = layers.LSTM(3, name="memory")(layers.LayerNormalization(name="second_norm")(h))
+    model = keras.Model(inputs, layers.Dense(2, "log_softmax", name="scores")(layers.Dense(3)(h)))
+    for name in (*NAMES, "deep_lift.ablation"):
+        with pytest.raises(tfexplain.UnsupportedLayerError) as caught:
+            create(name, model)
+        for call in ("first_norm", "second_norm", "memory"):
+            assert call in str(caught.value), (name, str(caught.value))
+
+
+# --- the common surface ---------------------------------------------------------------------------
+
+
+def test_propagate_starts_and_reads_at_layers(image_model):
+    x, x0 = normal(3, 5, 5, 2), normal(1, 5, 5, 2, seed=2)
+    analyzer = create("deep_lift.rescale", image_model, baseline=x0)
+    relevance = normal(3, 2, 2, 2, 2, seed=4)
+    maps = analyzer.propagate(x, relevance, start="pool", layers=("conv",))
+    pool = up_to(image_model, "pool")
+    delta = ((pool(x) - pool(x0)).numpy()[:, None] * relevance).sum(axis=(2, 3, 4))
+    for name, shape in (("input", (5, 5, 2)), ("conv", (3, 3, 2))):
+        assert maps[name].shape == (3, 2, *shape)
+        np.testing.assert_allclose(maps[name].sum(axis=(2, 3, 4)), delta, rtol=1e-9)
+    rates = analyzer.propagate(x, relevance, start="pool", layers=("conv",), quantity="multiplier")
+    assert_same(rates["input"] * (x - x0)[:, None], maps["input"], 1e-12)
+    with pytest.raises(ValueError, match="not upstream"):
+        analyzer.propagate(x, relevance, start="pool", layers=("dense",))
+
+
+@pytest.mark.parametrize("baseline", [0.25, normal(5, 5, 2, seed=3), blurred])
+def test_reversed_network_as_a_model(image_model, baseline):
+    x = normal(3, 5, 5, 2)
+    analyzer = create("deep_lift.reveal_cancel", image_model, baseline=baseline)
+    assert isinstance(analyzer.model, keras.Model)
+    relevance = np.repeat(np.eye(3)[None], 3, axis=0)
+    expected = analyzer.analyze(x, target="all")
+    assert_same(analyzer.model([x, relevance]).numpy(), expected, 1e-12)
+
+
+def test_one_baseline_per_sample_is_no_model(image_model):
+    analyzer = create("deep_lift.rescale", image_model, baseline=normal(3, 5, 5, 2))
+    with pytest.raises(tfexplain.UnsupportedModelError, match="baseline"):
+        _ = analyzer.model
+
+
+def test_one_baseline_per_sample_is_not_exported(image_model, tmp_path):
+    analyzer = create("deep_lift.rescale", image_model, baseline=normal(3, 5, 5, 2))
+    with pytest.raises(ValueError, match=r"baseline .*shape \(3, 5, 5, 2\)"):
+        analyzer.export(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+@KERAS_SAVES
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("deep_lift.rescale", {"max_pool": "gradient", "baseline": [0.5, normal(3, 5, 5, 2)]}),
+        ("deep_lift.ablation", {"definition": "as_written", "baseline": normal(1, 5, 5, 2)}),
+    ],
+)
+def test_save_and_load(image_model, name, options, tmp_path):
+    x = normal(3, 5, 5, 2, seed=9)
+    analyzer = create(name, image_model, **options)
+    analyzer.save(tmp_path / "analyzer.tfx")
+    again = tfexplain.load_analyzer(tmp_path / "analyzer.tfx")
+    np.testing.assert_array_equal(again.analyze(x, 1), analyzer.analyze(x, 1))
+    plain = create(name, image_model).analyze(x, 1)
+    assert np.abs(plain - analyzer.analyze(x, 1)).max() > 1e-3
+
+
+@pytest.mark.parametrize("baseline", [blurred, [0.0, normal(5, 5, 2, seed=3)]])
+def test_export(image_model, baseline, tmp_path):
+    x = normal(3, 5, 5, 2, seed=9)
+    analyzer = create("deep_lift.reveal_cancel", image_model, baseline=baseline)
+    analyzer.export(tmp_path / "model")
+    served = tf.saved_model.load(tmp_path / "model").signatures
+    found = served["serving_default"](tf.constant(x))
+    assert_same(found["relevance"].numpy(), analyzer.analyze(x), 1e-10)
+
+
+@pytest.mark.parametrize("baseline", [0.0, blurred])
+def test_unknown_sizes(baseline):
+    inputs = keras.Input((None, None, 2), dtype="float64")
+    h = layers.MaxPooling2D(2, dtype="float64")(conv(3, 3, activation="relu")(inputs))
+    model = keras.Model(inputs, dense(2)(layers.GlobalAveragePooling2D(dtype="float64")(h)))
+    for layer in model.layers:
+        set_random_weights(layer, np.random.default_rng(0))
+    analyzer = create("deep_lift.reveal_cancel", model, baseline=baseline)
+    for size in (6, 8):
+        x = normal(2, size, size + 1, 2)
+        x0 = blurred(x) if baseline is blurred else 0 * x
+        found = analyzer.analyze(x, target=1)
+        delta = difference(model, x, x0)[:, 1]
+        np.testing.assert_allclose(found.sum(axis=(1, 2, 3)), delta, rtol=1e-9)
+
+
+def test_the_final_softmax_can_be_kept():
+    model = sequential((4,), dense(5, activation="relu"), dense(3, activation="softmax"))
+    x, x0 = normal(3, 4), normal(3, 4, seed=2)
+    analyzer = create("deep_lift.rescale", model, output_activation="keep")
+    assert_complete(contributions(analyzer, x, x0), difference(model, x, x0))

@@ -1,0 +1,151 @@
+"""Models that gradients alone explain: recurrence, attention, masks, subclassed models."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tests.helpers.networks import assert_same, tape_gradient
+from tfexplain import UnsupportedLayerError, UnsupportedModelError, create_analyzer
+
+
+@pytest.fixture(scope="module")
+def recurrent():
+    inputs = keras.Input((6, 3), dtype="float64")
+    h = layers.Dense(4, dtype="float64")(inputs)
+    h = layers.LayerNormalization(dtype="float64", name="norm")(h)
+    h = layers.MultiHeadAttention(2, 3, dtype="float64", name="attention")(h, h)
+    h = layers.LSTM(4, return_sequences=True, dtype="float64", name="lstm")(h)
+    h = layers.Bidirectional(layers.GRU(3, dtype="float64"), dtype="float64", name="both")(h)
+    model = keras.Model(inputs, layers.Dense(2, dtype="float64")(h))
+    return model, np.random.default_rng(9).normal(size=(3, 6, 3))
+
+
+def test_gradient_family_explains_recurrence_and_attention(recurrent):
+    model, x = recurrent
+    expected = np.stack([tape_gradient(model, x, row) for row in np.eye(2)], axis=1)
+    gradient = create_analyzer("gradient", model).analyze(x, target="all")
+    assert_same(gradient, expected)
+    product = create_analyzer("input_t_gradient", model).analyze(x, target=0)
+    assert_same(product, x * expected[:, 0])
+    # A short path, along which the outputs are smooth.
+    baseline = 0.9 * x
+    integrated = create_analyzer("integrated_gradients", model, steps=32, baseline=baseline)
+    sums = integrated.analyze(x, target=0).reshape(3, -1).sum(axis=1)
+    np.testing.assert_allclose(sums, (model(x) - model(baseline))[:, 0], rtol=1e-8, atol=1e-10)
+    smooth = create_analyzer("smoothgrad", model, samples=2, noise_scale=0.0)
+    assert_same(smooth.analyze(x, target=1), expected[:, 1])
+
+
+def test_lrp_refuses_recurrence_and_names_every_call(recurrent):
+    model, _ = recurrent
+    with pytest.raises(UnsupportedLayerError) as caught:
+        create_analyzer("lrp.epsilon", model)
+    for name in ("norm", "attention", "lstm", "both"):
+        assert name in str(caught.value)
+    assert "dense" not in str(caught.value).split("Relevance is not")[0]
+    assert "4 call(s)" in str(caught.value)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.hidden = layers.Dense(6, activation="tanh")
+        self.scores = layers.Dense(3)
+
+    def call(self, x):
+        return self.scores(self.hidden(x))
+
+
+@pytest.fixture(scope="module")
+def subclassed():
+    model = Subclassed(name="mine")
+    x = np.random.default_rng(10).normal(size=(4, 5)).astype("float32")
+    model(x)
+    functional = keras.Sequential(
+        [keras.Input((5,)), layers.Dense(6, activation="tanh"), layers.Dense(3)]
+    )
+    functional.set_weights(model.get_weights())
+    return model, functional, x
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gradient", {}),
+        ("input_t_gradient", {}),
+        ("integrated_gradients", {"steps": 8, "baseline": 0.5}),
+        ("smoothgrad", {"samples": 4}),
+        ("shapley_sampling", {"cycles": 3, "baseline": 0.5}),
+    ],
+)
+def test_the_gradient_family_and_shapley_explain_subclassed_models(subclassed, name, options):
+    model, functional, x = subclassed
+    found, expected = (
+        create_analyzer(name, each, **options).analyze(x, target="all")
+        for each in (model, functional)
+    )
+    assert_same(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["guided_backprop", "rect_grad", "lrp.epsilon", "deep_taylor", "excitation_bp"]
+)
+def test_other_methods_refuse_subclassed_models(subclassed, name):
+    with pytest.raises(UnsupportedModelError, match=r"'mine' \(Subclassed\) is subclassed"):
+        create_analyzer(name, subclassed[0])
+
+
+def test_gradient_explains_a_model_with_masking():
+    inputs = keras.Input((None, 3))
+    h = layers.Masking(mask_value=0.0, name="masking")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(layers.LSTM(4)(h)))
+    x = np.random.default_rng(11).normal(size=(3, 5, 3)).astype("float32")
+    x[:, 3:] = 0
+    assert np.abs(model(x) - model(x[:, :3])).max() < 1e-6  # the mask acts
+    found = create_analyzer("gradient", model).analyze(x, target=1)
+    assert_same(found, tape_gradient(model, x, [0.0, 1.0]), 1e-5)
+    assert not found[:, 3:].any()
+    with pytest.raises(UnsupportedLayerError, match=r"masking \(Masking\): it makes a mask"):
+        create_analyzer("lrp.epsilon", model)
+
+
+@pytest.mark.parametrize("name", ["gradient", "lrp.epsilon"])
+def test_masks_of_embeddings_are_refused(name):
+    inputs = keras.Input((5,), dtype="int32")
+    h = layers.Embedding(9, 4, mask_zero=True, name="words")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(h)))
+    with pytest.raises(UnsupportedLayerError, match=r"words \(Embedding\): it makes a mask"):
+        create_analyzer(name, model)
+
+
+def test_division_by_a_tensor_is_refused():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(1.0 / inputs + layers.Dense(4)(inputs)))
+    with pytest.raises(UnsupportedLayerError, match="[Dd]ivide"):
+        create_analyzer("lrp.z", model)
+    x = np.random.default_rng(0).uniform(1, 2, (3, 4)).astype("float32")
+    found = create_analyzer("gradient", model).analyze(x, target=0)
+    assert_same(found, tape_gradient(model, x, [1.0, 0.0]), 1e-5)
+
+
+class Noisy(layers.Layer):
+    """Gives other numbers each time."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.seeds = keras.random.SeedGenerator(0)
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+
+@pytest.mark.parametrize("verb", ["analyze", "propagate"])
+def test_a_replay_that_gives_other_outputs_is_refused(verb):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layers.Dense(2)(Noisy()(inputs)))
+    analyzer = create_analyzer("gradient", model)
+    given = [np.ones((2, 3))] + ([np.ones((2, 1, 2))] if verb == "propagate" else [])
+    with pytest.raises(UnsupportedModelError, match="give other outputs than the model"):
+        getattr(analyzer, verb)(*given)
