@@ -1,6 +1,7 @@
 """Pixel flipping against curves and areas made by hand, with OpenCV itself for the inpainting."""
 
 import json
+import sys
 
 import cv2
 import keras
@@ -396,6 +397,28 @@ def test_attributes(found):
 def test_wrong_options(analyzers, pixels, options, message):
     with pytest.raises(ValueError, match=message):
         pixel_flipping(analyzers, preprocess(pixels), **options)
+
+
+@pytest.fixture
+def without_opencv(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+
+
+def test_without_opencv_inpainting_is_refused_before_the_work(
+    analyzers, pixels, without_opencv, monkeypatch
+):
+    for analyzer in analyzers.values():
+        monkeypatch.setattr(analyzer, "explain_part", None)
+    message = r'fill="telea".* OpenCV.*pip install "tfexplain\[inpainting\]".*fill="constant"'
+    with pytest.raises(ImportError, match=message):
+        pixel_flipping(analyzers, preprocess(pixels), pixels=pixels, preprocess=preprocess)
+
+
+def test_without_opencv_pixels_can_become_constant(analyzers, pixels, without_opencv):
+    options = {"pixels": pixels, "preprocess": preprocess, "fill": "constant", "value": 7}
+    found = pixel_flipping(analyzers, preprocess(pixels), **options)
+    assert np.isfinite(found.curve.sel(output="probability")).all()
+    assert "opencv" not in json.loads(found.attrs["versions"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The audit of a whole model: verdicts of known networks, runs that stop, inputs that are wrong."""
 
 import json
+import sys
 
 import keras
 import numpy as np
@@ -476,6 +477,19 @@ def test_images_flip_pixels_with_inpainting_where_pixels_are_given():
     assert value == pytest.approx(preprocess(pixels).mean())
     with pytest.raises(ValueError, match="pixels and preprocess belong together"):
         tfexplain.audit(model, preprocess(pixels), pixels=pixels, **options)
+
+
+def test_without_opencv_pixel_flipping_is_left_out_where_it_would_inpaint(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    model = randomize(sequential((6, 6, 1), layers.Flatten(), layers.Dense(3)))
+    pixels = np.random.default_rng(4).integers(0, 255, size=(3, 6, 6, 1)).astype("uint8")
+    x = pixels.astype("float32")
+    options = {"methods": "gradient", "audits": ["pixel_flipping", "entropy"], "preset": "quick"}
+    found = tfexplain.audit(model, x, pixels=pixels, preprocess=np.float32, **options)
+    assert list(found.datasets) == ["entropy"]
+    assert 'pip install "tfexplain[inpainting]"' in found.record["reasons"]["pixel_flipping"][""]
+    plain = tfexplain.audit(model, x, **options)
+    assert plain.datasets["pixel_flipping"].attrs["fill"] == "constant"
 
 
 def test_a_single_output_has_no_classes_and_no_directions(columns):

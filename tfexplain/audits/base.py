@@ -96,6 +96,11 @@ class Audit(abc.ABC):
         return ""
 
     @classmethod
+    def lacks(cls, case: Case) -> str:
+        """Returns which package a report of the case needs and does not find; empty if none."""
+        return ""
+
+    @classmethod
     def for_case(cls, case: Case, settings: Mapping[str, Any]) -> Audit:
         """Returns the audit that a report runs; by default the settings are its options.
 

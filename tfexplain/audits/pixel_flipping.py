@@ -119,6 +119,13 @@ class PixelFlipping(Audit):
         return ""
 
     @classmethod
+    def lacks(cls, case: Case) -> str:
+        """Needs OpenCV where there are pixels, because `for_case` inpaints them."""
+        if case.pixels is None or not (reason := _without_opencv()):
+            return ""
+        return f"{reason}, then audit again in another folder"
+
+    @classmethod
     def for_case(cls, case: Case, settings: Mapping[str, Any]) -> PixelFlipping:
         """Inpaints where there are pixels; else the mean of the samples is the least news."""
         if case.pixels is not None:
@@ -274,8 +281,8 @@ def pixel_flipping(
         fraction: Which part of the pixels is removed in the end, in (0, 1]; rounded to whole
             pixels (39 of 784), at least one.
         fill: "telea": removed pixels are inpainted from those around them (Telea's fast marching,
-            by OpenCV), always from the original image with all pixels removed so far. "constant":
-            they get `value`.
+            by OpenCV, `pip install "tfexplain[inpainting]"`), always from the original image with
+            all pixels removed so far. "constant": they get `value`.
         pixels: The images as uint8, (n, height, width, 1 or 3) or (n, height, width), also for
             models with channels first. "telea" needs them.
         preprocess: Function of some of the `pixels` that makes them the model's inputs:
@@ -314,6 +321,7 @@ def pixel_flipping(
         Attributes: the arguments above, `versions` and `analyzers` (JSON text), and `notes`.
 
     Raises:
+        ImportError: If fill is "telea" and OpenCV is not installed.
         TypeError: For what is no analyzer.
         ValueError: For a model of something else than images and classes, one that explains
             probabilities, missing or wrong pixels, wrong options or samples, or a path with another
@@ -432,6 +440,18 @@ def _curve(outputs: np.ndarray, target: int) -> np.ndarray:
     return np.stack([divided, scipy.special.softmax(outputs, axis=1)[:, target]], axis=1)
 
 
+def _without_opencv() -> str:
+    """Returns why nothing can be inpainted here, and how to change that; empty if it can."""
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        return (
+            f"inpainting needs OpenCV, which cannot be imported ({error}): run pip install "
+            '"tfexplain[inpainting]"'
+        )
+    return ""
+
+
 def _check_logits(case: Case) -> None:
     for name, analyzer in case.analyzers.items():
         outputs = analyzer.outputs(case.arrays(name)[0][:8], batch_size=case.batch_size)
@@ -456,6 +476,7 @@ class Removal:
         preprocess: Makes inputs of pixels, or None.
 
     Raises:
+        ImportError: If "telea" lacks OpenCV.
         ValueError: For a wrong value, and where something is missing.
     """
 
@@ -476,6 +497,8 @@ class Removal:
                 'function that makes x of them; or use fill="constant" with value=..., which works '
                 "on x itself."
             )
+        if fill == "telea" and (reason := _without_opencv()):
+            raise ImportError(f'fill="telea": {reason}, or use fill="constant" with value=....')
         if (pixels is None) != (preprocess is None):
             missing = "preprocess" if preprocess is None else "pixels"
             raise ValueError(
@@ -575,12 +598,12 @@ class Removal:
 
     def _filled(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Returns an image (height, width) or (height, width, channels) without masked pixels."""
-        import cv2
-
         if self.fill == "constant":
             filled = image.copy()
             filled[mask] = int(self.value)
             return filled
+        import cv2
+
         flat = image[..., 0] if image.shape[2:] == (1,) else image
         flat = np.ascontiguousarray(flat)
         filled = cv2.inpaint(flat, mask.astype("uint8"), self.radius, cv2.INPAINT_TELEA)

@@ -394,7 +394,7 @@ def _reasons(audits: Sequence[type[Audit]], case: Case) -> dict[str, dict[str, s
     """Returns, by audit, what is left out and why; "" stands for the whole audit."""
     found: dict[str, dict[str, str]] = {}
     for audit in audits:
-        if reason := audit.suits(case):
+        if reason := audit.suits(case) or audit.lacks(case):
             found[audit.name] = {"": reason}
             continue
         refused = {name: audit.refuses(a, case) for name, a in case.analyzers.items()}
