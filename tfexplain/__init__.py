@@ -10,7 +10,7 @@ import pathlib
 import sys
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> module that has it.
 _HOMES = {

@@ -9,9 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
 
 import tfexplain
 
@@ -51,34 +53,63 @@ ORDER = (
 )
 
 
-def run(*arguments, **environment):
+def run(*arguments, cwd=ROOT, **environment):
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, **environment},
     )
 
 
+BUILD = "from setuptools import build_meta; print(build_meta.build_sdist({!r}))"
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Builds the wheel from a copy, because builds leave folders behind."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+def sdist(tmp_path_factory):
+    """Builds the source distribution from a copy, because builds leave folders behind."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("sdist")
+    for file in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(PACKAGE, source / "tfexplain", ignore=ignored)
+    for file in ("CHANGELOG.md", "CITATION.cff"):
+        shutil.copy(ROOT / file, source)
+    shutil.copytree(PACKAGE, source / "tfexplain", ignore=shutil.ignore_patterns("__pycache__"))
     # Packages of the checkout that a search for packages could find.
     for folder in ("models", "examples", "experiments", "benchmarks", "docs", "tests"):
         (source / folder).mkdir()
         (source / folder / "__init__.py").touch()
+    # A name that builds of source distributions look for.
+    (source / "tests" / "test_one.py").touch()
+    built = run("-c", BUILD.format(str(target)), cwd=source)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = target.glob("*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory):
+    """Builds the wheel from the source distribution alone, as an installer does."""
+    target = tmp_path_factory.mktemp("wheel")
     options = ("--no-deps", "--no-build-isolation", "--quiet", "--no-index")
-    built = run("-m", "pip", "wheel", *options, "--wheel-dir", str(target), str(source))
+    built = run("-m", "pip", "wheel", *options, "--wheel-dir", str(target), str(sdist))
     assert built.returncode == 0, built.stdout + built.stderr
     (path,) = target.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         return path.name, {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    return email.message_from_bytes(
+        wheel[1][f"tfexplain-{tfexplain.__version__}.dist-info/METADATA"]
+    )
+
+
+def files_of_the_package():
+    """All of them, so that one which package-data in pyproject.toml does not name is missed."""
+    paths = (path for path in PACKAGE.rglob("*") if path.is_file())
+    return {str(p.relative_to(ROOT)) for p in paths if "__pycache__" not in p.parts}
 
 
 def test_the_wheel_holds_only_tfexplain(wheel):
@@ -86,39 +117,66 @@ def test_the_wheel_holds_only_tfexplain(wheel):
     info = f"tfexplain-{tfexplain.__version__}.dist-info"
     assert name == f"tfexplain-{tfexplain.__version__}-py3-none-any.whl"
     assert {file.split("/")[0] for file in files} == {"tfexplain", info}
-    kinds = ("*.py", "*.jinja")
-    sources = {str(path.relative_to(ROOT)) for kind in kinds for path in PACKAGE.rglob(kind)}
-    network = {"tfexplain/trained/digits.npz", "tfexplain/trained/digits.json"}
-    assert {file for file in files if file.startswith("tfexplain/")} == sources | network
+    assert {file for file in files if file.startswith("tfexplain/")} == files_of_the_package()
+    assert "tfexplain/py.typed" in files
     assert "tfexplain/report/report.html.jinja" in files
+    assert {"tfexplain/trained/digits.npz", "tfexplain/trained/digits.json"} <= files.keys()
     assert any(file.endswith("/LICENSE") for file in files)
 
 
-def test_the_metadata_of_the_wheel(wheel):
-    files = wheel[1]
+def test_the_source_distribution_holds_what_builds_the_wheel(sdist):
+    name = f"tfexplain-{tfexplain.__version__}"
+    assert sdist.name == f"{name}.tar.gz"
+    with tarfile.open(sdist) as archive:
+        files = {m.name.removeprefix(f"{name}/") for m in archive.getmembers() if m.isfile()}
+    about = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"}
+    made = {"PKG-INFO", "setup.cfg"}
+    own = {file for file in files if not file.startswith("tfexplain.egg-info/")}
+    build = {"setup.py", "pyproject.toml", "MANIFEST.in"}
+    assert own == files_of_the_package() | about | build | made
+
+
+def test_the_metadata_of_the_wheel(wheel, metadata):
     info = f"tfexplain-{tfexplain.__version__}.dist-info"
-    metadata = email.message_from_bytes(files[f"{info}/METADATA"])
     assert metadata["Version"] == tfexplain.__version__
     assert set(metadata["Requires-Python"].split(",")) == {">=3.10", "<3.14"}
-    required = [re.match(r"[\w-]+", line)[0] for line in metadata.get_all("Requires-Dist")]
-    assert {"keras", "tensorflow", "numpy", "xarray"} <= set(required)
-    assert b"tfexplain = tfexplain.__main__:main" in files[f"{info}/entry_points.txt"]
+    assert {"keras", "tensorflow", "numpy", "xarray"} <= {r.name for r in requirements(metadata)}
+    assert set(metadata.get_all("Provides-Extra")) == {"inpainting", "test", "dev"}
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload().startswith("# tfexplain")
+    assert b"tfexplain = tfexplain.__main__:main" in wheel[1][f"{info}/entry_points.txt"]
 
 
-def test_the_lowest_versions_are_those_of_the_requirements(wheel):
-    metadata = email.message_from_bytes(
-        wheel[1][f"tfexplain-{tfexplain.__version__}.dist-info/METADATA"]
-    )
+def requirements(metadata, extra=""):
+    """Those without an extra, and those of the extra."""
+    found = map(Requirement, metadata.get_all("Requires-Dist"))
+    return [r for r in found if r.marker is None or r.marker.evaluate({"extra": extra})]
+
+
+def test_opencv_is_an_extra(metadata):
+    added = {r.name for r in requirements(metadata, "inpainting")}
+    assert added - {r.name for r in requirements(metadata)} == {"opencv-python-headless"}
+
+
+def test_the_lowest_versions_are_those_of_the_requirements(metadata):
     bounds = {}
-    for line in metadata.get_all("Requires-Dist"):
-        if "extra" not in line:
-            name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups()
-            bounds[name] = bound
+    for requirement in requirements(metadata, "inpainting"):
+        ((operator, bound),) = [(s.operator, s.version) for s in requirement.specifier]
+        assert operator == ">="
+        bounds[requirement.name] = bound
     lines = (ROOT / ".ci" / "lowest.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     assert set(pins) == set(bounds)
     for name, bound in bounds.items():
         assert re.fullmatch(rf"{re.escape(bound)}(\.0)*", pins[name]), (name, bound, pins[name])
+
+
+def test_what_says_the_version_says_the_same():
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert cited[1] == tfexplain.__version__
+    changes = re.findall(r"^## \[(\d\S*)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert changes[0] == tfexplain.__version__
 
 
 def modules():

@@ -214,7 +214,9 @@ def test_continuous_integration_runs_the_tests_of_the_readme():
     (documented,) = [words[3:] for words in given if words[1:3] == ["-m", "pytest"]]
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("\\\n", " ")
     assert f"-m pytest {shlex.join(documented)}\n" in script
-    # Both install the same extra.
+    # Both install the same extra; the newest versions get the tools of "dev" beside it.
     (installed,) = [words for words in given if words[1:5] == ["-m", "pip", "install", "-e"]]
-    extra = re.search(r"\[\w+\]", installed[-1])[0]
-    assert f"source{extra}" in script
+    extra = re.search(r"\[(\w+)\]", installed[-1])[1]
+    assert f'install lowest "$lowest" {extra} ' in script
+    assert 'install newest "$newest" dev\n' in script
+    assert f'dev = ["tfexplain[{extra}]", ' in (ROOT / "pyproject.toml").read_text("utf-8")
