@@ -86,6 +86,7 @@ def to_canonical(graph: Graph) -> Graph:
     for call in graph.calls:
         inputs = tuple(renamed.get(node, node) for node in call.inputs)
         call = replace(call, inputs=inputs)
+        operation: Operation | None
         if getattr(call.operation, "relevance_policy", None) is not None:
             operation = _declared(call)
         else:
@@ -163,7 +164,8 @@ def fold_batch_norms(graph: Graph) -> Graph:
         norm = call.operation.source
         (source,), (target,) = call.inputs, call.outputs
         before = producer.get(source)
-        before = folded.get(before, before)
+        if before is not None:
+            before = folded.get(before, before)
         if (
             before is not None
             and isinstance(before.operation, Linear)

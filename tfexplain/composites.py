@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,9 +64,9 @@ DIAGONAL = (Diagonal,)
 STRUCTURE = (Movement, Lookup)
 
 
-def _operation_types(base: type = Operation) -> dict[str, type]:
+def _operation_types(base: type[Operation] = Operation) -> dict[str, type]:
     """Maps the names of all canonical operations to their classes."""
-    found = {base.__name__: base}
+    found: dict[str, type] = {base.__name__: base}
     for cls in base.__subclasses__():
         found.update(_operation_types(cls))
     return found
@@ -181,8 +181,8 @@ def _ensure_selector(selector: Any) -> Any:
                 "values, as First()."
             )
         return selector
-    places = First | Last | NonNegativeInput | After | UpTo
-    if isinstance(selector, str | places) or callable(selector):
+    place = isinstance(selector, First | Last | NonNegativeInput | After | UpTo)
+    if place or isinstance(selector, str) or callable(selector):
         return selector
     raise TypeError(
         "A selector is a tuple of types, a name pattern, First(), Last() or a function of a call; "
@@ -260,7 +260,7 @@ class RuleAssignment:
         rules: Call -> rule; text, where a method only runs forward.
     """
 
-    def __init__(self, graph: Graph, rules: dict[Call, Rule | str]) -> None:
+    def __init__(self, graph: Graph, rules: Mapping[Call, Any]) -> None:
         self.rules = rules
         self.rows = [(call.name, call.operation.label, str(rules[call])) for call in graph.calls]
 
@@ -446,7 +446,7 @@ def relevance_rows(
     """
     choice("add", add, ("rule", "proportional"))
     merging = Proportional() if add == "proportional" else convolution
-    rows = [(First(), first)] if first is not None else []
+    rows: list[tuple[Any, Rule]] = [(First(), first)] if first is not None else []
     rows += [
         (DENSE, dense),
         (ADDITION, merging),

@@ -68,7 +68,7 @@ def has_graph(model: keras.Model) -> bool:
     return _function(model) is not None
 
 
-def _function(model: keras.Operation):
+def _function(model: keras.Operation) -> Any:
     """Returns the Functional graph of a model; None where it has none, or a `call` of its own."""
     functional = keras.src.models.functional.Functional
     if isinstance(model, keras.Sequential):
@@ -78,7 +78,7 @@ def _function(model: keras.Operation):
     return None
 
 
-def _inherits(model: keras.Operation, cls: type) -> bool:
+def _inherits(model: keras.Operation, cls: Any) -> bool:
     return type(model).call is cls.call
 
 
@@ -198,7 +198,7 @@ def opaque_graph(model: keras.Model) -> Graph:
     inputs = tuple(_node(tensor) for tensor in given)
     outputs = tuple(_node(tensor) for tensor in results)
 
-    def function(*tensors):
+    def function(*tensors: Any) -> list:
         if known is None:
             found = tree.flatten(model(tensors[0], training=False))
         else:
@@ -214,7 +214,7 @@ def opaque_graph(model: keras.Model) -> Graph:
     return Graph(inputs, input_names, outputs, names, (call,))
 
 
-def _names_of_inputs(function) -> tuple[str, ...]:
+def _names_of_inputs(function: keras.Model) -> tuple[str, ...]:
     if isinstance(function._inputs_struct, dict):
         # `tree` flattens a dict in the order of its sorted keys, as Keras does.
         return tuple(sorted(function._inputs_struct))
@@ -236,7 +236,7 @@ def _known_input_shape(model: keras.Model) -> tuple[int | None, ...]:
     )
 
 
-def _node(tensor) -> Node:
+def _node(tensor: keras.KerasTensor) -> Node:
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     if not tensor.shape:
         return Node((), dtype, -1)
@@ -251,14 +251,16 @@ class _Tracer:
         self.readouts: dict[str, Node] = {}
         self.uses: collections.Counter = collections.Counter()
 
-    def name(self, prefix: str, step, before: collections.Counter, order: dict[int, int]) -> str:
+    def name(
+        self, prefix: str, step: Any, before: collections.Counter, order: dict[int, int]
+    ) -> str:
         """Returns the name of a call: numbers follow the order in which the user called."""
         name = prefix + step.operation.name
         use = before[name] + order[id(step)]
         self.uses[name] += 1
         return f"{name}@{use}" if use else name
 
-    def run(self, function, inputs: tuple[Node, ...], prefix: str) -> list[Node]:
+    def run(self, function: keras.Model, inputs: tuple[Node, ...], prefix: str) -> list[Node]:
         """Walks through `function`, applied to `inputs`, and returns its outputs."""
         before, order = self.uses.copy(), _order_of_uses(function)
         known = {id(tensor): node for tensor, node in zip(function.inputs, inputs, strict=True)}
@@ -274,7 +276,7 @@ class _Tracer:
                     known[id(tensor)] = node
         return [known[id(tensor)] for tensor in function.outputs]
 
-    def visit(self, step, name: str, known: dict[int, Node], prefix: str) -> list[Node]:
+    def visit(self, step: Any, name: str, known: dict[int, Node], prefix: str) -> list[Node]:
         """Records one call, or all calls of a nested model."""
         operation = step.operation
         inner = _function(operation) if isinstance(operation, keras.Model) else None
@@ -284,17 +286,17 @@ class _Tracer:
             nodes = tuple(known[id(tensor)] for tensor in given)
             outputs = self.run(inner, nodes, prefix + operation.name + "/")
         else:
-            nodes = []
+            read: list[Node] = []
 
-            def slot(leaf):
+            def slot(leaf: Any) -> Any:
                 if not isinstance(leaf, keras.KerasTensor):
                     return leaf
-                nodes.append(known[id(leaf)])
-                return Slot(len(nodes) - 1)
+                read.append(known[id(leaf)])
+                return Slot(len(read) - 1)
 
             arguments = tree.map_structure(slot, (step.arguments.args, step.arguments.kwargs))
             outputs = [_node(tensor) for tensor in step.outputs]
-            self.calls.append(Call(name, operation, tuple(nodes), tuple(outputs), arguments))
+            self.calls.append(Call(name, operation, tuple(read), tuple(outputs), arguments))
         if len(outputs) == 1:
             self.readouts[name] = outputs[0]
         return outputs
@@ -320,7 +322,7 @@ def token_lookups(graph: Graph, method: str) -> dict[Node, Call]:
     return found
 
 
-def _order_of_uses(function) -> dict[int, int]:
+def _order_of_uses(function: keras.Model) -> dict[int, int]:
     """Maps each step of a model to how many uses of the same operation came before it."""
     uses = collections.defaultdict(list)
     for steps in function._nodes_by_depth.values():
@@ -335,7 +337,7 @@ def _order_of_uses(function) -> dict[int, int]:
     return order
 
 
-def _given(inner, arguments) -> list:
+def _given(inner: keras.Model, arguments: Any) -> list:
     """Returns the tensors that a nested model is called with, in the order of its inputs."""
     if not arguments.args:
         return list(arguments.keras_tensors)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -99,7 +100,7 @@ def _tiles_batch(call: Call) -> bool:
 
 def _resizes(call: Call) -> bool:
     """Tells whether a sample has another number of elements than before."""
-    sizes = [node.shape[1:] for node in (call.inputs[0], call.outputs[0])]
+    sizes: list[Any] = [node.shape[1:] for node in (call.inputs[0], call.outputs[0])]
     known = not any(None in part for part in sizes)
     return known and np.prod(sizes[0]) != np.prod(sizes[1])
 

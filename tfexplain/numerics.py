@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from tfexplain.checks import flag, real
 
-Tensor = tf.Tensor
+Tensor: TypeAlias = tf.Tensor
 
 
 def shape_of(tensor: Tensor) -> list:
@@ -252,9 +253,9 @@ class Compiled:
             autograph=False,
             jit_compile=True if jit_compile else None,
         )
-        self._concrete = None
+        self._concrete: Any = None
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> Any:
         """Runs the compiled function."""
         # Analyzers are many and short-lived, so each is traced once. Calling the concrete function
         # keeps TensorFlow from taking that for an endless retracing of one function.

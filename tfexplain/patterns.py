@@ -9,7 +9,7 @@ in float64, so that memory does not grow with the data.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -36,7 +36,7 @@ class Moments(NamedTuple):
         mean_all: Means of y over all of them, (units,).
     """
 
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     mean_x: np.ndarray
     mean_y: np.ndarray
     products: np.ndarray
@@ -208,7 +208,8 @@ class PatternFit:
         self.calls = fitted_calls(graph)
         self.places = {node: place for place, node in enumerate(nodes)}
         self.estimator, self.output_mean = estimator, output_mean
-        self.found: list[Moments | None] = [None] * len(self.calls)
+        # The `Moments` of each call; None before the first sample.
+        self.found: list[Any] = [None] * len(self.calls)
         self._run = Compiled(self._moments, [list(specs)], jit_compile)
 
     def _moments(self, records: list[Tensor]) -> list[Moments]:
@@ -224,8 +225,8 @@ class PatternFit:
     def add(self, records: list[Tensor]) -> None:
         """Adds the tensors of one forward pass, in float64."""
         for place, (fitted, moments) in enumerate(zip(self.calls, self._run(records), strict=True)):
-            moments = Moments(*(np.asarray(part) for part in moments))
-            self.found[place] = fitted.merge(self.found[place], moments)
+            parts: list[Any] = [np.asarray(part) for part in moments]
+            self.found[place] = fitted.merge(self.found[place], Moments(*parts))
 
     def patterns(self) -> dict[str, np.ndarray]:
         """Returns the pattern of each call by its name."""

@@ -24,7 +24,7 @@ Tensors of the forward pass have the shape (batch, *shape), relevance (batch, nu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -81,21 +81,21 @@ class Operation:
         source: keras.Operation | None = None,
     ) -> None:
         self.label = label
-        self.source = source
+        # Of the class that the subclass knows.
+        self.source: Any = source
         if function is not None:
-            self.forward = function
+            self.forward = function  # type: ignore[method-assign]  # of one operation, not of a class
 
     @classmethod
-    def from_call(cls, call: Call) -> Operation | None:
+    def from_call(cls, call: Call) -> Operation:
         """Returns the operation of a traced call; by default one that replays it.
 
-        Another kind than `cls` is possible, `Opaque` where the call does what `cls` does not cover,
-        and None for an identity.
+        Another kind than `cls` is possible, `Opaque` where the call does what `cls` does not cover.
         """
         operation = call.operation
         return cls(type(operation).__name__, Replay(operation, call.arguments), operation)
 
-    def forward(self, *inputs: Tensor) -> Tensor | Sequence[Tensor]:
+    def forward(self, *inputs: Tensor) -> Any:
         """Returns the output tensor or tensors for inputs of shape (batch, *shape)."""
         raise NotImplementedError
 
@@ -137,7 +137,7 @@ class Additive(Operation):
         """Returns b, shaped to broadcast against the output (batch, *shape); None for zero."""
         raise NotImplementedError
 
-    def weights(self, inputs: Sequence[Tensor], part: WeightPart = ALL) -> Tensor:
+    def weights(self, inputs: Sequence[Tensor], part: str = ALL) -> Tensor:
         """Returns a part of the weights w, in the shape that `pull_weights` takes."""
         raise NotImplementedError
 

@@ -33,7 +33,8 @@ class Node:
             tensor without axes.
     """
 
-    shape: tuple[int | None, ...]
+    # Unknown sizes are None.
+    shape: tuple[Any, ...]
     dtype: str
     batch: int | None = None
 
@@ -155,7 +156,7 @@ class Replay:
         )
 
 
-def _converted(variable: keras.Variable, dtype: str) -> Tensor:
+def _converted(variable: keras.Variable, dtype: str | None) -> Tensor:
     """Returns the current value, floating ones in the given precision."""
     value = tf.convert_to_tensor(variable)
     return tf.cast(value, dtype) if value.dtype.is_floating else value

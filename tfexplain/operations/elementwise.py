@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfexplain.numerics import Tensor, expand, negative, positive, select, sum_to_shape
-from tfexplain.operations.base import ALL, PART_OF, Additive, Diagonal, Operation, WeightPart
+from tfexplain.operations.base import ALL, PART_OF, Additive, Diagonal, Operation
 from tfexplain.operations.calls import Call, Replay, Slot
 from tfexplain.operations.opaque import Opaque
 
@@ -81,6 +82,8 @@ class Activation(Operation):
         self.declared = declared
         self.nonnegative = name in NONNEGATIVE if nonnegative is None else nonnegative
         self.keeps_sign = name in KEEPING_SIGN if keeps_sign is None else keeps_sign
+        # A ReLU, with or without an upper end.
+        self.rectifies = name in ("relu", "relu6") and self.nonnegative and not declared
 
     @classmethod
     def from_call(cls, call: Call) -> Operation:
@@ -91,11 +94,6 @@ class Activation(Operation):
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """ReLU, sigmoid, softmax and the like are >= 0; relu-like ones keep x >= 0."""
         return self.nonnegative or (self.keeps_sign and inputs[0])
-
-    @property
-    def rectifies(self) -> bool:
-        """Whether it is a ReLU, with or without an upper end."""
-        return self.name in ("relu", "relu6") and self.nonnegative and not self.declared
 
     def derivative(self, x: Tensor) -> Tensor:
         """Returns f'(x), the same for all relevance vectors."""
@@ -201,7 +199,7 @@ class SumOfTensors(Additive):
         """Returns c_m^+ to_positive + c_m^- to_negative for each input."""
         return tuple(combine(c, to_positive, to_negative) for c in self.contributions(inputs))
 
-    def weights(self, inputs: Sequence[Tensor], part: WeightPart = ALL) -> Tensor:
+    def weights(self, inputs: Sequence[Tensor], part: str = ALL) -> Tensor:
         """Returns the factors, stacked; each broadcasts against the last axes of relevance."""
         factors = [tf.convert_to_tensor(f, inputs[0].dtype) for f in self.factors(inputs)]
         return PART_OF[part](tf.stack([f if f.shape.rank else f[None] for f in factors]))
@@ -295,7 +293,9 @@ class Affine(SumOfTensors, Diagonal):
         return (relevance,)
 
 
-def batch_norm_affine(layer: keras.layers.BatchNormalization, dtype) -> tuple[Tensor, Tensor]:
+def batch_norm_affine(
+    layer: keras.layers.BatchNormalization, dtype: tf.DType
+) -> tuple[Tensor, Tensor]:
     """Returns scale and shift, (channels,), of batch normalisation at inference.
 
     scale = gamma / sqrt(variance + epsilon), shift = beta - mean * scale.
@@ -349,7 +349,7 @@ def named_activation(call: Call) -> Operation | None:
 
 
 def activation_of(
-    parameters: object, source: keras.Operation | None, function: Callable | None = None
+    parameters: Any, source: keras.Operation | None, function: Callable | None = None
 ) -> Operation:
     """Returns the activation, or an opaque operation for a function that is not known.
 

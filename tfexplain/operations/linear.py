@@ -6,7 +6,7 @@ moved to the last axis inside, so that `channels_first` needs no kernel of its o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -126,7 +126,8 @@ class Linear(Additive):
         Within one compiled function every part is computed once; the next call of the function
         reads the current weights again.
         """
-        part = NAMED_PAIRS.get(part, part)
+        if isinstance(part, tuple):
+            part = NAMED_PAIRS.get(part, part)
         if tf.executing_eagerly():
             return self._kernel_part(dtype, part)
         graph = tf.compat.v1.get_default_graph()
@@ -362,7 +363,7 @@ class ConvolutionLinear(Linear):
         """Whether nothing is padded."""
         return self.source.padding == "valid" or set(self.source.kernel_size) == {1}
 
-    def _tuple(self, value) -> tuple[int, ...]:
+    def _tuple(self, value: int | Sequence[int]) -> tuple[int, ...]:
         return (value,) * self.rank if isinstance(value, int) else tuple(value)
 
     def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
@@ -476,7 +477,8 @@ class DepthwiseLinear(ConvolutionLinear):
             data_format="channels_last",
         )
         # Without XLA, TensorFlow knows equal strides only: the others skip positions afterwards.
-        return y[(slice(None), *(slice(None, None, s) for s in strides))] if uneven else y
+        steps = (slice(None), *(slice(None, None, stride) for stride in strides))
+        return y[steps] if uneven else y
 
     def _transpose(self, r: Tensor, kernel: Tensor, shape: Sequence) -> Tensor:
         return Linear._transpose(self, r, kernel, shape)
@@ -533,7 +535,7 @@ def _dilated(kernel: Tensor, axis: int, step: int) -> Tensor:
     return tf.slice(spread, [0] * len(shape), size)
 
 
-def _by_group(function, x: Tensor, kernel: Tensor, groups: int) -> Tensor:
+def _by_group(function: Callable, x: Tensor, kernel: Tensor, groups: int) -> Tensor:
     if groups == 1:
         return function(x, kernel)
     parts = zip(tf.split(x, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)

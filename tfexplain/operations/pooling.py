@@ -336,7 +336,7 @@ def channels_to_first(x: Tensor, axes: int = 0) -> Tensor:
 
 
 def _offsets(sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    offsets = [()]
+    offsets: list[tuple[int, ...]] = [()]
     for size in sizes:
         offsets = [(*offset, here) for offset in offsets for here in range(size)]
     return offsets

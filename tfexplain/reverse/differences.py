@@ -72,7 +72,7 @@ class PartsOfOutputs(CallLayer):
         Args:
             tensors: Those of the call, named as the fields of `DifferenceCall`.
         """
-        given = {name: tuple(value) for name, value in tensors.items()}
+        given: dict[str, Any] = {name: tuple(value) for name, value in tensors.items()}
         return list(self.rule.parts(DifferenceCall(self.operation, **given)))
 
     def compute_output_spec(self, tensors: Any) -> list[SignedParts]:

@@ -87,7 +87,7 @@ class ReverseLayer(CallLayer):
 
     def recorded(self, **tensors: Sequence[Tensor]) -> RecordedCall:
         """Returns the record that the rule asks for, given the tensors among its fields."""
-        given = {name: tuple(value) for name, value in tensors.items()}
+        given: dict[str, Any] = {name: tuple(value) for name, value in tensors.items()}
         if self.parameters:
             given["parameters"] = tuple(tf.convert_to_tensor(value) for value in self.parameters)
         return self.rule.record(self.operation, **self.known, **given)
@@ -107,8 +107,9 @@ class ReverseLayer(CallLayer):
 class Bounds(keras.layers.Layer):
     """Lowest and highest values of a first layer's input, from those of the model's input."""
 
-    def __init__(self, rule: Rule, graph: Graph, call: Call, name: str, dtype: str) -> None:
+    def __init__(self, rule: Any, graph: Graph, call: Call, name: str, dtype: str) -> None:
         super().__init__(name=name, dtype=dtype, autocast=False)
+        # It has `low` and `high`.
         self.rule, self.graph, self.bounded = rule, graph, call.inputs[0]
         self.steps = bounded_path(graph, self.bounded)
         self.sources = [layer for step in self.steps for layer in step.operation.layers]

@@ -22,8 +22,8 @@ from tfexplain.reverse.vanishing import vanishing_below_zero
 from tfexplain.rules import BoundedCall
 from tfexplain.rules.base import total
 
-# The tensors of a forward pass.
-Tensors = Mapping[Node, Tensor]
+# The tensors of a forward pass by their nodes: a mapping, or what a kind of network makes of it.
+Tensors = Any
 # What happens to the relevance that a call receives, as `Analyzer.ledger` reports it.
 TERMS = ("received", "kept", "absorbed_by_bias", "absorbed_by_stabilizer", "undefined", "lost")
 Visit = Callable[[Call, Tensors, Sequence], Sequence]
@@ -76,7 +76,7 @@ class ReversedNetwork:
         jit_compile: bool = False,
     ) -> None:
         self._parameters = parameters or {}
-        self.derived: dict[tuple, Compiled] = {}
+        self.derived: dict[str | tuple, Compiled] = {}
         self.graph = graph.upstream([start])
         self.rules = assignment.rules
         self.start = start
@@ -155,9 +155,9 @@ class ReversedNetwork:
             "inputs": [tensors[node] for node in call.inputs],
             "outputs": [tensors[node] for node in call.outputs],
         }
-        if self._bounds_layers[call] is not None:
-            inputs = [tensors[node] for node in self.graph.inputs]
-            gathered["bounds"] = self._bounds_layers[call](inputs)
+        bounds = self._bounds_layers[call]
+        if bounds is not None:
+            gathered["bounds"] = bounds([tensors[node] for node in self.graph.inputs])
         return gathered
 
     def visit(self, call: Call, tensors: Tensors, relevance: Sequence) -> Sequence:

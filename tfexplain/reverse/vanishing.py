@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tfexplain.graph import Call, Graph, Node
 from tfexplain.operations import Movement
@@ -25,7 +25,7 @@ def vanishing_below_zero(graph: Graph, rules: Mapping[Call, Rule], start: Node) 
     below_zero: set[Node] = set()
     found = set()
 
-    def everywhere(node: Node, test) -> bool:
+    def everywhere(node: Node, test: Callable[[Call, Rule], bool]) -> bool:
         return node is not start and all(test(c, rules[c]) for c in consumers[node])
 
     def moved(call: Call, rule: Rule) -> bool:

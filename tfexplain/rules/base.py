@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -28,7 +27,8 @@ class RecordedCall:
         vanishing: No relevance arrives where the output is < 0.
     """
 
-    operation: Operation
+    # An `Operation` of a class that the rule handles, and knows.
+    operation: Any
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     nonnegative: tuple[bool, ...] = ()
@@ -87,7 +87,7 @@ class Rule:
             raise ValueError(f"There is a rule {cls.__name__!r} already; choose another name.")
         RULES[cls.__name__] = cls
 
-    def handles(self, operation: Operation) -> bool:
+    def handles(self, operation: Any) -> bool:
         """Tells whether the rule is defined for an operation."""
         return isinstance(operation, self.handled)
 
@@ -95,11 +95,11 @@ class Rule:
         """Tells whether it hands on at an operation what it receives."""
         return isinstance(operation, self.conserved_at)
 
-    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def propagate(self, call: Any, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the relevance of each input.
 
         Args:
-            call: The call with its tensors.
+            call: The call with its tensors, of the class `record`.
             relevance: One (batch, num_vectors, *shape) for each output.
 
         Returns:
@@ -107,14 +107,14 @@ class Rule:
         """
         raise NotImplementedError
 
-    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
+    def absorbed(self, call: Any, relevance: tuple[Tensor, ...]) -> Absorbed:
         """Returns the relevance that reaches no input, for the ledger; by default none does.
 
         It follows from the rule's formula, never from what `propagate` has returned: the ledger
         compares the two.
 
         Args:
-            call: The call with its tensors.
+            call: The call with its tensors, of the class `record`.
             relevance: What arrived, one (batch, num_vectors, *shape) for each output.
         """
         return Absorbed()
@@ -177,7 +177,7 @@ def freeze_array(value: Any, name: str) -> float | tuple:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, received {value!r}.")
 
-    def nested(item: Sequence | float) -> float | tuple:
+    def nested(item: Any) -> float | tuple:
         return tuple(nested(part) for part in item) if isinstance(item, list) else item
 
     return nested(array.tolist())

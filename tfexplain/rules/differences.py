@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -246,7 +246,7 @@ class Rescale(DifferenceRule):
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Activation,)
 
-    def handles(self, operation: Operation) -> bool:
+    def handles(self, operation: Any) -> bool:
         """Functions of single elements, and softmax."""
         return super().handles(operation) and (not operation.joint or operation.name == "softmax")
 
@@ -278,7 +278,7 @@ class PassDifference(DifferenceRule):
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Activation,)
 
-    def handles(self, operation: Operation) -> bool:
+    def handles(self, operation: Any) -> bool:
         """Layers that declare `relevance_policy = "pass"`."""
         return super().handles(operation) and operation.declared
 
@@ -307,7 +307,7 @@ class RevealCancel(DifferenceRule):
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Activation,)
 
-    def handles(self, operation: Operation) -> bool:
+    def handles(self, operation: Any) -> bool:
         """Functions of single elements."""
         return super().handles(operation) and not operation.joint
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import tensorflow as tf
 
@@ -80,7 +81,9 @@ def denominators(
     everything = z if bias is None else z - bias
     given = call.inputs, call.nonnegative
     groups = _counting(groups, call, bias is not None)
-    above = below = None
+    above: Tensor | None = None
+    # Made where a group has a factor of it.
+    below: Any = None
     if len(groups) > 1 and any(group.positive != group.negative for group in groups):
         above = operation.weighted_sum(*given, 1, 0)
         if any(group.negative for group in groups):

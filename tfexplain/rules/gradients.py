@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -53,7 +53,7 @@ class RectifierRule(Rule, abstract=True):
     handled: ClassVar[tuple[type[Operation], ...]] = (Activation,)
     conserved_at: ClassVar[tuple[type[Operation], ...]] = ()
 
-    def handles(self, operation: Operation) -> bool:
+    def handles(self, operation: Any) -> bool:
         """Rectifiers only."""
         return super().handles(operation) and operation.name in RECTIFIERS
 
