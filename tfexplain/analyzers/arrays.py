@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -170,12 +171,13 @@ def flat_targets(target: Any, count: int, output_shape: Sequence[int | None]) ->
     """
     if target is None:
         return np.full((count, 1), -1, "int32")
-    if None in output_shape:
+    sizes = [size for size in output_shape if size is not None]
+    if len(sizes) < len(output_shape):
         raise ValueError(
             f"The explained output has the shape {tuple(output_shape)}, of which a part is "
             "unknown; only target=None (the largest output) is possible."
         )
-    outputs = int(np.prod(output_shape, dtype=int))
+    outputs = math.prod(sizes)
     if isinstance(target, str):
         if target != "all":
             raise ValueError(
@@ -184,9 +186,9 @@ def flat_targets(target: Any, count: int, output_shape: Sequence[int | None]) ->
             )
         return np.tile(np.arange(outputs, dtype="int32"), (count, 1))
     if isinstance(target, tuple) and len(target) == len(output_shape) > 1:
-        return np.full((count, 1), _flat_index(target, output_shape), "int32")
+        return np.full((count, 1), _flat_index(target, sizes), "int32")
     if is_integer(target):
-        return np.full((count, 1), _flat_index(target, output_shape), "int32")
+        return np.full((count, 1), _flat_index(target, sizes), "int32")
     if isinstance(target, np.ndarray) and target.ndim == 0:
         return flat_targets(target[()], count, output_shape)
     if not isinstance(target, list | tuple | np.ndarray | tf.Tensor):
@@ -197,7 +199,7 @@ def flat_targets(target: Any, count: int, output_shape: Sequence[int | None]) ->
     items = list(np.asarray(target)) if not isinstance(target, list | tuple) else list(target)
     if len(items) != count:
         raise ValueError(f"{len(items)} targets for {count} samples; give one for each sample.")
-    return np.array([[_flat_index(item, output_shape)] for item in items], "int32")
+    return np.array([[_flat_index(item, sizes)] for item in items], "int32")
 
 
 def _flat_index(item: Any, output_shape: Sequence[int]) -> int:

@@ -204,7 +204,7 @@ class GradientAverage(DerivedAnalyzer):
             run: Function of inputs, columns and ends that returns [anything, *relevance].
             spec: Of `columns`.
         """
-        sums, first = None, None
+        sums: list[np.ndarray] = []
         paths = self.ends(arrays, place)
         for ends in paths:
             given = [e if e.dtype.kind in "iu" else e.astype(self.dtype) for e in ends]
@@ -216,13 +216,17 @@ class GradientAverage(DerivedAnalyzer):
                 specs = [tf.TensorSpec(s, e.dtype) for s, e in zip(shapes, given, strict=False)]
                 self._functions[key] = self._compiled(run, spec, specs)
             function, made = self._functions[key], tensors(given)
-            first, found = in_chunks(
-                self.inner.network(),
-                arrays,
-                columns,
-                lambda inputs, part, function=function, made=made: function(inputs, part, made),
-            )
-            sums = found if sums is None else [a + b for a, b in zip(sums, found, strict=True)]
+
+            def towards(
+                inputs: list[Tensor],
+                part: Tensor,
+                function: Compiled = function,
+                made: list[Tensor] = made,
+            ) -> list[Tensor]:
+                return function(inputs, part, made)
+
+            first, found = in_chunks(self.inner.network(), arrays, columns, towards)
+            sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
         return first, [part / len(paths) for part in sums]
 
     # --- what the method can do ---

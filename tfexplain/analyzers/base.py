@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import keras
 import numpy as np
@@ -32,6 +32,8 @@ from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import check_built, has_graph
 from tfexplain.names import ANALYZERS, option_names
+
+A = TypeVar("A", bound="Analyzer")
 
 
 class Analyzer(Capabilities, abc.ABC):
@@ -71,8 +73,12 @@ class Analyzer(Capabilities, abc.ABC):
 
     @classmethod
     def named(
-        cls, name: str, model: keras.Model, preset: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> Analyzer:
+        cls: type[A],
+        name: str,
+        model: keras.Model,
+        preset: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> A:
         """Creates an analyzer of this class under a name.
 
         Args:
@@ -82,7 +88,7 @@ class Analyzer(Capabilities, abc.ABC):
             options: The others. One that the name presets too counts: an instance made from its
                 class may have it.
         """
-        analyzer = cls.__new__(cls, **options)
+        analyzer: Any = cls.__new__(cls, **options)
         analyzer.name, analyzer._preset = name, preset
         analyzer.__init__(model, **{**preset, **options})
         return analyzer

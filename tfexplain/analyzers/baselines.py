@@ -97,7 +97,7 @@ class Baseline:
 
     @staticmethod
     def _array(given: Any, name: str, array: np.ndarray, place: Place) -> np.ndarray:
-        dtype = array.dtype if array.dtype.kind == "f" else None
+        dtype: Any = array.dtype if array.dtype.kind == "f" else None
         try:
             value = np.asarray(given, dtype=dtype)
         except (TypeError, ValueError):

@@ -14,6 +14,7 @@ from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
 from tfexplain.analyzers.registry import create_analyzer, resolve_name
 from tfexplain.analyzers.relevance import ExcitationBackprop
+from tfexplain.analyzers.reversed import with_chain
 from tfexplain.checks import flag
 from tfexplain.composites import Composite, Last
 from tfexplain.numerics import Tensor, expand, shape_of
@@ -139,7 +140,8 @@ class ContrastiveLRP(Contrast):
                 f"rule names the LRP analyzer that is contrasted, received {inner!r}; for example "
                 "'lrp.alpha_1_beta_0'."
             )
-        self.inner = create_analyzer(inner, model, **options, **common)
+        # One without a chain is refused.
+        self.inner = with_chain(create_analyzer(inner, model, **options, **common))
         if not self.inner.has_chain:
             raise ValueError(f"{inner!r} cannot be contrasted: it is no reversed network.")
         # Built now: Keras layers are not made while a function is traced.

@@ -72,7 +72,7 @@ class PatternAnalyzer(ReversedAnalyzer):
             choice(name, value, known)
         self.estimator, self.output_mean = estimator, output_mean
         super().__init__(model, **common)
-        self.patterns: dict[str, np.ndarray] | None = None
+        self.patterns: dict[str, np.ndarray] | Any = None
         self._fitted = {f.call.name: f for f in fitted_calls(self.graph.upstream([self.start]))}
         if patterns is not None:
             self._set(self._named(patterns))

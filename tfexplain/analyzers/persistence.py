@@ -36,7 +36,7 @@ def write(path: Any, name: str, model: keras.Model, options: Mapping[str, Any]) 
     Raises:
         ValueError: If an option cannot be written.
     """
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     written = {key: option_config(value, key, arrays) for key, value in options.items()}
     config = {"format": FORMAT, "analyzer": name, "options": written}
     text = json.dumps(config, indent=2)

@@ -64,7 +64,7 @@ class LRPAnalyzer(ReversedAnalyzer):
         **common: Any,
     ) -> None:
         proportional = common.get("compat") is not None
-        self._rows = {
+        self._rows: dict[str, Any] = {
             "first": ensure_input_rule(input_rule),
             "add": add if add is not None else ("proportional" if proportional else "rule"),
             "max_pool": max_pool,
@@ -208,7 +208,7 @@ class LRPSequentialPreset(BiasedLRP):
     """
 
     name = "lrp.sequential_preset_a"
-    _preset: ClassVar[Mapping[str, Any]] = {"alpha": 1}
+    _preset: Mapping[str, Any] = {"alpha": 1}
 
     def __init__(
         self,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import keras
 import numpy as np
@@ -346,7 +346,14 @@ class ReversedAnalyzer(GraphAnalyzer):
             found.append(self._in_chunks(network, records, targets.shape[1], chunk, starting))
         return outputs.numpy(), _mean(found)
 
-    def _in_chunks(self, network, records, vectors, chunk, starting) -> list[np.ndarray]:
+    def _in_chunks(
+        self,
+        network: ReversedNetwork,
+        records: list[tf.Tensor],
+        vectors: int,
+        chunk: int,
+        starting: Callable[[slice], tf.Tensor],
+    ) -> list[np.ndarray]:
         """Sends many vectors through the tensors of one forward pass, chunk by chunk."""
         found = []
         for part in slices(vectors, chunk):
@@ -495,8 +502,14 @@ class ReversedAnalyzer(GraphAnalyzer):
         )
 
 
+def with_chain(analyzer: Analyzer) -> ReversedAnalyzer:
+    """Returns an analyzer that `has_chain`, as the type that has networks."""
+    return cast(ReversedAnalyzer, analyzer)
+
+
 def _mean(results: list[list[np.ndarray]]) -> list[np.ndarray]:
     """Averages lists of arrays."""
     if len(results) == 1:
         return results[0]
-    return [sum(parts) / len(results) for parts in zip(*results, strict=True)]
+    sums: list[Any] = [sum(parts) for parts in zip(*results, strict=True)]
+    return [whole / len(results) for whole in sums]

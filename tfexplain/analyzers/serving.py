@@ -144,11 +144,11 @@ def _module(served: Served) -> tuple[tf.Module, dict[str, Any]]:
         return {f"relevance_{name}": part for name, part in zip(names, parts, strict=True)}
 
     def explain(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
-        *tensors, target = tensors
+        *inputs, target = tensors
         # Out of range a target would select nothing: a map of zeros.
         with tf.control_dependencies(_checks(target, served.output_shape)):
             target = tf.identity(target)
-        return {**predictions(tensors), **relevances(tensors, tf.reshape(target, [-1, 1]))}
+        return {**predictions(inputs), **relevances(inputs, tf.reshape(target, [-1, 1]))}
 
     def serve(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         return module.explaining(*tensors, tf.fill([tf.shape(tensors[0])[0]], -1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -127,9 +128,9 @@ class ShapleySampling(GraphAnalyzer):
     def passes(self, shape: Sequence[int], outputs: int = 1) -> float:
         """Returns how many forward passes the maps of one sample take: outputs share them."""
         features = int(np.prod(shape, dtype=int))
-        if self.features != "elements":
+        if isinstance(self.features, int):
             sides = sorted(shape)[-2:]
-            features = int(np.prod([-(-side // self.features) for side in sides]))
+            features = math.prod(-(-side // self.features) for side in sides)
         return self.cycles * features
 
     # --- the game ---

@@ -54,7 +54,7 @@ class SmoothGrad(GradientAverage):
         if not isinstance(self.noise_range, str) or self.noise_range != "sample":
             self.noise_range = _range(self.noise_range)
         self.times_input = flag("times_input", times_input)
-        self.seed = integer("seed", seed, 0, LARGEST_SEED)
+        self.seed: int = integer("seed", seed, 0, LARGEST_SEED)
         super().__init__(model, **common)
 
     def passes(self, shape: Sequence[int], outputs: int = 1) -> float:

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import slices, tensors
 from tfexplain.analyzers.capabilities import Place
-from tfexplain.analyzers.reversed import CHUNK_BYTES
+from tfexplain.analyzers.reversed import CHUNK_BYTES, ReversedAnalyzer
 from tfexplain.graph import Call
 from tfexplain.numerics import Tensor
 from tfexplain.operations import Activation, Linear
@@ -45,7 +44,7 @@ def is_straight(network: ReversedNetwork) -> bool:
 
 
 def measure(
-    analyzer: Analyzer, x: np.ndarray, position: int, columns: int | None, seed: int
+    analyzer: ReversedAnalyzer, x: np.ndarray, position: int, columns: int | None, seed: int
 ) -> tuple[dict[str, LayerNorm], float]:
     """Returns the numbers of each linear layer, and the norm of the whole chain."""
     network = analyzer.network()

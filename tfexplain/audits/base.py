@@ -129,11 +129,11 @@ class Audit(abc.ABC):
         options = {**dataclasses.asdict(self), **case.options("targets")}
         return Work(case, options, len(case.analyzers))
 
-    def measure(self, work: Work, block: slice, advance: Callable[[], None]) -> Arrays:
+    def measure(self, work: Any, block: slice, advance: Callable[[], None]) -> Arrays:
         """Measures a block of samples.
 
         Args:
-            work: What `prepare` returned.
+            work: The `Work` that `prepare` returned.
             block: Which samples.
             advance: Function to call after each of `work.steps` steps.
 
@@ -142,7 +142,7 @@ class Audit(abc.ABC):
         """
         raise NotImplementedError
 
-    def combine(self, work: Work, blocks: Sequence[Arrays]) -> xr.Dataset:
+    def combine(self, work: Any, blocks: Sequence[Arrays]) -> xr.Dataset:
         """Returns the Dataset of all blocks; attributes of its own win over those of the run."""
         raise NotImplementedError
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -142,11 +143,10 @@ class Case:
         return tuple(self.first.output_shape)
 
     @property
-    def outputs(self) -> int | None:
-        """The number of outputs; None if it is unknown."""
-        if None in self.output_shape:
-            return None
-        return int(np.prod(self.output_shape, dtype=int))
+    def outputs(self) -> int | Any:
+        """The number of outputs; None if it is unknown, which `without_classes` refuses."""
+        sizes = [size for size in self.output_shape if size is not None]
+        return math.prod(sizes) if len(sizes) == len(self.output_shape) else None
 
     @property
     def tokens(self) -> bool:

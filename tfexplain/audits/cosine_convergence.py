@@ -135,6 +135,7 @@ class CosineConvergence(Audit):
 
     def prepare(self, case: Case) -> _Work:
         """Checks the options, and makes the chains."""
+        from tfexplain.analyzers.reversed import with_chain
         from tfexplain.audits.case import merged_orders
         from tfexplain.audits.direction_counts import Chain
 
@@ -142,14 +143,14 @@ class CosineConvergence(Audit):
         choice("quantity", self.quantity, ("contribution", "multiplier"))
         single = flag("per_location", self.per_location)
         layers = [self.layers] if isinstance(self.layers, str) else self.layers
-        one = self.start is None or isinstance(self.start, str)
-        starts = [self.start] if one else list(self.start)
+        start = self.start
+        starts = [start] if start is None or isinstance(start, str) else list(start)
         if not starts:
             raise ValueError(
                 "start is an empty list; give names of layers, or None for the output."
             )
         chains = {
-            name: [Chain(a, start, layers, count, self.quantity) for start in starts]
+            name: [Chain(with_chain(a), one, layers, count, self.quantity) for one in starts]
             for name, a in case.analyzers.items()
         }
         names = [chain.start for chain in next(iter(chains.values()))]
@@ -207,7 +208,7 @@ class CosineConvergence(Audit):
         from tfexplain import metrics
         from tfexplain.audits.direction_counts import NUMBERS
 
-        pooled = {
+        pooled: dict[str, Any] = {
             name: sum(block[name] for block in blocks) for name in ("count", "negative", *NUMBERS)
         }
         baseline = np.full(pooled["dead"].shape, np.nan)

@@ -12,7 +12,7 @@ from tfexplain import metrics
 from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import tensors
 from tfexplain.analyzers.capabilities import Place
-from tfexplain.analyzers.reversed import CHUNK_BYTES
+from tfexplain.analyzers.reversed import CHUNK_BYTES, ReversedAnalyzer
 from tfexplain.graph import Node, channels_last
 from tfexplain.numerics import Compiled, Tensor
 from tfexplain.reverse import ReversedNetwork
@@ -34,7 +34,7 @@ class Chain:
 
     def __init__(
         self,
-        analyzer: Analyzer,
+        analyzer: ReversedAnalyzer,
         start: str | None,
         layers: Sequence[str] | None,
         num_vectors: int,
@@ -240,7 +240,7 @@ def _distances(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return tf.stack(distances, axis=1), tf.stack(negative, axis=1), norm > 0
 
 
-def _names(analyzer: Analyzer, start: Node) -> dict[Node, str]:
+def _names(analyzer: ReversedAnalyzer, start: Node) -> dict[Node, str]:
     """Returns one name, the first, of each tensor on the way from the start to the inputs."""
     graph = analyzer.graph.upstream([start])
     reached = {start}.union(*(call.outputs for call in graph.calls))
@@ -251,7 +251,7 @@ def _names(analyzer: Analyzer, start: Node) -> dict[Node, str]:
     return found
 
 
-def _depth(analyzer: Analyzer, node: Node) -> int:
+def _depth(analyzer: ReversedAnalyzer, node: Node) -> int:
     """Returns the place of the call that makes a tensor in the order of the calls."""
     for place, call in enumerate(analyzer.graph.calls):
         if node in call.outputs:

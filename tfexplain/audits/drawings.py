@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 # Legends with a line per method, inches: least height of a figure, and what a line takes.
 LEAST_HEIGHT, LEGEND_LINE = 3.6, 0.17
@@ -28,7 +28,7 @@ class Drawing:
         caption: Below it.
     """
 
-    draw: Callable[[xr.Dataset], Figure | Axes]
+    draw: Callable[[xr.Dataset], Figure | SubFigure | Axes]
     alt: str
     caption: str
 

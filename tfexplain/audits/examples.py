@@ -91,7 +91,7 @@ class Examples(Audit):
         explained = np.empty_like(errors)
         shown = np.empty((len(case.analyzers), len(inside), *case.samples.shape[1:]))
         places = np.arange(block.stop - block.start), case.targets[block]
-        outputs: np.ndarray | None = None
+        outputs: Any = None
         for row, name in enumerate(case.analyzers):
             out, relevance = case.explain(name, block)
             out = out.reshape(len(out), -1).astype("float64")

@@ -53,14 +53,14 @@ class LayerNorms(Audit):
 
     def prepare(self, case: Case) -> _Work:
         """Looks for linear layers."""
+        from tfexplain.analyzers.reversed import with_chain
         from tfexplain.audits.amplification import linear_calls
         from tfexplain.audits.case import merged_orders
 
         columns = optional_integer("columns", self.columns, 1)
         samples = case.samples
-        order = merged_orders(
-            [[call.name for call in linear_calls(a.network())] for a in case.analyzers.values()]
-        )
+        networks = [with_chain(analyzer).network() for analyzer in case.analyzers.values()]
+        order = merged_orders([[call.name for call in linear_calls(one)] for one in networks])
         if not order:
             raise ValueError("There is no linear layer whose norm could be measured.")
         for name, analyzer in case.analyzers.items():
@@ -71,6 +71,7 @@ class LayerNorms(Audit):
 
     def measure(self, work: _Work, block: slice, advance: Callable[[], None]) -> Arrays:
         """Returns norms of layers, (analyzer, sample, layer, number), and of whole chains."""
+        from tfexplain.analyzers.reversed import with_chain
         from tfexplain.audits.amplification import is_straight, measure
 
         case = work.case
@@ -78,13 +79,13 @@ class LayerNorms(Audit):
         numbers = np.full((*shape, len(work.order), len(NUMBERS)), np.nan)
         chain = np.full((*shape, 2), np.nan)
         for row, (name, analyzer) in enumerate(case.analyzers.items()):
-            (array,) = case.arrays(name)
+            (array,), chained = case.arrays(name), with_chain(analyzer)
             for column, position in enumerate(range(block.start, block.stop)):
-                found, norm = measure(analyzer, array, position, self.columns, case.seed)
+                found, norm = measure(chained, array, position, self.columns, case.seed)
                 for layer, values in found.items():
                     numbers[row, column, work.order.index(layer)] = values
                 forms = [values.closed_form for values in found.values()]
-                straight = is_straight(analyzer.network())
+                straight = is_straight(chained.network())
                 chain[row, column] = norm, np.prod(forms) if straight else np.nan
                 advance()
         return {"numbers": numbers, "chain": chain}

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -155,7 +155,9 @@ class ParameterRandomization(Audit):
 
     def passes(self, case: Case) -> float:
         """A map of the trained network and of each step."""
-        return case.count * (1 + len(self.layers)) * case.passes_per_map()
+        # A report names the layers.
+        steps = cast(Sequence[str], self.layers)
+        return case.count * (1 + len(steps)) * case.passes_per_map()
 
     def prepare(self, case: Case) -> _Work:
         """Checks the options, makes the steps, and copies the model."""

@@ -511,7 +511,7 @@ class Removal:
         self.value = real("value", value, -np.inf)
         self.radius = positive("radius", radius)
         self.pixels = None if pixels is None else self._images(pixels)
-        self.preprocess = preprocess
+        self.preprocess: Any = preprocess
         if self.pixels is not None and not (self.value.is_integer() and 0 <= self.value <= 255):
             raise ValueError(
                 f"value is that of uint8 pixels, an integer in 0..255, received {value!r}."
@@ -586,7 +586,7 @@ class Removal:
             order: Flat places of pixels, in which they are removed.
             removed: How many of them are removed at each step.
         """
-        masks = np.zeros((len(removed), order.size), bool)
+        masks: np.ndarray = np.zeros((len(removed), order.size), bool)
         for mask, count in zip(masks, removed, strict=True):
             mask[order[:count]] = True
         masks = masks.reshape(len(removed), *self.shape.sizes)

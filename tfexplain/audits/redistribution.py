@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +16,7 @@ import tensorflow as tf
 from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import slices
 from tfexplain.analyzers.capabilities import BackwardPass, Place
-from tfexplain.analyzers.reversed import CHUNK_BYTES
+from tfexplain.analyzers.reversed import CHUNK_BYTES, with_chain
 from tfexplain.audits.case import Layout
 from tfexplain.numerics import Compiled, Tensor
 from tfexplain.reverse import ReversedNetwork
@@ -143,7 +144,7 @@ class Redistribution:
         found = np.empty((len(self.outputs), maps.shape[1]))
         for part in slices(maps.shape[1], self._chunk):
             given = self._input_like(maps[:, part].T.astype(self._analyzer.dtype))
-            total = 0
+            total: Any = 0
             for network, records, weight, factor in self._passes:
                 scaled = weight * (given if factor is None else factor * given)
                 total = total + _transposed(network)(records, tf.constant(scaled)).numpy()
@@ -158,7 +159,7 @@ class Redistribution:
             place = Place(self._place, len(self._x))
             (found,) = self._analyzer.send([self._x[self._place]], given, place)
             return self._maps(found).T
-        total = 0
+        total: Any = 0
         for network, records, weight, factor in self._passes:
             sent = network.run_backward(records, tf.constant(given))[0].numpy()
             total = total + weight * (sent if factor is None else factor * sent)
@@ -199,7 +200,7 @@ def check_start(name: str, analyzer: Analyzer, start: str | None) -> None:
             f"{name!r} ({analyzer.name}) explains the model's output only, received "
             f"start={start!r}."
         )
-    analyzer.network(start)
+    with_chain(analyzer).network(start)
 
 
 def check_linear(name: str, analyzer: Analyzer, start: str | None) -> None:

@@ -26,7 +26,7 @@ def register(cls: type[Audit]) -> type[Audit]:
     """
     if not (isinstance(cls, type) and issubclass(cls, Audit)):
         raise TypeError(f"An audit is a subclass of tfexplain.audits.Audit, received {cls!r}.")
-    if "__dataclass_params__" not in vars(cls) or not cls.__dataclass_params__.frozen:
+    if "__dataclass_params__" not in vars(cls) or not vars(cls)["__dataclass_params__"].frozen:
         raise TypeError(
             f"{cls.__name__} must be a frozen dataclass, whose fields are its options: decorate it "
             "with @dataclass(frozen=True) below @register."

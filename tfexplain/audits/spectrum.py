@@ -163,12 +163,12 @@ class Spectrum(Audit):
             for position in range(block.start, block.stop):
                 matrix = Redistribution(analyzer, array, position, case.layout, self.start)
                 if self.method == "exact":
-                    result = exact(matrix, self.policy, self.quantile)
+                    found = exact(matrix, self.policy, self.quantile)
                 else:
                     goals = (self.num_values or 6, self.tolerance, self.standard_error)
                     key = [case.seed, position]
-                    result = matrix_free(matrix, self.policy, self.quantile, *goals, key)
-                rows.append(result)
+                    found = matrix_free(matrix, self.policy, self.quantile, *goals, key)
+                rows.append(found)
                 advance()
         longest = max(len(result.values) for result, _ in rows)
         values = np.full((len(rows), longest), np.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -127,6 +128,7 @@ def principal_components(flat: np.ndarray, middle: np.ndarray | None, count: int
 
     wide = n <= size
     step = max(1, _CHUNK // (n if wide else size))
+    products: Any
     if wide:
         products = sum(_gram(deviations(slice(i, i + step)).T) for i in range(0, size, step))
     else:

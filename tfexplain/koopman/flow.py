@@ -47,7 +47,8 @@ class Flow:
         self.found, self.options, self.batch_size = found, options, batch_size
         self.start = samples, tested
         self.place = -1
-        self.state: State | None = None
+        # That of the block `place`; None before the first.
+        self.state: Any = None
 
     @functools.cached_property
     def first(self) -> Coordinates:

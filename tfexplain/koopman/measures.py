@@ -154,16 +154,17 @@ def _of_kernels(
     count = kernel_credit.num_kernels(block)
     if not count:
         return {}, []
-    found, notes = {}, []
+    found: Arrays = {}
+    notes: list[str] = []
     if "rows" in definitions:
         volumes = kernel_credit.row_volumes(block, matrix, state.after, settings)
         found |= _kernel_arrays("rows", volumes)
     if "block" in definitions:
         start = state.before.encode(state.inputs)
-        volumes = []
+        of_fits: list[Volume | None] = []
         for channel in range(count):
             fitted, note = kernel_credit.fit_kernel(
-                lambda z, encode, c=channel: flow.run(
+                lambda z, encode, c=channel: flow.run(  # type: ignore[misc]  # has a default
                     block, z, state.before, lambda outputs: encode(outputs[..., c])
                 ),
                 start,
@@ -172,13 +173,15 @@ def _of_kernels(
                 f"{block.name}, kernel {channel}",
                 flow.options,
                 settings,
-                lambda repeat, c=channel: np.random.default_rng([seed, place, repeat, c]),
+                lambda repeat, c=channel: np.random.default_rng(  # type: ignore[misc]  # has a default
+                    [seed, place, repeat, c]
+                ),
             )
             rounding = None if fitted is None else settings.rounding_of(fitted.matrix)
-            volumes.append(None if fitted is None else volume(fitted.matrix, rounding))
+            of_fits.append(None if fitted is None else volume(fitted.matrix, rounding))
             if note:
                 notes.append(note)
-        found |= _kernel_arrays("block", volumes)
+        found |= _kernel_arrays("block", of_fits)
     return found, notes
 
 

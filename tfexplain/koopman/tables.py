@@ -54,7 +54,9 @@ _OF_BLOCK = (
 def per_block(found: Sequence[Block], parts: list[Arrays]) -> xr.Dataset:
     """Returns the numbers of blocks, repeats and kernels as a Dataset."""
     names = [block.name for block in found]
-    variables = {name: ("block", np.stack([part[name] for part in parts])) for name in _OF_BLOCK}
+    variables: dict[str, tuple] = {
+        name: ("block", np.stack([part[name] for part in parts])) for name in _OF_BLOCK
+    }
     repeats = max(len(part["repeat_log_volume"]) for part in parts)
     logs, ranks = np.full((2, len(parts), repeats), math.nan)
     for row, part in enumerate(parts):

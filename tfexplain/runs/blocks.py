@@ -173,7 +173,7 @@ class _Store:
             )
             return None
 
-    def write(self, block: slice, arrays: Arrays) -> None:
+    def write(self, block: slice, arrays: Mapping[str, Any]) -> None:
         """Writes the arrays of a block, whole or not at all."""
         write_atomically(self._file(block), lambda name: np.savez(name, **arrays))
 

@@ -46,7 +46,7 @@ def digest(arrays: Iterable[np.ndarray]) -> str:
 def settings(
     audit: str,
     analyzers: Mapping[str, Analyzer],
-    x: np.ndarray | Sequence[np.ndarray],
+    x: np.ndarray | list[np.ndarray],
     *,
     with_data: bool,
     **options: Any,
