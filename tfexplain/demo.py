@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from tfexplain.analyzers import Analyzer
     from tfexplain.report import Outcome, Plan
 
-CONFIG = {"seed": 0, "filters": [16, 32], "units": 64, "epochs": 12, "batch_size": 32, "rate": 2e-3}
+CONFIG: dict[str, Any] = {
+    "seed": 0,
+    "filters": [16, 32],
+    "units": 64,
+    "epochs": 12,
+    "batch_size": 32,
+    "rate": 2e-3,
+}
 # `python -m docs.network` made it with `train`, and wrote beside it how, and the accuracy.
 WEIGHTS = pathlib.Path(__file__).parent / "trained" / "digits.npz"
 

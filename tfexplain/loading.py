@@ -466,7 +466,7 @@ def _check_finite(values: np.ndarray, sources: Sequence[pathlib.Path], what: str
     """Refuses NaN and infinite values and names the first sample that has one."""
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if not finite.all():
-        sample = int(finite.argmin())
+        sample = int(np.argmin(finite))
         raise ValueError(
             f"{sources[sample]} (sample {sample}): {what} NaN or infinite values. Expected finite "
             "numbers."

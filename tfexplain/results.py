@@ -28,6 +28,7 @@ import pathlib
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -92,8 +93,7 @@ def attribution_dataset(
             "Give two arrays, or two dicts with the same names."
         )
     single = not isinstance(relevance, Mapping)
-    maps = {"": relevance} if single else {_suffix(k): v for k, v in relevance.items()}
-    arrays = {"": inputs} if single else {_suffix(k): v for k, v in inputs.items()}
+    maps, arrays = _by_suffix(relevance), _by_suffix(inputs)
     if maps.keys() != arrays.keys() or (not single and len(maps) != len(relevance)):
         raise ValueError(
             f"relevance has the inputs {sorted(relevance)} and inputs has {sorted(inputs)}. "
@@ -261,6 +261,7 @@ def check(dataset: xr.Dataset) -> None:
             f"{SCHEMA_VERSION}. Use the tfexplain that wrote it: "
             f"{dataset.attrs.get('versions', 'unknown')}."
         )
+    expected: dict[str, tuple]
     if schema == COMPARISON:
         maps, vectors = ("analyzer", "sample"), ("analyzer", "sample")
         expected = {"target": ("sample",)}
@@ -399,6 +400,13 @@ def _as_json(value: object, name: str) -> str:
         ) from error
 
 
+def _by_suffix(given: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns arrays by the suffix of their variables; that of a single one is empty."""
+    if isinstance(given, Mapping):
+        return {_suffix(name): array for name, array in given.items()}
+    return {"": given}
+
+
 def _as_text(notes: str | Sequence[str] | None) -> str:
     """Notes as one text, a line for each."""
     if notes is None:
@@ -406,7 +414,7 @@ def _as_text(notes: str | Sequence[str] | None) -> str:
     return notes if isinstance(notes, str) else "\n".join(str(note) for note in notes)
 
 
-def _plain(seed: object) -> int | str:
+def _plain(seed: Any) -> int | str:
     """Seed as a Python value; read from a file it is a NumPy number."""
     return seed if isinstance(seed, str) else int(seed)
 

@@ -179,8 +179,9 @@ def _explained(network: "keras.Model", text: str | None) -> tuple[str | int | No
         shape = network.output_shape
         return None, shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
     graph = trace(network)
-    number = text is not None and text.isdecimal() and text not in graph.output_names
-    chosen = int(text) if number else text
+    chosen: str | int | None = text
+    if text is not None and text.isdecimal() and text not in graph.output_names:
+        chosen = int(text)
     shape = explained_output(graph, chosen).shape
     return chosen, shape[1] if len(shape) == 2 else None
 

@@ -6,6 +6,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -41,7 +42,7 @@ def reported(debug: bool) -> Iterator[Stage]:
     stage = Stage()
     try:
         with warnings.catch_warnings(), _terminable():
-            warnings.showwarning = show_warning
+            warnings.showwarning = show_warning  # type: ignore[assignment]  # takes fewer names
             yield stage
     except (typer.Exit, typer.Abort):
         raise
@@ -83,7 +84,9 @@ def print_table(
     columns: Sequence[str | Column], rows: Sequence[Sequence[str]], *, dense: bool = False
 ) -> None:
     """Prints a table, of which at most one screen; a dense one has no lines between columns."""
-    look = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False} if dense else {}
+    look: dict[str, Any] = (
+        {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False} if dense else {}
+    )
     table = Table(*columns, **look)
     for row in rows[:_MOST_LINES]:
         table.add_row(*map(escape, map(str, row)))

@@ -1,5 +1,6 @@
 """The command `explain`."""
 
+import functools
 import math
 import pathlib
 from collections.abc import Callable
@@ -76,10 +77,10 @@ def explain(
             for name, analyzer in analyzers.items():
                 task = progress.add_task(name, total=2 * len(x))
                 dataset = _attribute(
-                    analyzer, x, target, batch_size, lambda n, task=task: progress.advance(task, n)
+                    analyzer, x, target, batch_size, functools.partial(progress.advance, task)
                 )
                 dataset = dataset.assign_coords(sample=names).assign_attrs(about)
-                _write(dataset, name, raw, folder, lambda task=task: progress.advance(task))
+                _write(dataset, name, raw, folder, functools.partial(progress.advance, task))
                 rows += _summary(dataset, name)
         print_table(("image", "method", "target", "output", "sum of relevance"), rows)
         files_ = f"{', '.join(f'{name}.nc' for name in analyzers)} (tfexplain.results.load)"

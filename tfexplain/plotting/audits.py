@@ -6,14 +6,14 @@ Figures of their own, as in `pictures`.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.cbook import boxplot_stats
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from tfexplain.plotting.pictures import (
     MOST_BANDS,
@@ -35,7 +35,7 @@ RANDOM = "random order"
 
 _TEXT = 8  # points
 _MARKERS = "osD^v<>PX*"
-_COLOURS = matplotlib.colormaps["tab10"].colors
+_COLOURS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # it has a list
 
 
 def box_statistics(values: np.ndarray) -> dict | None:
@@ -62,7 +62,7 @@ def box_statistics(values: np.ndarray) -> dict | None:
     return statistics
 
 
-def random_logit_boxes(dataset: xr.Dataset, *, ax: Axes | None = None) -> Figure:
+def random_logit_boxes(dataset: xr.Dataset, *, ax: Axes | None = None) -> Figure | SubFigure:
     """Draws a box per analyzer of the similarities of two classes' maps.
 
     Args:
@@ -81,7 +81,7 @@ def random_logit_boxes(dataset: xr.Dataset, *, ax: Axes | None = None) -> Figure
     return ax.figure
 
 
-def entropy_boxes(dataset: xr.Dataset, *, ax: Axes | None = None) -> Figure:
+def entropy_boxes(dataset: xr.Dataset, *, ax: Axes | None = None) -> Figure | SubFigure:
     """Draws a box per analyzer of the entropies of its maps; a dotted line is the largest possible.
 
     Args:
@@ -104,7 +104,7 @@ def entropy_boxes(dataset: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     return ax.figure
 
 
-def boxes(values: xr.DataArray, label: str, *, ax: Axes | None = None) -> Figure:
+def boxes(values: xr.DataArray, label: str, *, ax: Axes | None = None) -> Figure | SubFigure:
     """Draws a box per analyzer of any numbers, as audits of your own measure them.
 
     Args:
@@ -119,7 +119,9 @@ def boxes(values: xr.DataArray, label: str, *, ax: Axes | None = None) -> Figure
         ValueError: If there is no dimension `analyzer`.
     """
     if "analyzer" not in values.dims:
-        raise ValueError(f"Expected the dimension analyzer, received {', '.join(values.dims)}.")
+        raise ValueError(
+            f"Expected the dimension analyzer, received {', '.join(map(str, values.dims))}."
+        )
     others = [name for name in values.dims if name != "analyzer"]
     ax = _boxes(values, values.isnull().sum(others), ax)
     _value_axis(ax, label)
@@ -201,7 +203,7 @@ def curves(dataset: xr.Dataset, similarity: str = "ssim") -> list[Curve]:
 
 def randomization_curves(
     dataset: xr.Dataset, similarity: str = "ssim", *, ax: Axes | None = None
-) -> Figure:
+) -> Figure | SubFigure:
     """Draws the median similarity of each analyzer over the steps, with its interval as a band.
 
     Args:
@@ -270,7 +272,7 @@ def flipping_curves(dataset: xr.Dataset, output: str = "logit") -> list[Curve]:
 
 def pixel_flipping_curves(
     dataset: xr.Dataset, output: str = "logit", *, ax: Axes | None = None
-) -> Figure:
+) -> Figure | SubFigure:
     """Draws the median curve of each analyzer over the removed pixels, its quartiles as a band.
 
     Args:
@@ -300,7 +302,7 @@ def pixel_flipping_curves(
     colours = [color for index, color in enumerate(_COLOURS) if index != 7]
     _draw_curves(ax, removed, labelled, colours)
     if random is not None:
-        grey = {"color": "0.5", "zorder": 1}
+        grey: dict[str, Any] = {"color": "0.5", "zorder": 1}
         if _has_bands(found):
             ax.fill_between(removed, random.low, random.high, alpha=0.15, linewidth=0, **grey)
         ax.plot(removed, random.median, ":", linewidth=1.6, label=random.name, **grey)

@@ -1,6 +1,7 @@
 """Pictures of the maps of two classes, side by side, and their difference."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -121,7 +122,7 @@ def two_classes(
         raise ValueError(f"titles has {len(titles)} entries. Expected 2, one for each class.")
     if wrong := {name: np.shape(v) for name, v in first.items() if np.shape(v) != x.shape}:
         raise ValueError(f"x has shape {x.shape}, but relevance has {wrong}. Expected that of x.")
-    options = {"reduction": reduction, "percentile": percentile}
+    options: dict[str, Any] = {"reduction": reduction, "percentile": percentile}
     names = [str(name) for name in first]
     heads = ["input", str(titles[0]), str(titles[1]), "difference"]
     cells = _cells((len(names), *x.shape), heads, names, ax)
@@ -148,12 +149,12 @@ def two_classes(
 
 def _draw_scaled(ax: Axes, map: np.ndarray, strip: bool) -> None:
     """Draws a map whose full colours are -1 and 1; a strip fills its place."""
-    colours = {"cmap": COLORMAP, "norm": Normalize(-1, 1)}
+    colours: dict[str, Any] = {"cmap": COLORMAP, "norm": Normalize(-1, 1)}
     if map.ndim == 1:
         ax.bar(np.arange(len(map)), map, color="0.5")
         ax.set_ylim(-2.1, 2.1)
         ax.tick_params(labelsize=_TEXT - 2, length=2, pad=1)
         return
     _no_ticks(ax)
-    aspect = "auto" if strip else "equal"
+    aspect: Any = "auto" if strip else "equal"
     ax.imshow(map, **colours, aspect=aspect, interpolation="nearest")

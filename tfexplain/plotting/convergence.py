@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -164,7 +165,12 @@ def convergence_histogram(
         color = palette[name][0]
         seen[color] = seen.get(color, -1) + 1
         hatch = HATCHES[seen[color] % len(HATCHES)]
-        style = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.4}
+        style: dict[str, Any] = {
+            "color": color,
+            "hatch": hatch,
+            "edgecolor": "white",
+            "linewidth": 0.4,
+        }
         ax.bar(np.arange(len(values)), values, bottom=bottom, width=0.9, label=name, **style)
         bottom += values
     names = [f"[{low:g}, {high:g})" for low, high in zip(EDGES[:-1], EDGES[1:], strict=True)]
@@ -209,7 +215,7 @@ def _styles(
     names: Mapping[str, np.ndarray], colors: Mapping[str, str] | None
 ) -> dict[str, tuple[str, str]]:
     """Returns colour and marker of each analyzer; those of one colour get other markers."""
-    cycle = matplotlib.colormaps["tab10"].colors
+    cycle = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # it has a list
     seen: dict[str, int] = {}
     found = {}
     for index, name in enumerate(names):

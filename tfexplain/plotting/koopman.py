@@ -7,6 +7,7 @@ Preparation (`kernel_groups`, `sample_weights`) is pure and apart from drawing (
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -314,7 +315,7 @@ def _write_columns(
     ax.set_axis_off()
     ax.set_ylim(len(table[0]) - 1.4, -0.6)
     for column, right in zip(table, np.cumsum(widths) / sum(widths), strict=True):
-        style = {"ha": "right", "fontsize": size}
+        style: dict[str, Any] = {"ha": "right", "fontsize": size}
         ax.text(right, 1.01, column[0], va="bottom", transform=ax.transAxes, **style)
         for place, text in enumerate(column[1:]):
             ax.text(right, place, text, va="center", transform=ax.get_yaxis_transform(), **style)
@@ -357,7 +358,8 @@ def _draw_kernels(ax: Axes, channels: np.ndarray, values: np.ndarray) -> None:
             channels[~finite], np.zeros((~finite).sum()), "x", color="tab:red", ms=4, clip_on=False
         )
         ax.set_xlim(channels.min() - 0.7, channels.max() + 0.7)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        locator: Any = ax.xaxis.get_major_locator()
+        locator.set_params(integer=True)
         ax.set_xlabel("channel", fontsize=_TEXT - 1, labelpad=1)
         return
     finite = np.isfinite(values)

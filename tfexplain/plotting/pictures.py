@@ -7,7 +7,7 @@ diverging colour map, so that zero is neutral; the limit is printed with each ma
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -102,7 +102,7 @@ def display_image(image: np.ndarray) -> np.ndarray:
     image = np.array(image, dtype=np.float64)
     if image.shape[-1] != 3:
         image = image.mean(axis=-1)
-    low, high = image.min(), image.max()
+    low, high = np.min(image), np.max(image)
     if not np.isfinite([low, high]).all():
         raise ValueError("The image has NaN or infinite values. Give finite inputs.")
     return (image - low) / (high - low) if high > low else np.full_like(image, 0.5)
@@ -181,7 +181,7 @@ def draw_map(
     if relevance.ndim == 3:
         relevance = reduce_channels(relevance, reduction)
     low, high = symmetric_limits(relevance, percentile)
-    colours = {"cmap": COLORMAP, "norm": Normalize(low, high)}
+    colours: dict[str, Any] = {"cmap": COLORMAP, "norm": Normalize(low, high)}
     if relevance.ndim == 1:
         shades = ScalarMappable(**colours).to_rgba(relevance)
         bars = ax.bar(
@@ -191,7 +191,7 @@ def draw_map(
         ax.tick_params(labelsize=_SMALL - 1, length=2, pad=1)
         return [*bars, ax.axhline(0, color="0.4", linewidth=0.5)], high
     _no_ticks(ax)
-    aspect = "auto" if strip else "equal"
+    aspect: Any = "auto" if strip else "equal"
     shown = relevance.T if strip else relevance
     return [ax.imshow(shown, **colours, aspect=aspect, interpolation="nearest")], high
 

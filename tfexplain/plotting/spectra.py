@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -45,7 +47,10 @@ def singular_values(dataset: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         low[rounding], middle[rounding], high[rounding] = np.nan, np.nan, np.nan
         # Ten colours: of more analyzers the lines differ.
         turn = index // 10 % len(_LINES)
-        look = {"marker": _MARKERS[turn] if known.sum() < 30 else "", "linestyle": _LINES[turn]}
+        look: dict[str, Any] = {
+            "marker": _MARKERS[turn] if known.sum() < 30 else "",
+            "linestyle": _LINES[turn],
+        }
         ssm = float(dataset["ssm"].sel(analyzer=name).median())
         label = f"{name}: SSM {ssm:.2f}"
         (line,) = ax.plot(
@@ -60,7 +65,7 @@ def singular_values(dataset: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("rank", fontsize=_TEXT)
     ax.set_ylabel("singular value of R", fontsize=_TEXT)
     ax.tick_params(labelsize=_TEXT - 1)
-    beside = {} if few else {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    beside: dict[str, Any] = {} if few else {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
     ax.legend(fontsize=_TEXT - 1, frameon=False, **beside)
     return ax
 

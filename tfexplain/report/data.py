@@ -201,13 +201,13 @@ def _from_folder(
             f"The folder {folder} holds no image, also not one level below. Expected files ending "
             f"in {', '.join(loading.IMAGE_SUFFIXES)}."
         )
-    owners = [file.parent.name if file.parent != folder else None for file in files]
+    owners = [file.parent.name if file.parent != folder else "" for file in files]
     indices, notes = None, []
-    if None not in owners:
+    if "" not in owners:
         classes = sorted(set(owners))
         indices, note = _indices(classes, outputs, names, f"the class folders of {folder}")
         notes += [note] if note else []
-    elif set(owners) != {None}:
+    elif set(owners) != {""}:
         notes.append(
             f"{folder} holds images beside folders of images, so folders are no labels: "
             "predictions are explained."
@@ -297,7 +297,8 @@ def _from_table(
             f"{taken[0]!r}. If it holds labels, a column of the inputs is missing; if it is an "
             "input, give it another name."
         )
-    labels, classes = None, {}
+    labels: np.ndarray | None = None
+    classes: dict[str, str] = {}
     if widths != {shape[0]}:
         columns = [name.strip().lower() for name in head or []]
         named = [columns.index(name) for name in LABELS if name in columns]
@@ -429,9 +430,10 @@ def _checked(
             f"The labels of {source} are {y.dtype}. Expected class indices; --labels none explains "
             "the predictions."
         )
-    if outputs is not None and (y.min() < 0 or y.max() >= outputs):
+    low, high = np.min(y), np.max(y)
+    if outputs is not None and (low < 0 or high >= outputs):
         raise ValueError(
-            f"The labels of {source} go from {y.min()} to {y.max()}. Expected indices of the "
+            f"The labels of {source} go from {low} to {high}. Expected indices of the "
             f"{outputs} outputs, from 0 on; --labels none explains the predictions."
         )
     return y

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -175,7 +176,7 @@ def _section(
     dataset = _sorted(dataset, methods)
     pieces, named = list(audit.draw(dataset, labels)), _for_figures(dataset)
     drawings = [
-        drawn(lambda piece=piece: piece.draw(named), piece.alt, piece.caption)
+        drawn(functools.partial(piece.draw, named), piece.alt, piece.caption)
         for piece in pieces
         if isinstance(piece, Drawing)
     ]

@@ -181,13 +181,14 @@ def judge(
     for method in methods:
         cells = {}
         for check, audit in asked:
-            dataset, known = datasets.get(audit.name), reasons.get(audit.name, {})
-            if dataset is not None and method in dataset.analyzer:
-                cells[check.name] = check.measure(dataset, method, thresholds)
+            measured, known = datasets.get(audit.name), reasons.get(audit.name, {})
+            if measured is not None and method in measured.analyzer:
+                cells[check.name] = check.measure(measured, method, thresholds)
             else:
                 reason = known.get(method) or known.get("")
                 cells[check.name] = missing(reason or f"the audit {audit.name} was not run")
-        decided = [cells[c.name].passed for c, _ in asked if cells[c.name].passed is not None]
+        passed = [cells[check.name].passed for check, _ in asked]
+        decided = [answer for answer in passed if answer is not None]
         trust = UNDECIDED
         if decided:
             trust = TRUSTWORTHY if all(decided) else NOT_TRUSTWORTHY
