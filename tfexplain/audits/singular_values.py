@@ -162,7 +162,7 @@ def estimate(
     squares: list[float] = []
     rest, spread = 0.0, 0.0
     while basis.shape[1] < size:
-        signs = generator.choice([-1.0, 1.0], size=(size, LEAST_SAMPLES))
+        signs: np.ndarray = generator.choice([-1.0, 1.0], size=(size, LEAST_SAMPLES))
         signs -= basis @ (basis.T @ signs)
         squares += list(np.sum(product(signs) ** 2, axis=0))
         passes += LEAST_SAMPLES

@@ -394,7 +394,8 @@ def _first(dataset: Any, shape: tuple, count: int) -> tuple[np.ndarray, Any]:
             rank = np.ndim(element[0] if pair else element)
     if rank == len(shape):
         dataset = dataset.batch(min(count, 32))
-    xs, ys = [], []
+    xs: list[Any] = []
+    ys: list[Any] = []
     for element in dataset.as_numpy_iterator():
         x, y = element if pair else (element, None)
         xs.append(x)
