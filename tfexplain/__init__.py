@@ -8,7 +8,31 @@ import json
 import os
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # For type checkers, which do not follow `__getattr__`.
+    from tfexplain import analyzers as analyzers
+    from tfexplain import audits as audits
+    from tfexplain import composites as composites
+    from tfexplain import errors as errors
+    from tfexplain import koopman as koopman
+    from tfexplain import metrics as metrics
+    from tfexplain import plotting as plotting
+    from tfexplain import references as references
+    from tfexplain import report as report
+    from tfexplain import results as results
+    from tfexplain import rules as rules
+    from tfexplain.analyzers import ANALYZERS as ANALYZERS
+    from tfexplain.analyzers import Analyzer as Analyzer
+    from tfexplain.analyzers import create_analyzer as create_analyzer
+    from tfexplain.analyzers import load_analyzer as load_analyzer
+    from tfexplain.audits import AUDITS as AUDITS
+    from tfexplain.composites import COMPOSITES as COMPOSITES
+    from tfexplain.composites import Composite as Composite
+    from tfexplain.errors import UnsupportedLayerError as UnsupportedLayerError
+    from tfexplain.errors import UnsupportedModelError as UnsupportedModelError
+    from tfexplain.report import audit as audit
 
 __version__ = "0.2.0"
 

@@ -267,6 +267,19 @@ def test_every_public_name_resolves():
         tfexplain.nothing  # noqa: B018
 
 
+def test_type_checkers_see_every_public_name():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = [n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n)]
+    seen = {}
+    for node in block.body:
+        (alias,) = node.names
+        # Without "as" a name is private to checkers.
+        assert alias.name == alias.asname
+        seen[alias.name] = node.module
+    homes = {name: f"tfexplain.{home}" for name, home in tfexplain._HOMES.items()}
+    assert seen == homes | dict.fromkeys(tfexplain._MODULES, "tfexplain")
+
+
 def assert_refused(found, backend):
     assert found.returncode == 1
     last = found.stderr.strip().splitlines()[-1]
