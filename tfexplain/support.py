@@ -112,4 +112,4 @@ def markdown() -> str:
 
 
 if __name__ == "__main__":
-    print(markdown())
+    print(markdown(), end="")
