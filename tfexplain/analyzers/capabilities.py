@@ -19,7 +19,7 @@ class Place(NamedTuple):
     """Where a batch lies: its slice of the samples, and how many there are in all."""
 
     positions: slice
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
 
 
 class BackwardPass(NamedTuple):

@@ -7,7 +7,7 @@ import tokenize
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 _PARTS = re.split(r"^## (.+)$", TEXT, flags=re.MULTILINE)[1:]
 RECIPES = {
