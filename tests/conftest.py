@@ -14,26 +14,33 @@ from tfexplain.numerics import Compiled
 COMPILED = Compiled.__call__
 
 
-def uncompiled(compiled, *arguments):
-    """Runs what a `Compiled` would compile, as it stands; XLA compiles in any case."""
-    if compiled._function._jit_compile:
+# Tracing a tiny network takes as long as running it some dozens of times.
+RUNS = 20
+
+
+def sparing(compiled, *arguments):
+    """Traces and compiles only what runs often, and what XLA has to compile."""
+    compiled.runs = getattr(compiled, "runs", 0) + 1
+    if compiled.runs > RUNS or compiled._function._jit_compile:
         return COMPILED(compiled, *arguments)
     return compiled._function.python_function(*arguments)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--compiled", action="store_true", help="compile in all tests, as users do")
+    parser.addoption(
+        "--compiled", action="store_true", help="compile at the first call, as users do"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Compiles only where a test is marked: tracing takes longer than tiny networks run.
+    """Spares tests the tracing of networks that run a few times only, unless marked `compiled`.
 
-    Graphs are tested where all exported analyzers run (`test_serving.py`), on devices, and by the
-    tests with the mark, whose analyzers run often.
+    Graphs are tested by all exported analyzers (`test_serving.py`), by XLA (`test_devices.py`),
+    by what runs often, and in the contract on the lowest versions (`--compiled`).
     """
     marked = item.get_closest_marker("compiled") or item.config.getoption("--compiled")
-    Compiled.__call__ = COMPILED if marked else uncompiled
+    Compiled.__call__ = COMPILED if marked else sparing
 
 
 @pytest.fixture(scope="session")

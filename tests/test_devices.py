@@ -13,6 +13,8 @@ from tests.test_contract import OPTIONS
 from tfexplain import create_analyzer
 from tfexplain.numerics import Compiled
 
+pytestmark = pytest.mark.compiled
+
 # The tiny networks have few units: with the default one of them would pass.
 OPTIONS = {**OPTIONS, "rect_grad": {"percentile": 60}}
 

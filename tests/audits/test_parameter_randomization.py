@@ -220,6 +220,7 @@ def test_batches_do_not_matter(model, batch_size):
 # --- one copy, one network, no traces ---
 
 
+@pytest.mark.compiled
 def test_each_function_is_traced_once(model, monkeypatch):
     traces, analyzers = [], made(model, ("gradient", "deep_lift.rescale"))
     call = numerics.Compiled.__call__
