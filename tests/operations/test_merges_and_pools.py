@@ -4,6 +4,7 @@ Rules run on single calls with any relevance; which rule an analyzer gives a cal
 assignment, so that nearly nothing has to be compiled.
 """
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,7 +25,7 @@ from tests.helpers.single_calls import (
     signs,
     single_operation,
 )
-from tfexplain import create_analyzer
+from tfexplain import UnsupportedLayerError, UnsupportedModelError, create_analyzer
 from tfexplain.rules import (
     AlphaBeta,
     AverageOfWindow,
@@ -322,3 +323,42 @@ def test_a_square_keeps_its_relevance():
     assert rules_of(analyzer) == {"square": EqualShares()}
     _, found = analyzer.explain([tf.constant([[2.0, -3.0, 1.0]], tf.float64)], tf.constant([[1]]))
     np.testing.assert_allclose(found, [[[0, 9, 0]]], rtol=1e-12)
+
+
+# --- integers among merged tensors ---
+
+MIXED = {
+    "maximum": ops.maximum,
+    "minimum": ops.minimum,
+    "add": ops.add,
+    "subtract": ops.subtract,
+    "Average": lambda *tensors: layers.Average()(tensors),
+    "Maximum": lambda *tensors: layers.Maximum()(tensors),
+}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_of_floating_tensors_merged_with_integers_the_gradient_is_known(kind):
+    keras.utils.set_random_seed(0)
+    given = keras.Input((4,))
+    hidden = layers.Dense(4, name="hidden")(given)
+    merged = MIXED[kind](hidden, ops.cast(hidden, "int32"))
+    model = keras.Model(given, layers.Dense(2)(merged))
+    x = np.random.default_rng(0).normal(0, 3, (8, 4)).astype("float32")
+    variable = tf.Variable(x)
+    with tf.GradientTape() as tape:
+        chosen = model(variable)[:, 1]
+    expected = tape.gradient(chosen, variable)
+    assert np.ptp(expected) > 0
+    found = create_analyzer("gradient", model).analyze(x, 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(UnsupportedLayerError, match="has no rule for 2 call"):
+        create_analyzer("lrp.z", model)
+
+
+def test_a_layer_that_makes_integers_floating_is_told():
+    given = keras.Input((4,), dtype="int32")
+    merged = layers.Maximum()([given, ops.flip(given, axis=1)])
+    model = keras.Model(given, layers.Dense(2)(ops.cast(merged, "float32")))
+    with pytest.raises(UnsupportedModelError, match="give other outputs than the model"):
+        create_analyzer("gradient", model).analyze(np.arange(12).reshape(3, 4))

@@ -82,11 +82,14 @@ class Call:
 
     @property
     def merges(self) -> bool:
-        """Whether it reads tensors alone, which broadcast against each other axis by axis.
+        """Whether it reads floating tensors alone, which broadcast against each other by axes.
 
-        Tensors of different rank broadcast in ways of their own.
+        Tensors of different rank broadcast in ways of their own, and for integers among the tensors
+        Keras computes in a dtype that none of them has.
         """
-        return self.only_tensors and len({len(node.shape) for node in self.inputs}) == 1
+        same_rank = len({len(node.shape) for node in self.inputs}) == 1
+        floating = all(node.floating for node in self.inputs)
+        return self.only_tensors and same_rank and floating
 
 
 # Arguments that are no data.
