@@ -42,8 +42,8 @@ class Koopman(Audit):
     by_samples = False
     of_model = True
 
-    repeats: int = 5
-    max_dimension: int = 256
+    repeats: int = 10
+    max_dimension: int | None = 1024
 
     @classmethod
     def suits(cls, case: Case) -> str:
@@ -75,7 +75,8 @@ class Koopman(Audit):
         from tfexplain import koopman
 
         blocks = koopman.blocks(case.model, output=case.output)
-        return np.array([min(block.input_size, self.max_dimension) for block in blocks], float)
+        most = np.inf if self.max_dimension is None else self.max_dimension
+        return np.array([min(block.input_size, most) for block in blocks], float)
 
     def compute(self, case: Case, path: str | os.PathLike | None) -> xr.Dataset:
         """Returns the credits; what few samples leave open is noted, and does not stop it."""

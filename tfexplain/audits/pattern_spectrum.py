@@ -32,9 +32,30 @@ class PatternSpectrum(Audit):
         """Needs patterns."""
         return "" if analyzer.fits else "it has no patterns"
 
+    def check(self, case: Case) -> None:
+        """Takes one analyzer."""
+        if len(case.analyzers) > 1:
+            raise ValueError(
+                f"The patterns of one analyzer are compared, received {len(case.analyzers)} "
+                f"({', '.join(case.analyzers)}). Give each a case of its own."
+            )
+        super().check(case)
+
     def compute(self, case: Case, path: str | os.PathLike | None) -> xr.Dataset:
-        """Returns the singular values of the first analyzer; nothing is written."""
-        return pattern_spectrum(case.first)
+        """Returns the singular values; the samples have no part in them."""
+        from tfexplain import runs
+
+        settings = runs.settings(self.name, case.analyzers, [], {}, with_data=path is not None)
+        return runs.in_blocks(
+            lambda block, advance: {},
+            lambda blocks: pattern_spectrum(case.first),
+            title=self.name.replace("_", " "),
+            count=1,
+            block_size=1,
+            steps=1,
+            settings=settings,
+            path=path,
+        )
 
 
 def pattern_spectrum(analyzer: Any) -> xr.Dataset:
