@@ -281,15 +281,15 @@ def model():
 
 def test_settings_have_checksums_only_where_they_are_needed(model):
     analyzers, x = {"gradient": create("gradient", model)}, np.ones((1, 8, 8, 3))
-    short = runs.settings("any", analyzers, x, with_data=False, seed=1)
-    full = runs.settings("any", analyzers, x, with_data=True, seed=1)
+    short = runs.settings("any", analyzers, x, {"seed": 1}, with_data=False)
+    full = runs.settings("any", analyzers, x, {"seed": 1}, with_data=True)
     assert set(full) - set(short) == {"samples_sha256", "weights_sha256", "architecture_sha256"}
-    other = runs.settings("any", analyzers, x + 1, with_data=True, seed=1)
+    other = runs.settings("any", analyzers, x + 1, {"seed": 1}, with_data=True)
     differing = {key for key in full if full[key] != other[key]}
     assert differing == {"samples_sha256"}
     json.dumps(full)
     changed = {"gradient": create("gradient", small_cnn(seed=1))}
-    other = runs.settings("any", changed, x, with_data=True, seed=1)
+    other = runs.settings("any", changed, x, {"seed": 1}, with_data=True)
     assert {key for key in full if full[key] != other[key]} == {"weights_sha256"}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfexplain.audits.drawings import Drawing, Gallery, Grid, Labels
 from tfexplain.audits.judging import Check
+from tfexplain.checks import plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
 PRESETS = ("quick", "default", "thorough")
 # As in `tfexplain.runs`, which imports TensorFlow.
 Arrays = dict[str, "np.ndarray"]
+# What the settings and attributes of every run have; an option of the same name would be lost.
+RESERVED = (
+    "analyzers",
+    "architecture_sha256",
+    "audit",
+    "batch_size",
+    "block_size",
+    "notes",
+    "samples_sha256",
+    "seed",
+    "settings",
+    "targets_sha256",
+    "versions",
+    "weights_sha256",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +51,7 @@ class Work:
         steps: Into how many steps the work on one block falls, for the display of progress.
         notes: What a reader may not expect.
         versions: Package -> version, of packages that only this audit uses.
+        sample_steps: How many steps there are for each sample of a block besides.
     """
 
     case: Case
@@ -42,11 +59,15 @@ class Work:
     steps: int
     notes: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    sample_steps: int = 0
 
 
 @dataclass(frozen=True)
 class Audit(abc.ABC):
     """One question about explanations: a frozen dataclass whose fields are its options.
+
+    Arrays and lists among the options become nested tuples, NumPy's numbers those of Python, so
+    that audits can be compared and their settings be written.
 
     A subclass declares what it asks and where it fits, and defines `measure` and `combine` (or, if
     samples cannot be taken apart, `compute`). `tfexplain.audits.register` enters it in `AUDITS`:
@@ -82,6 +103,25 @@ class Audit(abc.ABC):
     compiled: ClassVar[float] = 0.0
     block_size: ClassVar[int] = 32
     checks: ClassVar[tuple[Check, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Makes the options plain."""
+        for option in dataclasses.fields(self):
+            object.__setattr__(self, option.name, plain(getattr(self, option.name)))
+
+    @classmethod
+    def check_fields(cls) -> None:
+        """Refuses options whose names mean something else in every run.
+
+        Raises:
+            ValueError: If there are some.
+        """
+        names = [option.name for option in dataclasses.fields(cls)]
+        if taken := [name for name in names if name in RESERVED]:
+            raise ValueError(
+                f"The audit {cls.__name__} has the field(s) {', '.join(taken)}, and every run has "
+                "settings of that name: seed and batches come with the case. Choose other names."
+            )
 
     # --- where it fits, and what it costs ---
 
@@ -135,7 +175,8 @@ class Audit(abc.ABC):
         Args:
             work: The `Work` that `prepare` returned.
             block: Which samples.
-            advance: Function to call after each of `work.steps` steps.
+            advance: Function to call after each step; a block has `work.steps`, and
+                `work.sample_steps` for each of its samples.
 
         Returns:
             Arrays by name, which are kept until all blocks are done.
@@ -180,7 +221,8 @@ class Audit(abc.ABC):
 
         Args:
             case: What is audited.
-            block_size: Samples that are finished and stored together; None for `block_size`.
+            block_size: Samples that are finished and stored together; None for `block_size`. An
+                audit that is not measured block by block takes None alone.
             path: NetCDF file for the result. A run that was stopped continues with the same numbers
                 (finished blocks are in the folder `<path>.blocks`); a finished file of the same
                 settings is read. None: nothing is written.
@@ -198,12 +240,18 @@ class Audit(abc.ABC):
                 f"{type(case).__name__}. Make one, Case(analyzers, x, y)"
                 + (f", or call {self.function}." if self.function else ".")
             )
+        self.check_fields()
         self.check(case)
         if not self.by_samples:
+            if block_size is not None:
+                raise ValueError(
+                    f"{self.name} is not measured in blocks of samples, received "
+                    f"block_size={block_size!r}. Leave it out."
+                )
             return self.compute(case, path)
         work = self.prepare(case)
         settings = runs.settings(
-            self.name, case.analyzers, case.inputs, with_data=path is not None, **work.options
+            self.name, case.analyzers, case.inputs, work.options, with_data=path is not None
         )
         settings["versions"] |= work.versions
 
@@ -218,6 +266,7 @@ class Audit(abc.ABC):
             count=case.count,
             block_size=self.block_size if block_size is None else block_size,
             steps=work.steps,
+            sample_steps=work.sample_steps,
             settings=settings,
             path=path,
         )

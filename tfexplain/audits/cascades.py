@@ -71,9 +71,7 @@ def cascade_maps(
         inputs = ("channel", *sizes) if case.layout.channel_axis == 0 else (*sizes, "channel")
     left = ("normalization", "data_range", "flip", "keep", "resamples", "confidence")
     options = {key: value for key, value in work.options.items() if key not in left}
-    settings = runs.settings(
-        "cascade_maps", case.analyzers, case.inputs, with_data=False, **options
-    )
+    settings = runs.settings("cascade_maps", case.analyzers, case.inputs, options, with_data=False)
     return xr.Dataset(
         {
             "relevance": (("analyzer", "step", "sample", *sizes), maps),

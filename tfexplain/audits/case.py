@@ -171,9 +171,8 @@ class Case:
         """The number of samples."""
         return len(self.inputs[0])
 
-    @property
-    def samples(self) -> np.ndarray:
-        """The samples of a model with one input.
+    def check_one_input(self) -> None:
+        """Refuses models with several inputs.
 
         Raises:
             ValueError: For several inputs.
@@ -184,6 +183,15 @@ class Case:
                 f"Audits compare maps of one input; the model has {len(inputs.nodes)} "
                 f"({', '.join(inputs.names)})."
             )
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The samples of a model with one input.
+
+        Raises:
+            ValueError: For several inputs.
+        """
+        self.check_one_input()
         return self.inputs[0]
 
     @functools.cached_property

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from tfexplain.analyzers import Analyzer
     from tfexplain.audits.case import Case
 
-NUMBERS = ("measured", "closed_form", "c", "worst", "measured_worst", "active")
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Work(Work):
@@ -57,8 +55,8 @@ class LayerNorms(Audit):
         from tfexplain.audits.amplification import linear_calls
         from tfexplain.audits.case import merged_orders
 
+        case.check_one_input()
         columns = optional_integer("columns", self.columns, 1)
-        samples = case.samples
         networks = [with_chain(analyzer).network() for analyzer in case.analyzers.values()]
         order = merged_orders([[call.name for call in linear_calls(one)] for one in networks])
         if not order:
@@ -66,17 +64,16 @@ class LayerNorms(Audit):
         for name, analyzer in case.analyzers.items():
             analyzer.checked(case.arrays(name)[0][:2])
         options = {"columns": columns, **case.options()}
-        steps = len(case.analyzers) * min(self.block_size, len(samples))
-        return _Work(case, options, steps, order=order)
+        return _Work(case, options, 0, sample_steps=len(case.analyzers), order=order)
 
     def measure(self, work: _Work, block: slice, advance: Callable[[], None]) -> Arrays:
         """Returns norms of layers, (analyzer, sample, layer, number), and of whole chains."""
         from tfexplain.analyzers.reversed import with_chain
-        from tfexplain.audits.amplification import is_straight, measure
+        from tfexplain.audits.amplification import LayerNorm, is_straight, measure
 
         case = work.case
         shape = (len(case.analyzers), block.stop - block.start)
-        numbers = np.full((*shape, len(work.order), len(NUMBERS)), np.nan)
+        numbers = np.full((*shape, len(work.order), len(LayerNorm._fields)), np.nan)
         chain = np.full((*shape, 2), np.nan)
         for row, (name, analyzer) in enumerate(case.analyzers.items()):
             (array,), chained = case.arrays(name), with_chain(analyzer)
@@ -94,6 +91,8 @@ class LayerNorms(Audit):
         """Joins the samples."""
         import xarray as xr
 
+        from tfexplain.audits.amplification import LayerNorm
+
         numbers = np.concatenate([block["numbers"] for block in blocks], axis=1)
         chain = np.concatenate([block["chain"] for block in blocks], axis=1)
         each = ("analyzer", "sample")
@@ -101,7 +100,7 @@ class LayerNorms(Audit):
             {
                 **{
                     name: ((*each, "layer"), numbers[..., place])
-                    for place, name in enumerate(NUMBERS)
+                    for place, name in enumerate(LayerNorm._fields)
                 },
                 "norm": (each, chain[..., 0]),
                 "bound": (each, chain[..., 1]),

@@ -31,6 +31,7 @@ def register(cls: type[Audit]) -> type[Audit]:
             f"{cls.__name__} must be a frozen dataclass, whose fields are its options: decorate it "
             "with @dataclass(frozen=True) below @register."
         )
+    cls.check_fields()
     lacking = [key for key in ("name", "title", "question") if not getattr(cls, key, "")]
     needed = ("measure", "combine") if cls.by_samples else ("compute",)
     lacking += [key for key in needed if getattr(cls, key) is getattr(Audit, key)]

@@ -20,9 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Work(Work):
-    """Classes of which explanations are taken apart, -1 where relevance is given."""
+    """What is explained.
+
+    Attributes:
+        classes: Of which explanations are taken apart, -1 where relevance is given.
+        given: That relevance, float64, or None.
+    """
 
     classes: np.ndarray
+    given: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class SpectralTerms(Audit):
     def prepare(self, case: Case) -> _Work:
         """Checks the options."""
         from tfexplain.audits.redistribution import POLICIES, check_start
+        from tfexplain.runs import digest
 
         if len(case.analyzers) > 1:
             raise ValueError(
@@ -53,18 +60,21 @@ class SpectralTerms(Audit):
         for name, analyzer in case.analyzers.items():
             check_start(name, analyzer, self.start)
         choice("policy", self.policy, POLICIES)
-        integer("num_terms", self.num_terms, 1)
         if self.start is not None and self.output_relevance is None:
             raise ValueError(f"start={self.start!r} has no classes: give output_relevance.")
-        given = self.output_relevance is not None
-        classes = np.full(case.count, -1) if given else case.targets
+        if self.output_relevance is None:
+            given, classes, explained = None, case.targets, case.options("targets")
+        else:
+            given, classes = _as_array(self.output_relevance, case.count), np.full(case.count, -1)
+            explained = {**case.options(), "output_relevance_sha256": digest([given])}
         options = {
             "start": self.start,
             "policy": self.policy,
             "quantile": real("quantile", self.quantile, 0, 1),
-            **case.options(),
+            "num_terms": integer("num_terms", self.num_terms, 1),
+            **explained,
         }
-        return _Work(case, options, 1, case.layout.notes(), classes=classes)
+        return _Work(case, options, 1, case.layout.notes(), classes=classes, given=given)
 
     def measure(self, work: _Work, block: slice, advance: Callable[[], None]) -> Arrays:
         """Takes the explanations of a block apart."""
@@ -80,9 +90,7 @@ class SpectralTerms(Audit):
         for position in range(block.start, block.stop):
             matrix = Redistribution(analyzer, array, position, case.layout, self.start)
             r, columns = build(matrix, self.policy, self.quantile)
-            explained = _explained(
-                self.output_relevance, matrix, position, int(work.classes[position])
-            )
+            explained = _explained(work.given, matrix, position, int(work.classes[position]))
             absent = np.setdiff1d(np.flatnonzero(explained), columns.kept)
             if len(absent):
                 raise ValueError(
@@ -184,13 +192,29 @@ def spectral_terms(
     return audit.run(Case(analyzer, x, y))
 
 
-def _explained(given: Any, matrix: Redistribution, position: int, target: int) -> np.ndarray:
+def _as_array(given: Any, count: int) -> np.ndarray:
+    """Returns relevance of outputs as an array with an entry for each sample."""
+    try:
+        array = np.asarray(given, "float64")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"output_relevance must be an array of numbers: {error}.") from error
+    if array.shape[:1] != (count,):
+        raise ValueError(
+            f"output_relevance has the shape {array.shape} for {count} samples; its first axis is "
+            "that of the samples."
+        )
+    return array
+
+
+def _explained(
+    given: np.ndarray | None, matrix: Redistribution, position: int, target: int
+) -> np.ndarray:
     """Returns y of one sample, flat."""
     if given is None:
         explained = np.zeros(len(matrix.outputs))
         explained[target] = matrix.outputs[target]
         return explained
-    explained = np.asarray(given, "float64")[position].ravel()
+    explained = given[position].ravel()
     if len(explained) != len(matrix.outputs) or not np.isfinite(explained).all():
         raise ValueError(
             f"output_relevance has {len(explained)} values for sample {position}, expected "

@@ -133,6 +133,7 @@ class Spectrum(Audit):
 
         choice("method", self.method, METHODS)
         choice("policy", self.policy, POLICIES)
+        case.check_one_input()
         options = {
             "start": self.start,
             "method": self.method,
@@ -143,14 +144,13 @@ class Spectrum(Audit):
             "tolerance": real("tolerance", self.tolerance, 0),
             **case.options(),
         }
-        samples = case.samples
         for name, analyzer in case.analyzers.items():
             check_start(name, analyzer, self.start)
             if self.method == "matrix_free":
                 check_linear(name, analyzer, self.start)
             if analyzer.has_chain:
                 analyzer.checked(case.arrays(name)[0][:2])
-        return Work(case, options, len(case.analyzers) * min(self.block_size, len(samples)))
+        return Work(case, options, 0, sample_steps=len(case.analyzers))
 
     def measure(self, work: Work, block: slice, advance: Callable[[], None]) -> Arrays:
         """Decomposes the matrix of each method at each sample of a block."""

@@ -167,11 +167,13 @@ def audit(
             "audit",
             case.analyzers,
             case.inputs,
+            {
+                "preset": preset,
+                "output": output,
+                **case.options("targets"),
+                "pixels_sha256": "none" if case.pixels is None else digest([case.pixels]),
+            },
             with_data=path is not None,
-            preset=preset,
-            output=output,
-            **case.options("targets"),
-            pixels_sha256="none" if case.pixels is None else digest([case.pixels]),
         )
         record = {
             "schema": SCHEMA,

@@ -46,6 +46,7 @@ def in_blocks(
     count: int,
     block_size: int,
     steps: int,
+    sample_steps: int = 0,
     settings: Mapping[str, Any],
     path: str | os.PathLike | None,
 ) -> xr.Dataset:
@@ -64,6 +65,7 @@ def in_blocks(
         count: Number of samples.
         block_size: Samples of a block.
         steps: Steps of each block, for the progress bar.
+        sample_steps: Steps of each sample besides.
         settings: All that the numbers depend on, as JSON-able data. A folder of blocks with other
             settings is refused.
         path: NetCDF file of the result, or None.
@@ -82,9 +84,9 @@ def in_blocks(
         store = _Store(pathlib.Path(path), {**settings, "block_size": block_size})
         if (finished := store.result()) is not None:
             return finished
-    found = []
+    found: list[Arrays] = []
     with one_display() as progress:
-        task = progress.add_task(title, total=len(blocks) * steps)
+        task = progress.add_task(title, total=len(blocks) * steps + count * sample_steps)
         for block in blocks:
             arrays = store.read(block) if store else None
             if arrays is None:
@@ -92,7 +94,8 @@ def in_blocks(
                 if store:
                     store.write(block, arrays)
             found.append(arrays)
-            progress.update(task, completed=len(found) * steps)
+            done = len(found) * steps + block.stop * sample_steps
+            progress.update(task, completed=done)
         progress.remove_task(task)
     dataset = combine(found)
     if store:

@@ -46,10 +46,10 @@ def digest(arrays: Iterable[np.ndarray]) -> str:
 def settings(
     audit: str,
     analyzers: Mapping[str, Analyzer],
-    x: np.ndarray | list[np.ndarray],
+    x: np.ndarray | Sequence[np.ndarray],
+    options: Mapping[str, Any],
     *,
     with_data: bool,
-    **options: Any,
 ) -> dict[str, Any]:
     """Returns what the numbers of an audit depend on, as JSON-able data.
 
@@ -57,14 +57,17 @@ def settings(
         audit: Its name.
         analyzers: By name.
         x: The samples; several inputs as a list.
+        options: Of the audit.
         with_data: Add checksums of samples, weights and architecture, which takes a second for
             large models; a run that continues later needs them.
-        **options: Of the audit.
 
     Raises:
-        ValueError: If another process could not tell whether it runs the same, because an option
-            of an analyzer is a function that is not registered.
+        TypeError: If an option cannot be written as JSON.
+        ValueError: If an option has the name of another setting, or if another process could not
+            tell whether it runs the same, because an option of an analyzer is a function that is
+            not registered.
     """
+    _check_json(audit, options)
     if with_data:
         _check_options(analyzers)
     found = {
@@ -76,8 +79,13 @@ def settings(
             **results.versions(),
             **{name: importlib.metadata.version(name) for name in ("scipy", "scikit-image")},
         },
-        **options,
     }
+    if taken := sorted(found.keys() & options.keys()):
+        raise ValueError(
+            f"The audit {audit!r} has the option(s) {', '.join(taken)}, and every run has settings "
+            "of that name. Choose other names."
+        )
+    found |= options
     if with_data:
         found["samples_sha256"] = digest(x if isinstance(x, list) else [x])
         models = {id(a.user_model): a.user_model for a in analyzers.values()}
@@ -107,6 +115,18 @@ def architecture(model: keras.Model) -> str:
     # What JSON does not know is named by its class: another process has other addresses.
     text = json.dumps(rows, sort_keys=True, default=lambda value: type(value).__name__)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_json(audit: str, options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"The option {key!r} of the audit {audit!r} cannot be written as JSON ({error}), "
+                f"received {value!r}. Numbers, texts, None, and lists or dicts of such can; of an "
+                "array tfexplain.runs.digest gives a checksum."
+            ) from error
 
 
 def _check_options(analyzers: Mapping[str, Analyzer]) -> None:
