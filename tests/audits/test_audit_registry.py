@@ -13,7 +13,7 @@ import xarray as xr
 
 import tfexplain
 from tests.helpers.audit_networks import table_columns, table_network
-from tfexplain import audits, report
+from tfexplain import audits, report, runs
 from tfexplain.audits import Case, judging
 from tfexplain.audits.registry import all_checks, in_reports
 from tfexplain.references import REFERENCES
@@ -203,6 +203,146 @@ def test_an_own_audit_that_fails_is_left_out(registry):
     assert found.record["reasons"]["broken"][""] == "no numbers today"
 
 
+def variant(**changes):
+    """Returns `Largest` with something else, as if it were defined again."""
+    own = {"__module__": Largest.__module__, "__qualname__": "Largest", **changes}
+    return dataclass(frozen=True)(type("Largest", (Largest,), own))
+
+
+@pytest.mark.parametrize("failing", ["measure", "wrong", "draw", "page_notes", "figure", "tiles"])
+def test_what_fails_after_the_work_takes_nothing_else_away(registry, failing, tmp_path):
+    def fails(*given):
+        raise AttributeError("no such thing")
+
+    drawing = audits.Drawing(fails, "a figure", "below")
+    gallery = audits.Gallery("a row", "in words", [audits.Tile(np.zeros((1, 2, 3, 4)), "odd")])
+    changes = {
+        "measure": {"checks": (audits.Check("largest", "Is small", "Below.", fails),)},
+        "wrong": {"checks": (audits.Check("largest", "Is small", "Below.", lambda *given: 1),)},
+        "draw": {"draw": classmethod(fails)},
+        "page_notes": {"page_notes": classmethod(fails)},
+        "figure": {"draw": classmethod(lambda *given: [drawing])},
+        "tiles": {"draw": classmethod(lambda *given: [gallery])},
+    }[failing]
+    audits.register(variant(**changes))
+    found = tfexplain.audit(
+        table_network(),
+        table_columns(),
+        methods="lrp.z",
+        audits=["entropy", "largest"],
+        folder=tmp_path / "audit",
+    )
+    assert list(found.datasets) == ["entropy", "largest"]
+    page = (tmp_path / "audit" / "report.html").read_text(encoding="utf-8")
+    word = found.verdict()["lrp.z"].cells["largest"].word
+    if failing == "measure":
+        assert word == "not measured: AttributeError: no such thing"
+    elif failing == "wrong":
+        assert word == "not measured: the check returned int, expected a Cell"
+    else:
+        assert word == "small"
+        said = {"figure": "a figure cannot be drawn: AttributeError: no such thing"}
+        said |= {"tiles": "Not shown: a row (", "draw": "Not shown: what it shows (Attribute"}
+        assert said.get(failing, "Not shown: its notes (AttributeError: no such thing)") in page
+    assert "Largest relevance" in page and "Entropy" in page
+
+
+def test_notes_of_a_page_stay_those_of_the_audit(registry, tmp_path):
+    notes = ["of the page"]
+    audits.register(variant(page_notes=classmethod(lambda cls, dataset: notes)))
+    found = tfexplain.audit(table_network(), table_columns(), methods="lrp.z", audits="largest")
+    assert found.to_html() == found.to_html() and notes == ["of the page"]
+
+
+def test_cells_of_numpy_values_are_plain(registry):
+    cell = audits.Cell("small", np.float32(0.5), passed=np.bool_(False), samples=np.int64(3))
+    assert cell == audits.Cell("small", 0.5, passed=False, samples=3)
+    assert cell.passed is False and type(cell.samples) is int
+
+
+def test_checks_that_do_not_decide_do_not_count(registry):
+    def failed(dataset, method, thresholds):
+        return audits.Cell("bad", 1.0, passed=False)
+
+    audits.register(variant(checks=(audits.Check("extra", "Extra", "More.", failed),)))
+    found = tfexplain.audit(table_network(), table_columns(), methods="lrp.z", audits="largest")
+    row = found.verdict()["lrp.z"]
+    assert row.cells["extra"].passed is False
+    assert (row.trust, row.passed, row.measured) == ("undecided", 0, 0)
+
+
+def test_settings_that_changed_are_refused_and_nothing_is_replaced(registry, tmp_path):
+    options = {"methods": "lrp.z", "audits": ["largest", "entropy"], "folder": tmp_path / "audit"}
+    model, x = table_network(), table_columns()
+    audits.register(variant(presets={"default": {"factor": 2.0}}))
+    first = tfexplain.audit(model, x, **options)
+    audits.register(variant(presets={"default": {"factor": 3.0}}))
+    with pytest.raises(ValueError, match="other settings of largest: .*2.0.*, now .*3.0"):
+        tfexplain.audit(model, x, **options)
+    # The default of a field stands in no preset: the stored result itself tells.
+    preset = {"presets": {"default": {}}, "__annotations__": {"factor": "float"}}
+    second = {**options, "folder": tmp_path / "other"}
+    audits.register(variant(**preset))
+    tfexplain.audit(model, x, **second)
+    audits.register(variant(**preset, factor=3.0))
+    with pytest.raises(runs.OtherSettingsError, match="largest.nc holds .* differ in factor"):
+        tfexplain.audit(model, x, **second)
+    for folder in (options["folder"], second["folder"]):
+        stored = report.load(folder)
+        xr.testing.assert_equal(stored.datasets["largest"], first.datasets["largest"])
+        assert not stored.record["reasons"]["largest"]
+
+
+@pytest.mark.parametrize("asked", ["suits", "refuses"])
+def test_an_audit_that_cannot_tell_whether_it_fits_is_left_out(registry, asked):
+    def fails(*given):
+        raise TypeError("scale is missing")
+
+    audits.register(variant(**{asked: classmethod(fails)}))
+    found = tfexplain.audit(
+        table_network(), table_columns(), methods="lrp.z", audits=["entropy", "largest"]
+    )
+    assert list(found.datasets) == ["entropy"]
+    reasons = found.record["reasons"]["largest"]
+    assert reasons["" if asked == "suits" else "lrp.z"] == "TypeError: scale is missing"
+
+
+def test_options_that_do_not_fit_leave_the_audit_out_with_and_without_a_plan(registry):
+    def for_case(cls, case, settings):
+        raise KeyError("widht")
+
+    audits.register(variant(for_case=classmethod(for_case)))
+    plans = []
+    for announce in (None, plans.append):
+        with pytest.warns(UserWarning, match="Largest relevance: left out"):
+            found = tfexplain.audit(
+                table_network(),
+                table_columns(),
+                methods="lrp.z",
+                audits=["entropy", "largest"],
+                announce=announce,
+            )
+        assert found.record["reasons"]["largest"][""] == "KeyError: 'widht'"
+    assert list(plans[0].passes) == ["entropy"]
+
+
+def test_presets_are_checked(registry):
+    for presets, error, message in (
+        ({"fast": {}}, ValueError, "the preset 'fast'.*Presets: quick, default, thorough"),
+        ({"quick": {"facter": 1}}, ValueError, "facter, which is no field. Did you mean 'factor'"),
+        ({"quick": {"factor": object()}}, TypeError, "preset 'quick'.*cannot be written as JSON"),
+    ):
+        with pytest.raises(error, match=message):
+            audits.register(variant(presets=presets))
+    assert "largest" not in registry
+    audits.register(variant(presets={"quick": {"factor": np.float32(1), "samples": 2}}))
+    found = tfexplain.audit(
+        table_network(), table_columns(), methods="lrp.z", audits="largest", preset="quick"
+    )
+    assert found.datasets["largest"].sizes["sample"] == 2
+    assert found.record["audits"]["largest"] == {"factor": 1.0, "samples": 2}
+
+
 def test_what_is_no_audit_is_refused(registry):
     with pytest.raises(TypeError, match="subclass of tfexplain.audits.Audit, received"):
         audits.register(int)
@@ -224,9 +364,7 @@ def test_what_is_no_audit_is_refused(registry):
     assert list(registry) == list(tfexplain.AUDITS) and "x" not in registry
     # Defined again, as in a notebook, it takes the place of the first.
     audits.register(Largest)
-    again = dataclass(frozen=True)(
-        type("Largest", (Largest,), {"__module__": Largest.__module__, "__qualname__": "Largest"})
-    )
+    again = variant()
     audits.register(again)
     assert registry["largest"] is again
 

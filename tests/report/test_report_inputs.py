@@ -194,3 +194,40 @@ def test_what_the_report_cannot_print_is_refused(table, columns, changes, messag
 def test_names_and_numbers_of_samples_must_fit(table, columns, about):
     with pytest.raises(ValueError, match="for 5 samples. Expected a name for each"):
         tfexplain.audit(table, columns, about=about, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.eye(3)[[0, 1, 2, 0, 1]], "one class index per sample.*give y.argmax"),
+        ([0, 1, 9, 0, 1], "9"),
+        ("cat", "y must be one index per sample, received 'cat'"),
+    ],
+)
+def test_wrong_targets_are_an_error_of_the_call(table, columns, y, message):
+    with pytest.raises(ValueError, match=message) as error:
+        tfexplain.audit(table, columns, y, **QUICK)
+    assert "No method fits" not in str(error.value)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Incomplete(keras.initializers.Initializer):
+    """Cannot be made of its configuration."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, shape, dtype=None, **options):
+        return keras.random.normal(shape, dtype=dtype, seed=1) * self.scale
+
+    def get_config(self):
+        return {}
+
+
+def test_an_initializer_that_cannot_be_made_again_leaves_one_audit_out(columns):
+    kernel = Incomplete(0.5)
+    model = sequential((4,), layers.Dense(3, kernel_initializer=kernel, name="scores"))
+    asked = {**QUICK, "audits": ["entropy", "parameter_randomization"]}
+    found = tfexplain.audit(model, columns, **asked)
+    assert list(found.datasets) == ["entropy"]
+    assert "missing 1 required" in found.record["reasons"]["parameter_randomization"][""]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 
-from tfexplain.audits.base import Audit
+from tfexplain.audits.base import PRESETS, Audit
 from tfexplain.audits.judging import Check
+from tfexplain.checks import plain
+from tfexplain.errors import nearest
 
 # In the order in which they run and stand on the page.
 AUDITS: dict[str, type[Audit]] = {}
@@ -21,8 +25,10 @@ def register(cls: type[Audit]) -> type[Audit]:
         The class.
 
     Raises:
-        TypeError: If it is something else.
-        ValueError: If something is missing, or another audit has its name or that of a check.
+        TypeError: If it is something else, or a preset cannot be written as JSON.
+        ValueError: If something is missing, a field has the name of a setting that every run has,
+            a preset is unknown or has an option that is no field, or another audit has its name or
+            that of a check.
     """
     if not (isinstance(cls, type) and issubclass(cls, Audit)):
         raise TypeError(f"An audit is a subclass of tfexplain.audits.Audit, received {cls!r}.")
@@ -37,6 +43,7 @@ def register(cls: type[Audit]) -> type[Audit]:
     lacking += [key for key in needed if getattr(cls, key) is getattr(Audit, key)]
     if lacking:
         raise ValueError(f"The audit {cls.__name__} lacks {', '.join(lacking)}.")
+    _check_presets(cls)
     # As its name is that of a file and of an argument, and defined again in a notebook it is new.
     if not cls.name.isidentifier():
         raise ValueError(f"The name of an audit is an identifier, received {cls.name!r}.")
@@ -51,6 +58,32 @@ def register(cls: type[Audit]) -> type[Audit]:
         raise ValueError(f"Another audit has the check(s) {', '.join(repeated)} already.")
     AUDITS[cls.name] = cls
     return cls
+
+
+def _check_presets(cls: type[Audit]) -> None:
+    for preset, settings in cls.presets.items():
+        if preset not in PRESETS:
+            raise ValueError(
+                f"The audit {cls.__name__} has the preset {preset!r}."
+                f"{nearest(preset, PRESETS)} Presets: {', '.join(PRESETS)}."
+            )
+        try:
+            json.dumps({key: plain(value) for key, value in settings.items()})
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"The preset {preset!r} of the audit {cls.__name__} cannot be written as JSON "
+                f"({error}): {settings!r}."
+            ) from error
+        # One of its own reads what it likes.
+        makes_itself = cls.for_case.__func__ is not Audit.for_case.__func__
+        fields = [field.name for field in dataclasses.fields(cls)]
+        unknown = [key for key in settings if key not in {*fields, "samples"}]
+        if unknown and not makes_itself:
+            raise ValueError(
+                f"The preset {preset!r} of the audit {cls.__name__} sets {', '.join(unknown)}, "
+                f"which is no field.{nearest(unknown[0], fields)} Fields: "
+                f"{', '.join(fields) or 'none'}; samples limits their number."
+            )
 
 
 def in_reports() -> Mapping[str, type[Audit]]:

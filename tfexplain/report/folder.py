@@ -114,12 +114,20 @@ class Folder:
                 f"{file.parent} holds another audit; they differ in {', '.join(names)}. Choose "
                 "another folder, or remove it."
             )
+        mine, theirs = self.record["audits"], before["audits"]
+        both = [name for name in mine if name in theirs]
+        if names := [name for name in both if differing(mine[name], theirs[name])]:
+            raise ValueError(
+                f"{file.parent} holds audits with other settings of {', '.join(names)}: "
+                + "; ".join(f"{theirs[name]}, now {mine[name]}" for name in names)
+                + ". Choose another folder, or remove it."
+            )
         reasons = before["reasons"]
         for name, found in self.record["reasons"].items():
             self.record["reasons"][name] = {**reasons.get(name, {}), **found}
         # What was asked for before is still there.
         self.record["reasons"] = {**reasons, **self.record["reasons"]}
-        audits = {**before["audits"], **self.record["audits"]}
+        audits = {**theirs, **mine}
         self.record["audits"] = {name: audits[name] for name in AUDITS if name in audits}
         self.record["seconds"] = before["seconds"]
 

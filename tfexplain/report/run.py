@@ -28,7 +28,7 @@ from tfexplain.audits.case import Case
 from tfexplain.audits.judging import Thresholds
 from tfexplain.audits.pixel_flipping import check_pixels
 from tfexplain.audits.registry import AUDITS, in_reports
-from tfexplain.checks import choice, integer, is_integer, optional_integer
+from tfexplain.checks import choice, integer, is_integer, optional_integer, plain
 from tfexplain.errors import nearest
 from tfexplain.graph import check_built, has_graph, trace
 from tfexplain.report import methods as chosen_methods
@@ -43,7 +43,7 @@ from tfexplain.report.folder import (
 )
 from tfexplain.report.methods import FAILURES, why
 from tfexplain.report.outcome import Outcome
-from tfexplain.runs import digest, one_display
+from tfexplain.runs import OtherSettingsError, digest, one_display
 from tfexplain.runs import settings as run_settings
 
 # Samples of a preset, at most.
@@ -181,7 +181,7 @@ def audit(
             "settings": settings,
             "model": str(model.name),
             "methods": {name: _published(analyzer) for name, analyzer in case.analyzers.items()},
-            "audits": {audit.name: dict(_settings_of(audit, preset)) for audit in chosen_audits},
+            "audits": {audit.name: _recorded(audit, preset) for audit in chosen_audits},
             "samples": {"given": samples.given, "positions": samples.positions.tolist()},
             "explained": "the largest output of each sample" if y is None else "the given classes",
             "left_out": left_out,
@@ -218,6 +218,11 @@ def audit(
 def _settings_of(audit: type[Audit], preset: str) -> Mapping[str, Any]:
     """Returns what a preset sets for an audit; one without that preset has its defaults."""
     return audit.presets.get(preset, {})
+
+
+def _recorded(audit: type[Audit], preset: str) -> dict[str, Any]:
+    """Returns those settings as JSON-able data."""
+    return {key: plain(value) for key, value in _settings_of(audit, preset).items()}
 
 
 # --- arguments -----------------------------------------------------------------------------------
@@ -373,6 +378,9 @@ def _case(
         pixels=samples.pixels,
         preprocess=preprocess,
     )
+    if samples.y is not None:
+        # Wrong ones are an error of the call, and no reason to leave a method out.
+        _ = case.targets
     if samples.pixels is not None and case.samples.ndim == 4:
         check_pixels(case.samples, case.layout, samples.pixels, preprocess, batch_size)
     seconds = {}
@@ -396,14 +404,22 @@ def _reasons(audits: Sequence[type[Audit]], case: Case) -> dict[str, dict[str, s
     """Returns, by audit, what is left out and why; "" stands for the whole audit."""
     found: dict[str, dict[str, str]] = {}
     for audit in audits:
-        if reason := audit.suits(case) or audit.lacks(case):
+        if reason := _said(audit.suits, case) or _said(audit.lacks, case):
             found[audit.name] = {"": reason}
             continue
-        refused = {name: audit.refuses(a, case) for name, a in case.analyzers.items()}
+        refused = {name: _said(audit.refuses, a, case) for name, a in case.analyzers.items()}
         found[audit.name] = {name: reason for name, reason in refused.items() if reason}
         if len(found[audit.name]) == len(case.analyzers):
             found[audit.name][""] = "no method fits it"
     return found
+
+
+def _said(question: Callable[..., str], *about: Any) -> str:
+    """Returns the reason that an audit gives, or why it could not tell."""
+    try:
+        return question(*about)
+    except FAILURES as error:
+        return why(error)
 
 
 # --- one audit -----------------------------------------------------------------------------------
@@ -433,6 +449,9 @@ def _run_audit(
         try:
             instance, sampled = _configured(audit, suited, settings)
             return instance.run(sampled, path=state.file(audit))
+        except OtherSettingsError:
+            # Nothing of the model or of a method failed: what is stored must not be replaced.
+            raise
         except FAILURES as error:
             found = {} if audit.of_model else _culprits(audit, suited, settings)
             if not found or len(found) == len(suited.analyzers):
@@ -501,15 +520,20 @@ def _plan(
         known = reasons.get(audit.name, {})
         if "" not in known:
             suited = case.only([name for name in case.analyzers if name not in known])
-            instance, sampled = _configured(audit, suited, _settings_of(audit, preset))
-            passes[audit.name] = float(instance.passes(sampled))
+            try:
+                instance, sampled = _configured(audit, suited, _settings_of(audit, preset))
+                passes[audit.name] = float(instance.passes(sampled))
+                besides = float(instance.seconds(sampled))
+            except FAILURES:
+                # The run of this audit will say why it is left out.
+                continue
             path = state.file(audit)
             if path is None or not path.exists():
                 # Each audit compiles networks of its own, as the first map of a method did, unless
                 # the method came compiled.
                 times = [max(first_maps[name], least) for name in suited.analyzers]
                 seconds += audit.compiled * sum(times)
-                seconds += passes[audit.name] * one_pass + float(instance.seconds(sampled))
+                seconds += passes[audit.name] * one_pass + besides
     record = state.record
     notes = tuple(record["notes"])
     return Plan(tuple(case.analyzers), record["left_out"], reasons, notes, passes, seconds)

@@ -38,6 +38,10 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSEr
 _shown: contextvars.ContextVar[Progress | None] = contextvars.ContextVar("shown", default=None)
 
 
+class OtherSettingsError(ValueError):
+    """A file or folder holds a run of other settings."""
+
+
 def in_blocks(
     compute: Callable[[slice, Callable[[], None]], Arrays],
     combine: Callable[[list[Arrays]], xr.Dataset],
@@ -74,7 +78,8 @@ def in_blocks(
         The Dataset.
 
     Raises:
-        ValueError: If the block size is no positive integer, or `path` holds other settings.
+        ValueError: If the block size is no positive integer.
+        OtherSettingsError: If `path` holds other settings.
         FileNotFoundError: If the folder of `path` does not exist.
     """
     block_size = integer("block_size", block_size, 1)
@@ -133,7 +138,7 @@ class _Store:
                 f"The settings in {place} cannot be read ({error}). Choose another path, or remove "
                 "it."
             ) from error
-        raise ValueError(
+        raise OtherSettingsError(
             f"{place} holds a run with other settings; they differ in {', '.join(names)}. Choose "
             "another path, or remove it."
         )
