@@ -307,3 +307,12 @@ def test_patterns_of_one_analyzer_are_compared_and_written(model, x, tmp_path):
     xr.testing.assert_identical(again, found)
     with pytest.raises(ValueError, match="other settings; they differ in analyzers"):
         audits.PatternSpectrum().run(Case(nets["pattern.attribution"], x), path=path)
+
+
+def test_steps_of_random_weights_are_counted_for_all_ways_to_name_layers(case):
+    found = [
+        audits.ParameterRandomization(layers=layers).passes(case)
+        for layers in (None, ("scores", "conv"), "scores", ["scores"])
+    ]
+    one_map = case.count * case.passes_per_map()
+    assert found == [3 * one_map, 3 * one_map, 2 * one_map, 2 * one_map]

@@ -15,10 +15,12 @@ from PIL import Image
 import tfexplain
 from tests.helpers.networks import randomize, sequential
 from tfexplain import report
+from tfexplain.audits import Gallery, Grid, Tile
 from tfexplain.audits.parameter_randomization import MOST_COLUMNS
 from tfexplain.audits.registry import in_reports
 from tfexplain.report import Thresholds
 from tfexplain.report.figures import PERCENTILE, drawn, small_map
+from tfexplain.report.page import _gallery, _grid
 
 # A name that would be markup.
 MINE = "<b>mine</b>"
@@ -380,3 +382,18 @@ def test_options_are_no_walls_of_numbers():
     (options,) = re.findall(r"Options: (.*?) Settings", page.text)
     assert "pattern.net: patterns stay as they were fitted to the trained model" in page.text
     assert "patterns=" in options and "estimator=relu" in options and len(options) < 300
+
+
+def test_a_tile_says_whether_it_is_an_image_or_has_channels():
+    values = np.random.default_rng(0).normal(size=(8, 6))
+    image, steps = (
+        Tile(values, "a map", has_channels=has_channels) for has_channels in (False, True)
+    )
+    sizes = {}
+    for kind, tile in (("image", image), ("steps", steps)):
+        gallery = _gallery(Gallery("", "", [tile]))["pictures"]
+        ((in_grid,),) = (row["maps"] for row in _grid(Grid("", ["1"], {"a": [tile]}))["rows"])
+        # A place on the page does not change what it is.
+        sizes[kind] = {picture(found.source).size for found in (*gallery, in_grid)}
+    assert sizes["image"] == {(6, 8)} and len(sizes["steps"]) == 1
+    assert sizes["steps"] != sizes["image"]

@@ -38,17 +38,20 @@ class Tile:
     """A small picture.
 
     Attributes:
-        values: Of an input, (height, width, channels), (steps, features) or (features,); of a map
-            also (height, width).
+        values: (height, width, channels), (steps, features) or (features,); of a map also (height,
+            width) or (steps,), see `has_channels`.
         alt: For those who do not see it.
         caption: Below it; behind that of a map the limit of its colours is printed.
         is_map: Whether it is a map, which is signed, or an input.
+        has_channels: Whether the last axis of a map holds channels or features; without them two
+            axes are (height, width).
     """
 
     values: np.ndarray
     alt: str
     caption: str = ""
     is_map: bool = True
+    has_channels: bool = True
 
 
 @dataclass(frozen=True, eq=False)

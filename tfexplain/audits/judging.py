@@ -83,6 +83,14 @@ class Cell:
     interval: str = ""
     samples: int = 0
 
+    def __post_init__(self) -> None:
+        """Makes NumPy's values plain: JSON knows none of them."""
+        for name in ("value", "low", "high"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "samples", int(self.samples))
+        if self.passed is not None:
+            object.__setattr__(self, "passed", bool(self.passed))
+
     @property
     def measured(self) -> bool:
         """Whether there is a number."""

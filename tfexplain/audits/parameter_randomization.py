@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -155,9 +155,9 @@ class ParameterRandomization(Audit):
 
     def passes(self, case: Case) -> float:
         """A map of the trained network and of each step."""
-        # A report names the layers.
-        steps = cast(Sequence[str], self.layers)
-        return case.count * (1 + len(steps)) * case.passes_per_map()
+        names = randomized_layers(case, None) if self.layers is None else self.layers
+        steps = 1 if isinstance(names, str) else len(names)
+        return case.count * (1 + steps) * case.passes_per_map()
 
     def prepare(self, case: Case) -> _Work:
         """Checks the options, makes the steps, and copies the model."""
@@ -323,7 +323,8 @@ def _tile(map: xr.DataArray) -> Tile | None:
     """Returns a map of a cascade; None if it is not finite."""
     if not np.isfinite(map.values).all():
         return None
-    return Tile(map.values, f"map by {map.analyzer.item()}, {map.map_step.item()}")
+    alt = f"map by {map.analyzer.item()}, {map.map_step.item()}"
+    return Tile(map.values, alt, has_channels=False)
 
 
 def parameter_randomization(

@@ -50,8 +50,9 @@ def drawn(make: Callable[[], Any], alt: str, caption: str) -> Picture | str:
         made = make()
         figure = made if isinstance(made, Figure) else made.figure
         figure.savefig(stream, format="png", dpi=130)
-    except ValueError as error:
-        return f"{alt} cannot be drawn: {error}"
+    except Exception as error:  # drawings of a user's own may raise anything
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        return f"{alt} cannot be drawn: {kind}{error}"
     return Picture(_uri(stream), alt, caption)
 
 

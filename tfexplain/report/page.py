@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -174,26 +174,59 @@ def _section(
     labels: Labels,
 ) -> dict[str, Any]:
     dataset = _sorted(dataset, methods)
-    pieces, named = list(audit.draw(dataset, labels)), _for_figures(dataset)
+    named = _for_figures(dataset)
+    failed: list[str] = []
+    pieces = _tried(failed, "what it shows", _listed, audit.draw, dataset, labels) or []
+    told = _tried(failed, "its notes", _listed, audit.page_notes, dataset) or []
     drawings = [
         drawn(functools.partial(piece.draw, named), piece.alt, piece.caption)
         for piece in pieces
         if isinstance(piece, Drawing)
     ]
-    notes = audit.page_notes(dataset)
-    notes += [note for note in str(dataset.attrs.get("notes", "")).splitlines() if note]
-    notes += [picture for picture in drawings if isinstance(picture, str)]
+    galleries = [
+        _tried(failed, piece.title, _gallery, piece)
+        for piece in pieces
+        if isinstance(piece, Gallery)
+    ]
+    grids = [
+        _tried(failed, piece.title, _grid, piece) for piece in pieces if isinstance(piece, Grid)
+    ]
+    stored = [note for note in str(dataset.attrs.get("notes", "")).splitlines() if note]
+    failed += [picture for picture in drawings if isinstance(picture, str)]
     return {
         "name": audit.name,
         "title": audit.title,
         "text": audit.caption or audit.question,
         "papers": [key for key in audit.references if key in REFERENCES],
-        "notes": notes,
-        "galleries": [_gallery(piece) for piece in pieces if isinstance(piece, Gallery)],
-        "grids": [_grid(piece) for piece in pieces if isinstance(piece, Grid)],
+        "notes": [*told, *stored, *failed],
+        "galleries": [gallery for gallery in galleries if gallery],
+        "grids": [grid for grid in grids if grid],
         "pictures": [picture for picture in drawings if not isinstance(picture, str)],
         "reasons": {k: v for k, v in record["reasons"].get(audit.name, {}).items() if k},
     }
+
+
+def _tried(failed: list[str], what: str, make: Callable[..., Any], *given: Any) -> Any:
+    """Returns what a function makes; a failure is noted and takes nothing else away.
+
+    Args:
+        failed: To which a note is added.
+        what: What is made, for the note.
+        make: The function.
+        *given: Its arguments.
+
+    Returns:
+        The result, or None.
+    """
+    try:
+        return make(*given)
+    except Exception as error:  # audits of a user's own may raise anything
+        failed.append(f"Not shown: {what} ({type(error).__name__}: {error}).")
+        return None
+
+
+def _listed(function: Callable[..., Iterable[Any]], *given: Any) -> list[Any]:
+    return list(function(*given))
 
 
 def _sorted(dataset: xr.Dataset, methods: Sequence[str]) -> xr.Dataset:
@@ -230,9 +263,9 @@ def _small(tile: Tile, *largest: int) -> Picture:
     """Returns a small picture; below a map stands the limit of its colours."""
     if not tile.is_map:
         return Picture(small_input(tile.values), tile.alt, tile.caption)
-    values = tile.values
-    if largest and values.ndim == 2:
-        values = values[..., None]
+    # Pictures of maps have an axis of channels; a row of numbers is drawn as it is.
+    flat = tile.values.ndim == 2 and not tile.has_channels
+    values = tile.values[..., None] if flat else tile.values
     source, limit = small_map(values, *largest)
     caption = f"{tile.caption} \N{PLUS-MINUS SIGN}{limit:.2g}".strip()
     return Picture(source, tile.alt, caption)

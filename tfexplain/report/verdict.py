@@ -181,14 +181,14 @@ def judge(
     for method in methods:
         cells = {}
         for check, audit in asked:
-            measured, known = datasets.get(audit.name), reasons.get(audit.name, {})
-            if measured is not None and method in measured.analyzer:
-                cells[check.name] = check.measure(measured, method, thresholds)
+            dataset, known = datasets.get(audit.name), reasons.get(audit.name, {})
+            if dataset is not None and method in dataset.coords.get("analyzer", ()):
+                cells[check.name] = _measured(check, dataset, method, thresholds)
             else:
                 reason = known.get(method) or known.get("")
                 cells[check.name] = missing(reason or f"the audit {audit.name} was not run")
-        passed = [cells[check.name].passed for check, _ in asked]
-        decided = [answer for answer in passed if answer is not None]
+        passed = [cells[check.name].passed for check, _ in asked if check.decides]
+        decided = [value for value in passed if value is not None]
         trust = UNDECIDED
         if decided:
             trust = TRUSTWORTHY if all(decided) else NOT_TRUSTWORTHY
@@ -196,6 +196,17 @@ def judge(
     checks = tuple(check for check, _ in asked)
     rows.sort(key=lambda row: _order(row, checks))
     return Verdict(tuple(rows), thresholds, dict(left_out or {}), checks)
+
+
+def _measured(check: Check, dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Cell:
+    """Returns the cell of a check; one that fails takes nothing else away."""
+    try:
+        cell = check.measure(dataset, method, thresholds)
+    except Exception as error:  # checks of a user's own may raise anything
+        return missing(f"{type(error).__name__}: {error}")
+    if not isinstance(cell, Cell):
+        return missing(f"the check returned {type(cell).__name__}, expected a Cell")
+    return cell
 
 
 def _order(row: Row, checks: tuple[Check, ...]) -> tuple:
