@@ -181,7 +181,6 @@ class Stabilizer:
         hint = "Typical values lie between 1e-9 and 1."
         object.__setattr__(self, "epsilon", real("epsilon", self.epsilon, 0, hint=hint))
         object.__setattr__(self, "relative", flag("relative", self.relative))
-        object.__setattr__(self, "relative", bool(self.relative))
 
     def added(self, denominator: Tensor) -> Tensor:
         """Returns what is added to `denominator`, (batch, *shape)."""

@@ -17,8 +17,10 @@ from tests.helpers.pattern_networks import (
     residual,
     sequential,
 )
+from tests.helpers.single_calls import single_operation
 from tests.reverse.test_graphs import _snapshot as snapshot
 from tfexplain.patterns import ESTIMATORS
+from tfexplain.rules import PatternCall, PatternRule
 
 # NumPy warns about Keras' variables when Keras saves them.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -418,3 +420,19 @@ def test_rows_of_batches_do_not_matter_to_the_maps():
     top = outputs.argmax(axis=1)
     rows = np.arange(9)
     assert_same(linear[rows, top] * outputs[rows, top][:, None, None, None], whole)
+
+
+@pytest.mark.parametrize("attribution", [False, True])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        single_operation([(3,)], lambda x: layers.Dense(2, **F64)(x)),
+        single_operation([(3,), (3,)], lambda *x: layers.Add(**F64)(list(x))),
+    ],
+    ids=["Dense", "Add"],
+)
+def test_what_was_not_fitted_has_no_pattern(operation, attribution):
+    inputs = tuple(tf.ones((2, 3), "float64") for _ in range(2 if operation.label == "Add" else 1))
+    call = PatternCall(operation, inputs, (operation.forward(*inputs),), (False,) * len(inputs))
+    with pytest.raises(ValueError, match=f"{operation.label} has no pattern: PatternRule belongs"):
+        PatternRule(attribution).propagate(call, (tf.expand_dims(call.outputs[0], 1),))

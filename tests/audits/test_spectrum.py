@@ -5,6 +5,7 @@ import importlib
 import numpy as np
 import pytest
 import scipy.sparse.linalg
+import tensorflow as tf
 from hypothesis import example, given
 from hypothesis import strategies as st
 from keras import layers
@@ -440,3 +441,14 @@ def test_explained_outputs_need_a_column(network, x, gamma):
     logits = gamma.outputs(x[:1])[0]
     with pytest.raises(ValueError, match="has no column under policy='active'"):
         spectral_terms(gamma, x[:1], y=int(logits.argmin()), policy="active")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_vectors_beside_a_sample_are_those_of_a_batch_of_one(network, x, dtype):
+    chain = create("lrp.z", network, dtype=dtype).network()
+    records = chain.run_records([tf.constant(x[:3].astype(dtype))])
+    for limit in (1, 10_000, 1_000_000):
+        found = chain.vectors_beside(records, limit)
+        assert found == chain.vectors_at_once([x[:1]], limit)
+        largest = max(record.numpy()[0].nbytes for record in records)
+        assert found == max(1, limit // largest)

@@ -73,11 +73,11 @@ def pattern_spectrum(analyzer: Any) -> xr.Dataset:
     * for a slice M_l = U_l S_l V_l and the one that reads its output (fig. 3c), T_l =
       sqrt(S_l) V_l U_(l+1) sqrt(S_(l+1)).
 
-    The weights are the model's current ones. Computed in float64. Matrices of more than
-    2**22 entries go through the Gram matrix of their smaller side, of n rows: the relative
-    error of sigma_1 is about n * 1e-16, that of sigma_2 about n * 1e-16 * (sigma_1 / sigma_2)^2, so
-    that ratios beyond 1e6 are only known to be large. All slices are decomposed as they are; where
-    the number of channels changes, S is padded with zeros.
+    The weights are the model's current ones. Computed in float64. Large matrices (of more entries
+    than `rank_one.GRAM_ENTRIES`) go through the Gram matrix of their smaller side, of n rows: the
+    relative error of sigma_1 is about n * 1e-16, that of sigma_2 about n * 1e-16 * (sigma_1 /
+    sigma_2)^2, so that ratios beyond 1e6 are only known to be large. All slices are decomposed as
+    they are; where the number of channels changes, S is padded with zeros.
 
     Args:
         analyzer: A fitted `pattern.net` or `pattern.attribution`.

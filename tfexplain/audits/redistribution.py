@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import slices
-from tfexplain.analyzers.capabilities import BackwardPass, Place
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.reversed import CHUNK_BYTES, with_chain
 from tfexplain.audits.case import Layout
 from tfexplain.numerics import Compiled, Tensor
@@ -101,7 +101,10 @@ class Redistribution:
             found = records[network.start_index].numpy()
         else:
             found = analyzer.outputs(x[self._place])
-        self._chunk = _vectors_at_once(self._passes[0]) if self._passes else CHUNK
+        self._chunk = CHUNK
+        if self._passes:
+            network, records, *_ = self._passes[0]
+            self._chunk = network.vectors_beside(records, CHUNK_BYTES)
         self._shape = found.shape[1:]
         self.outputs = found.reshape(-1).astype("float64")
 
@@ -214,12 +217,6 @@ def check_linear(name: str, analyzer: Analyzer, start: str | None) -> None:
             f"{name!r} ({analyzer.name}) has no products with its redistribution matrix: {reason}. "
             'Use method="exact".'
         )
-
-
-def _vectors_at_once(one: BackwardPass) -> int:
-    """Returns how many vectors a backward pass of one sample takes at once."""
-    largest = max(int(np.prod(record.shape[1:])) for record in one.records)
-    return max(1, CHUNK_BYTES // (largest * np.dtype(one.network.dtype).itemsize))
 
 
 def _transposed(network: ReversedNetwork) -> Compiled:

@@ -202,6 +202,3 @@ def _residual(
     gap = square - (values[1] ** 2 if len(values) > 1 else 0.0)
     error = min(residual, residual**2 / gap) if gap > 0 else residual
     return float(error / (2 * values[0]))
-
-
-# --- the result ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ The networks stand on tensors of their own, so Keras records nothing on the user
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -247,9 +247,20 @@ class ReversedNetwork:
                 # The sizes of the tensors follow those of this batch.
                 sample = [tf.constant(array[:1]) for array in arrays]
                 sizes = [tensor.shape[1:] for tensor in self.run_records(sample)]
-            self._largest[shapes] = max(int(np.prod(size)) for size in sizes)
-        item = np.dtype(self.dtype).itemsize
-        return max(1, limit // (len(arrays[0]) * self._largest[shapes] * item))
+            self._largest[shapes] = _entries(sizes)
+        return self._fitting(len(arrays[0]) * self._largest[shapes], limit)
+
+    def vectors_beside(self, records: Sequence[Tensor], limit: int) -> int:
+        """Returns how many vectors of one sample fit into `limit` bytes at the largest tensor.
+
+        Args:
+            records: The tensors of a forward pass.
+            limit: Bytes.
+        """
+        return self._fitting(_entries([record.shape[1:] for record in records]), limit)
+
+    def _fitting(self, entries: int, limit: int) -> int:
+        return max(1, limit // (entries * np.dtype(self.dtype).itemsize))
 
     # --- compiled functions ---
 
@@ -379,3 +390,8 @@ class _LayerNames:
 
 def _keras_name(name: str) -> str:
     return name.replace("/", "__").replace(":", "__").replace("@", "__")
+
+
+def _entries(shapes: Iterable[Sequence[int]]) -> int:
+    """Returns the number of entries of the largest tensor."""
+    return max(int(np.prod(shape)) for shape in shapes)

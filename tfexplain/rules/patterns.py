@@ -42,10 +42,19 @@ class PatternRule(Rule):
     record: ClassVar[type[RecordedCall]] = PatternCall
 
     def propagate(self, call: PatternCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Sends relevance back through the pattern."""
+        """Sends relevance back through the pattern.
+
+        Raises:
+            ValueError: If no pattern was fitted to an operation that needs one.
+        """
         weights = call.operation.weights(call.inputs)
         if call.parameters:
             (pattern,) = call.parameters
+        elif call.operation.fitted:
+            raise ValueError(
+                f"{call.operation.label} has no pattern: PatternRule belongs to pattern.net and "
+                "pattern.attribution, which fit one for each such call."
+            )
         else:
             pattern = tf.math.divide_no_nan(tf.ones_like(weights), weights)
         if self.attribution:
