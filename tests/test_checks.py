@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfexplain import checks
 
@@ -60,6 +61,34 @@ def test_choices():
     for value in (1, np.array(["a", "b"]), ["a"]):
         with pytest.raises(ValueError, match="mode must be one of a, b, received"):
             checks.choice("mode", value, ("a", "b"))
+
+
+def test_texts_of_numpy_are_texts():
+    known = ("a", "b", 1)
+    found = checks.choice("mode", np.str_("b"), known)
+    assert found == "b" and type(found) is str
+    for value in (np.str_("c"), True, np.int64(1), 1.0):
+        with pytest.raises(ValueError, match="mode must be one of 'a', 'b', 1, received"):
+            checks.choice("mode", value, known)
+
+
+@pytest.mark.parametrize("value", ["float32", np.str_("float32"), np.dtype("float32"), tf.float32])
+def test_a_dtype_counts_as_its_name(value):
+    found = checks.precision_or_none("dtype", value)
+    assert found == "float32" and type(found) is str
+
+
+@pytest.mark.parametrize("value", ["float16", np.dtype("int32"), float, np.float32, 32, tf.int32])
+def test_what_is_no_precision(value):
+    assert checks.precision_or_none("dtype", None) is None
+    with pytest.raises(ValueError, match="dtype must be one of None, 'float32', 'float64', rec"):
+        checks.precision_or_none("dtype", value)
+
+
+def test_plain_values():
+    assert checks.plain([np.arange(2), np.float32(0.5), "a", None]) == ((0, 1), 0.5, "a", None)
+    assert checks.plain(np.float32) is np.float32
+    assert type(checks.plain(np.str_("a"))) is str
 
 
 @pytest.mark.parametrize("value", [True, np.True_])

@@ -136,6 +136,9 @@ def choice(name: str, value: Any, known: Iterable[Any]) -> Any:
         value: What was given.
         known: The values, or what holds them as keys.
 
+    Returns:
+        The known value, for a text of NumPy's that of Python.
+
     Raises:
         ValueError: If it is none of them; the message has the nearest.
 
@@ -144,11 +147,32 @@ def choice(name: str, value: Any, known: Iterable[Any]) -> Any:
         'cascading'
     """
     known = list(known)
-    # 1 is equal to True and yet no flag; an array is equal to nothing.
-    if any(type(value) is type(item) and value == item for item in known):
-        return value
+    for item in known:
+        # 1 is equal to True and yet no flag; an array is equal to nothing. NumPy's texts are texts.
+        same_kind = type(value) is type(item) or (isinstance(value, str) and isinstance(item, str))
+        if same_kind and value == item:
+            return item
     words = all(isinstance(item, str) for item in known)
     listed = ", ".join(known if words else map(repr, known))
     hint = nearest(value, [item for item in known if isinstance(item, str)])
     hint = hint if isinstance(value, str) else ""
     raise ValueError(f"{name} must be one of {listed}, received {value!r}.{hint}")
+
+
+def precision_or_none(name: str, value: Any) -> str | None:
+    """Returns an option that is "float32", "float64" or None; a dtype counts as its name.
+
+    Args:
+        name: Of the option.
+        value: What was given.
+
+    Raises:
+        ValueError: If it is none of them.
+
+    Example:
+        >>> precision_or_none("dtype", np.dtype("float32"))
+        'float32'
+    """
+    # Those of NumPy and TensorFlow; classes such as np.float32 have no name of that kind.
+    given = getattr(value, "name", value)
+    return choice(name, given if isinstance(given, str) else value, (None, "float32", "float64"))

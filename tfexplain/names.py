@@ -1,4 +1,4 @@
-"""The names of analyzers: class, summary, references and preset of each.
+"""The names of analyzers: class, summary, references and preset of each; names of audits.
 
 Nothing is imported here that takes long, so that `tfexplain methods` answers at once: an entry has
 the name of its class, and looks the class up when it is first asked for.
@@ -14,6 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+
+# The audits of tfexplain that take part in a report, in the order of `tfexplain.AUDITS`.
+REPORTED_AUDITS = (
+    "examples",
+    "parameter_randomization",
+    "random_logit",
+    "cosine_convergence",
+    "spectrum",
+    "pixel_flipping",
+    "entropy",
+    "koopman",
+)
 
 
 def _no_options(x: np.ndarray) -> dict[str, Any]:

@@ -161,6 +161,29 @@ def test_classes_without_a_name_are_refused(model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["mine", "gradient", None])
+def test_a_name_that_stands_for_something_else_is_refused(model, tmp_path, name):
+    analyzer = tfexplain.create_analyzer("lrp.z", model)
+    analyzer.name = name
+    with pytest.raises(ValueError, match=f"and {name!r} does not stand for LRPZ. .* of lrp.z"):
+        analyzer.save(tmp_path / "analyzer.tfx")
+    assert not list(tmp_path.iterdir())
+    analyzer.name = "lrp.z_IB"
+    analyzer.save(tmp_path / "analyzer.tfx")
+    assert tfexplain.load_analyzer(tmp_path / "analyzer.tfx").name == "lrp.z_IB"
+
+
+def test_dtypes_and_texts_of_numpy_are_saved(model, x, tmp_path):
+    options = {"dtype": np.dtype("float64"), "head": np.str_("one")}
+    analyzer = tfexplain.create_analyzer("lrp.z", model, **options)
+    assert (analyzer.dtype, analyzer.head) == ("float64", "one")
+    assert type(analyzer.dtype) is type(analyzer.head) is str
+    analyzer.save(tmp_path / "analyzer.tfx")
+    again = tfexplain.load_analyzer(tmp_path / "analyzer.tfx")
+    np.testing.assert_array_equal(again.analyze(x, 0), analyzer.analyze(x, 0))
+    assert again.analyze(x, 0).dtype == np.float64
+
+
 def test_no_pickle_is_written(model, tmp_path):
     path = tmp_path / "analyzer.tfx"
     tfexplain.create_analyzer("integrated_gradients", model, baseline=[LOW]).save(path)

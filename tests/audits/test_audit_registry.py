@@ -16,6 +16,7 @@ from tests.helpers.audit_networks import table_columns, table_network
 from tfexplain import audits, report, runs
 from tfexplain.audits import Case, judging
 from tfexplain.audits.registry import all_checks, in_reports
+from tfexplain.names import REPORTED_AUDITS
 from tfexplain.references import REFERENCES
 
 FUNCTIONS = {
@@ -48,6 +49,7 @@ def registry():
 def test_the_entries_are_the_functions_and_koopman():
     assert set(tfexplain.AUDITS) == FUNCTIONS | {"koopman"}
     assert set(in_reports()) == IN_REPORTS
+    assert tuple(in_reports()) == REPORTED_AUDITS
     apart = {name for name, cls in tfexplain.AUDITS.items() if not cls.by_samples}
     assert apart == {"koopman", "pattern_spectrum"}
 

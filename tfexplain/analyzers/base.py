@@ -27,7 +27,7 @@ from tfexplain.analyzers.arrays import (
 )
 from tfexplain.analyzers.capabilities import Capabilities, Place
 from tfexplain.analyzers.options import brief, option_config
-from tfexplain.checks import choice, flag
+from tfexplain.checks import choice, flag, precision_or_none
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import check_built, has_graph
@@ -105,18 +105,15 @@ class Analyzer(Capabilities, abc.ABC):
         jit_compile: bool = False,
     ) -> None:
         check_built(model)
-        choice("output_activation", output_activation, ("drop", "keep"))
-        choice("head", head, (None, "logit", "one"))
-        choice("dtype", dtype, (None, "float32", "float64"))
-        choice("compat", compat, (None, "innvestigate"))
-        flag("jit_compile", jit_compile)
         self.user_model = model
         self.output = output
-        self.output_activation = output_activation
-        self.compat = compat
-        self.head = head or self._default_head()
-        self.dtype = dtype or precision(model)
-        self.jit_compile = jit_compile
+        self.output_activation: str = choice(
+            "output_activation", output_activation, ("drop", "keep")
+        )
+        self.compat: str | None = choice("compat", compat, (None, "innvestigate"))
+        self.head: str = choice("head", head, (None, "logit", "one")) or self._default_head()
+        self.dtype: str = precision_or_none("dtype", dtype) or precision(model)
+        self.jit_compile = flag("jit_compile", jit_compile)
 
     def _default_head(self) -> str:
         return self.default_head
@@ -418,14 +415,36 @@ class Analyzer(Capabilities, abc.ABC):
             path: File to write; it appears only when it is complete.
 
         Raises:
-            ValueError: If an option cannot be written, or the class belongs to no known name.
+            ValueError: If an option cannot be written, or the name does not stand for the class.
         """
-        if type(self) not in {entry.cls for entry in ANALYZERS.values()}:
-            raise ValueError(
-                f"{type(self).__name__} is none of the analyzers that create_analyzer knows; only "
-                "these can be saved."
-            )
+        self._check_name()
         persistence.write(path, self.name, self.user_model, self.options)
+
+    def _check_name(self) -> None:
+        """Refuses an analyzer that would be loaded as another one, or not at all.
+
+        Raises:
+            ValueError: If its name does not stand for its class.
+        """
+        # It imports this module.
+        from tfexplain.analyzers.registry import resolve_name
+
+        own = type(self)
+        names = [name for name, entry in ANALYZERS.items() if entry.cls is own]
+        if not names:
+            raise ValueError(
+                f"{own.__name__} is none of the analyzers that create_analyzer knows; only these "
+                "can be saved."
+            )
+        try:
+            stands = resolve_name(self.name)[0].cls is own
+        except (ValueError, TypeError):
+            stands = False
+        if not stands:
+            raise ValueError(
+                f"An analyzer is loaded by its name, and {self.name!r} does not stand for "
+                f"{own.__name__}. Set its name to one of {', '.join(names)}."
+            )
 
     @property
     def variables(self) -> list[tf.Variable]:

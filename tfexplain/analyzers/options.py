@@ -30,6 +30,8 @@ def option_config(value: Any, key: str, arrays: dict[str, np.ndarray] | None = N
         return value
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, np.dtype):
+        return value.name
     if isinstance(value, Composite):
         return {"__composite__": value.to_config()}
     if isinstance(value, np.ndarray) or hasattr(value, "__array__"):

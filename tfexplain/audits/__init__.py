@@ -10,8 +10,8 @@ them: `direction_counts` for `cosine_convergence`, `randomization_steps` and `ra
 `spectral_terms`, `amplification` for `layer_norms`, `rank_one` for `pattern_spectrum`.
 
 Audits import TensorFlow, Keras, xarray and matplotlib inside of functions only, and `Case` is
-imported when it is asked for: the help of the command line lists the audits, and has to answer at
-once.
+imported when it is asked for: a verdict is read, and an audit defined, without them. The help of
+the command line lists the audits by `tfexplain.names.REPORTED_AUDITS` and imports none.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tfexplain.audits.registry import in_reports
 from tfexplain.cli.arguments import BatchSize, Debug, Model, OutFolder, Preprocess, Weights
 from tfexplain.cli.consoles import err, print_text, reported, stoppable
 from tfexplain.cli.models import input_shape, start_tensorflow, warn_of_random_weights
 from tfexplain.cli.verdicts import print_plan, print_verdict
+from tfexplain.names import REPORTED_AUDITS
 
 if TYPE_CHECKING:
     import keras
@@ -42,7 +42,7 @@ def audit(
         str | None,
         typer.Option(
             metavar="NAME,NAME,...",
-            help=f"Audits: {', '.join(in_reports())}. Default: all that make sense.",
+            help=f"Audits: {', '.join(REPORTED_AUDITS)}. Default: all that make sense.",
         ),
     ] = None,
     images: Annotated[

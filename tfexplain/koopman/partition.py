@@ -14,7 +14,7 @@ from tfexplain.analyzers.arrays import Inputs, slices
 from tfexplain.analyzers.base import precision
 from tfexplain.analyzers.reversed import check_replay, explained_output
 from tfexplain.canonizers import check_replayable, drop_output_activation, to_canonical
-from tfexplain.checks import choice
+from tfexplain.checks import choice, precision_or_none
 from tfexplain.errors import UnsupportedModelError, nearest
 from tfexplain.graph import Call, Graph, Node, trace
 from tfexplain.numerics import Compiled
@@ -156,7 +156,7 @@ def blocks(
         ValueError: For an unknown partition or layer, or a name inside of branches.
     """
     choice("output_activation", output_activation, ("drop", "keep"))
-    choice("dtype", dtype, (None, "float32", "float64"))
+    dtype = precision_or_none("dtype", dtype) or precision(model)
     traced = trace(model)
     check_replayable(traced)
     graph = to_canonical(traced)
@@ -166,7 +166,6 @@ def blocks(
         graph, end, dropped = drop_output_activation(graph, end)
     graph = graph.upstream([end])
     _check_tensors(model, graph, end)
-    dtype = dtype or precision(model)
     for call in graph.calls:
         call.operation.prepare(dtype)
     segments = list(_segments(graph, end))
