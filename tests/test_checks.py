@@ -85,10 +85,10 @@ def test_what_is_no_precision(value):
         checks.precision_or_none("dtype", value)
 
 
-def test_plain_values():
-    assert checks.plain([np.arange(2), np.float32(0.5), "a", None]) == ((0, 1), 0.5, "a", None)
-    assert checks.plain(np.float32) is np.float32
-    assert type(checks.plain(np.str_("a"))) is str
+def test_frozen_values():
+    assert checks.frozen([np.arange(2), np.float32(0.5), "a", None]) == ((0, 1), 0.5, "a", None)
+    assert checks.frozen(np.float32) is np.float32
+    assert type(checks.frozen(np.str_("a"))) is str
 
 
 @pytest.mark.parametrize("value", [True, np.True_])

@@ -113,19 +113,19 @@ def flag(name: str, value: Any) -> bool:
     raise ValueError(f"{name} must be True or False, received {value!r}.")
 
 
-def plain(value: Any) -> Any:
-    """Returns a value as plain Python has it, comparable and hashable.
+def frozen(value: Any) -> Any:
+    """Returns a value as plain Python has it, comparable and hashable; mappings stay as they are.
 
     NumPy's numbers and texts become Python's, arrays and lists nested tuples. Everything else stays
     as it is.
 
     Example:
-        >>> plain([np.int64(1), np.array([[0.5]])])
+        >>> frozen([np.int64(1), np.array([[0.5]])])
         (1, ((0.5,),))
     """
     if not isinstance(value, type) and hasattr(value, "__array__"):
         value = np.asarray(value).tolist()
-    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def choice(name: str, value: Any, known: Iterable[Any]) -> Any:

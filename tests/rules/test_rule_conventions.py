@@ -19,6 +19,7 @@ from tfexplain.canonizers import canonize
 from tfexplain.graph import trace
 from tfexplain.rules import (
     RULES,
+    AlphaBeta,
     ClippedAddition,
     ContrastiveZPlus,
     Epsilon,
@@ -414,3 +415,8 @@ def test_first_layer(function, options, expected):
     model = network(shapes, function)
     analyzer = create_analyzer("lrp.epsilon", model, input_rule="flat", **options)
     assert {name for name, rule in rules_of(analyzer).items() if rule == Flat()} == expected
+
+
+def test_texts_of_numpy_are_those_of_python():
+    for rule in (Epsilon(bias=np.str_("ignore")), AlphaBeta(2, bias=np.str_("ignore"))):
+        assert type(rule.bias) is str and "np.str_" not in repr(rule)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfexplain.audits.drawings import Drawing, Gallery, Grid, Labels
 from tfexplain.audits.judging import Check
-from tfexplain.checks import plain
+from tfexplain.checks import frozen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,9 +105,9 @@ class Audit(abc.ABC):
     checks: ClassVar[tuple[Check, ...]] = ()
 
     def __post_init__(self) -> None:
-        """Makes the options plain."""
+        """Freezes the options."""
         for option in dataclasses.fields(self):
-            object.__setattr__(self, option.name, plain(getattr(self, option.name)))
+            object.__setattr__(self, option.name, frozen(getattr(self, option.name)))
 
     @classmethod
     def check_fields(cls) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from tfexplain.audits.base import PRESETS, Audit
 from tfexplain.audits.judging import Check
-from tfexplain.checks import plain
+from tfexplain.checks import frozen
 from tfexplain.errors import nearest
 
 # In the order in which they run and stand on the page.
@@ -68,7 +68,7 @@ def _check_presets(cls: type[Audit]) -> None:
                 f"{nearest(preset, PRESETS)} Presets: {', '.join(PRESETS)}."
             )
         try:
-            json.dumps({key: plain(value) for key, value in settings.items()})
+            json.dumps({key: frozen(value) for key, value in settings.items()})
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"The preset {preset!r} of the audit {cls.__name__} cannot be written as JSON "

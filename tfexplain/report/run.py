@@ -28,7 +28,7 @@ from tfexplain.audits.case import Case
 from tfexplain.audits.judging import Thresholds
 from tfexplain.audits.pixel_flipping import check_pixels
 from tfexplain.audits.registry import AUDITS, in_reports
-from tfexplain.checks import choice, integer, is_integer, optional_integer, plain
+from tfexplain.checks import choice, frozen, integer, is_integer, optional_integer
 from tfexplain.errors import nearest
 from tfexplain.graph import check_built, has_graph, trace
 from tfexplain.report import methods as chosen_methods
@@ -222,7 +222,7 @@ def _settings_of(audit: type[Audit], preset: str) -> Mapping[str, Any]:
 
 def _recorded(audit: type[Audit], preset: str) -> dict[str, Any]:
     """Returns those settings as JSON-able data."""
-    return {key: plain(value) for key, value in _settings_of(audit, preset).items()}
+    return {key: frozen(value) for key, value in _settings_of(audit, preset).items()}
 
 
 # --- arguments -----------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Epsilon(ContributionRule):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        choice("bias", self.bias, BIAS)
+        object.__setattr__(self, "bias", choice("bias", self.bias, BIAS))
         checked = Stabilizer(self.epsilon, self.relative)
         object.__setattr__(self, "epsilon", checked.epsilon)
         object.__setattr__(self, "relative", checked.relative)
@@ -118,7 +118,7 @@ class Gamma(ContributionRule):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        choice("bias", self.bias, BIAS)
+        object.__setattr__(self, "bias", choice("bias", self.bias, BIAS))
         object.__setattr__(self, "gamma", real("gamma", self.gamma, 0))
 
     @property
@@ -153,7 +153,7 @@ class AlphaBeta(ContributionRule):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        choice("bias", self.bias, BIAS)
+        object.__setattr__(self, "bias", choice("bias", self.bias, BIAS))
         alpha = real("alpha", self.alpha, -math.inf)
         beta = alpha - 1 if self.beta is None else real("beta", self.beta, -math.inf)
         object.__setattr__(self, "alpha", alpha)

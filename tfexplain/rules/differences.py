@@ -155,7 +155,8 @@ class AblatedLinear(DifferenceRule):
 
     def __post_init__(self) -> None:
         """Checks the value."""
-        choice("definition", self.definition, ("as_run", "as_written"))
+        known = ("as_run", "as_written")
+        object.__setattr__(self, "definition", choice("definition", self.definition, known))
 
     def leaving(self, arriving: int) -> int:
         """Two decoupled chains as written, one as run."""
