@@ -156,7 +156,7 @@ def blocks(
         ValueError: For an unknown partition or layer, or a name inside of branches.
     """
     choice("output_activation", output_activation, ("drop", "keep"))
-    dtype = precision_or_none("dtype", dtype) or precision(model)
+    dtype = precision_or_none("dtype", dtype)
     traced = trace(model)
     check_replayable(traced)
     graph = to_canonical(traced)
@@ -166,6 +166,7 @@ def blocks(
         graph, end, dropped = drop_output_activation(graph, end)
     graph = graph.upstream([end])
     _check_tensors(model, graph, end)
+    dtype = dtype or precision(model)
     for call in graph.calls:
         call.operation.prepare(dtype)
     segments = list(_segments(graph, end))
