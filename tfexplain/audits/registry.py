@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping
 
@@ -75,7 +76,7 @@ def _check_presets(cls: type[Audit]) -> None:
                 f"({error}): {settings!r}."
             ) from error
         # One of its own reads what it likes.
-        makes_itself = cls.for_case.__func__ is not Audit.for_case.__func__
+        makes_itself = inspect.getattr_static(cls, "for_case") is not vars(Audit)["for_case"]
         fields = [field.name for field in dataclasses.fields(cls)]
         unknown = [key for key in settings if key not in {*fields, "samples"}]
         if unknown and not makes_itself:

@@ -181,9 +181,9 @@ def judge(
     for method in methods:
         cells = {}
         for check, audit in asked:
-            dataset, known = datasets.get(audit.name), reasons.get(audit.name, {})
-            if dataset is not None and method in dataset.coords.get("analyzer", ()):
-                cells[check.name] = _measured(check, dataset, method, thresholds)
+            answer, known = datasets.get(audit.name), reasons.get(audit.name, {})
+            if answer is not None and method in answer.coords.get("analyzer", ()):
+                cells[check.name] = _measured(check, answer, method, thresholds)
             else:
                 reason = known.get(method) or known.get("")
                 cells[check.name] = missing(reason or f"the audit {audit.name} was not run")
@@ -201,7 +201,7 @@ def judge(
 def _measured(check: Check, dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Cell:
     """Returns the cell of a check; one that fails takes nothing else away."""
     try:
-        cell = check.measure(dataset, method, thresholds)
+        cell: Any = check.measure(dataset, method, thresholds)
     except Exception as error:  # checks of a user's own may raise anything
         return missing(f"{type(error).__name__}: {error}")
     if not isinstance(cell, Cell):

@@ -87,7 +87,7 @@ def settings(
         )
     found |= options
     if with_data:
-        found["samples_sha256"] = digest(x if isinstance(x, list) else [x])
+        found["samples_sha256"] = digest([x] if isinstance(x, np.ndarray) else x)
         models = {id(a.user_model): a.user_model for a in analyzers.values()}
         found["weights_sha256"] = [
             digest(np.asarray(weight) for weight in model.weights) for model in models.values()

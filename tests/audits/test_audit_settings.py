@@ -12,7 +12,7 @@ import rich.progress
 import xarray as xr
 
 import tfexplain
-from tests.networks import fitted, randomize, sequential
+from tests.helpers.networks import fitted, randomize, sequential
 from tfexplain import audits, koopman, runs
 from tfexplain.audits import Case
 from tfexplain.audits.base import RESERVED
