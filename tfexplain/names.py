@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tfexplain.errors import nearest
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -241,3 +243,39 @@ ANALYZERS: dict[str, Entry] = {
         ("selvaraju2017grad",),
     ),
 }
+
+# innvestigate's other names of analyzers, and what it has beside them.
+ALIASES = {"lrp": "lrp.composite", "lrp.z_plus_fast": "lrp.z_plus"}
+REMOVED = {
+    "input": "x itself",
+    "random": "numpy.random",
+    "gradient.baseline": "integrated_gradients with a baseline",
+}
+
+
+def resolve_name(name: str) -> tuple[Entry, dict[str, Any]]:
+    """Returns the entry of a name, and the options that a suffix of it sets.
+
+    Raises:
+        ValueError: If there is no such analyzer; the message has the nearest names.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"The name of an analyzer is text, received {type(name).__name__}.")
+    base, suffixed = name, {}
+    if base.endswith("_IB"):
+        base, suffixed = base.removesuffix("_IB"), {"bias": "ignore"}
+    if base.endswith("_until_idx"):
+        short = ANALYZERS.get(base.removesuffix("_until_idx"))
+        takes_until = short is not None and "until" in short.options
+        base = base.removesuffix("_until_idx") if takes_until else name
+    base = ALIASES.get(base, base)
+    known = ANALYZERS.get(base)
+    if known is None or (suffixed and "bias" not in known.options):
+        if name in REMOVED:
+            raise ValueError(f"innvestigate's {name!r} does not exist here; use {REMOVED[name]}.")
+        raise ValueError(
+            f"There is no analyzer {name!r}."
+            + nearest(name, [*ANALYZERS, *ALIASES])
+            + " `tfexplain methods` lists all."
+        )
+    return known, suffixed

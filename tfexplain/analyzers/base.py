@@ -31,7 +31,7 @@ from tfexplain.checks import choice, flag, precision_or_none
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import check_built, has_graph
-from tfexplain.names import ANALYZERS, option_names
+from tfexplain.names import ANALYZERS, option_names, resolve_name
 
 A = TypeVar("A", bound="Analyzer")
 
@@ -426,9 +426,6 @@ class Analyzer(Capabilities, abc.ABC):
         Raises:
             ValueError: If its name does not stand for its class.
         """
-        # It imports this module.
-        from tfexplain.analyzers.registry import resolve_name
-
         own = type(self)
         names = [name for name, entry in ANALYZERS.items() if entry.cls is own]
         if not names:

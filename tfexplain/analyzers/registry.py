@@ -9,14 +9,8 @@ import keras
 from tfexplain.analyzers import persistence
 from tfexplain.analyzers.base import Analyzer
 from tfexplain.errors import nearest
-from tfexplain.names import ANALYZERS, Entry
+from tfexplain.names import resolve_name
 
-ALIASES = {"lrp": "lrp.composite", "lrp.z_plus_fast": "lrp.z_plus"}
-REMOVED = {
-    "input": "x itself",
-    "random": "numpy.random",
-    "gradient.baseline": "integrated_gradients with a baseline",
-}
 # innvestigate's options that have another name, or another place.
 RENAMED = {
     "neuron_selection_mode": "analyze(x, target=...)",
@@ -28,34 +22,6 @@ RENAMED = {
     "pattern_type": "estimator",
     "reverse_keep_tensors": "propagate(..., layers=...)",
 }
-
-
-def resolve_name(name: str) -> tuple[Entry, dict[str, Any]]:
-    """Returns the entry of a name, and the options that a suffix of it sets.
-
-    Raises:
-        ValueError: If there is no such analyzer; the message has the nearest names.
-    """
-    if not isinstance(name, str):
-        raise TypeError(f"The name of an analyzer is text, received {type(name).__name__}.")
-    base, suffixed = name, {}
-    if base.endswith("_IB"):
-        base, suffixed = base.removesuffix("_IB"), {"bias": "ignore"}
-    if base.endswith("_until_idx"):
-        short = ANALYZERS.get(base.removesuffix("_until_idx"))
-        takes_until = short is not None and "until" in short.options
-        base = base.removesuffix("_until_idx") if takes_until else name
-    base = ALIASES.get(base, base)
-    known = ANALYZERS.get(base)
-    if known is None or (suffixed and "bias" not in known.options):
-        if name in REMOVED:
-            raise ValueError(f"innvestigate's {name!r} does not exist here; use {REMOVED[name]}.")
-        raise ValueError(
-            f"There is no analyzer {name!r}."
-            + nearest(name, [*ANALYZERS, *ALIASES])
-            + " `tfexplain methods` lists all."
-        )
-    return known, suffixed
 
 
 def create_analyzer(name: str, model: keras.Model, **options: Any) -> Analyzer:
