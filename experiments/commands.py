@@ -60,7 +60,7 @@ class Options:
         data: KIND=PATH, or a PATH alone.
         weights: NAME=FILE, or a FILE alone.
         out: Folder for all results.
-        seed: Of all random numbers.
+        seed: The seed of all random numbers.
         protocol: Name of a protocol, or "both".
         tiny: Whether it is a smoke run.
         resume: Whether parts that are there are kept.

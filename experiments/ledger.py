@@ -227,7 +227,7 @@ class Row:
 
     Args:
         claim: The claim.
-        findings: Of all experiments, networks and protocols.
+        findings: Findings of all experiments, networks and protocols.
         reason: Why it was not tested, if it was not.
     """
 

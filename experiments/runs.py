@@ -79,7 +79,7 @@ class Part:
     """One network under one protocol: what `compute` gets.
 
     Args:
-        settings: Of the run.
+        settings: The settings of the run.
         model: Name of the network.
         protocol: Name of the protocol.
         experiment: Name of the experiment.

@@ -247,7 +247,7 @@ def load_photographs(
         size: Height and width of the results in pixels.
         resize: As in `models.images.load_photograph`: None scales the whole photograph, 256 is the
             usual cut from the middle.
-        seed: Of the draw; more photographs of the same seed begin with the same ones.
+        seed: The seed of the draw; more photographs of the same seed begin with the same ones.
         replace: Whether one photograph can be drawn several times.
         first: Path, relative to `folder`, of a photograph that comes first and is not drawn again.
 
@@ -296,7 +296,7 @@ def draw(
     Args:
         total: Length of the list.
         count: How many positions to draw, `first` included.
-        seed: Of the draw; a larger `count` with the same seed begins with the same positions.
+        seed: With the same seed a larger `count` begins with the same positions.
         replace: Whether a position can be drawn several times.
         first: Position that comes first and is not drawn again.
 

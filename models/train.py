@@ -67,7 +67,7 @@ class Recipe:
         load: From a path, or None, to the data.
         epochs: Number of passes through the training data; None if `steps` is given.
         batch_size: Images per step; an incomplete last batch of an epoch is left out.
-        learning_rate: Of the optimizer, whose other settings are those of Keras.
+        learning_rate: The learning rate of the optimizer, whose other settings are those of Keras.
         flip: Whether images are mirrored at random, left and right.
         shift: Largest random shift as a part of height and width; subpixel, bilinear, the nearest
             pixel outside.
@@ -183,7 +183,7 @@ def train(
         epochs: Number of passes through the training data; None: that of the recipe. A resumed
             run may have another one, unless the recipe counts steps.
         batch_size: Images per step; None: that of the recipe.
-        seed: Of the initial weights, order, augmentation and dropout.
+        seed: The seed of the initial weights, order, augmentation and dropout.
         tiny: Whether to take 256 images of each part, and 2 epochs by default.
 
     Returns:
@@ -483,7 +483,7 @@ def _finish(
             accuracy={
                 "test": history[-1].get("val_accuracy"),
                 **{name: logs["accuracy"] for name, logs in more.items()},
-                # Of the weights of each step, with dropout and augmentation.
+                # The mean over the weights of all steps, with dropout and augmentation.
                 "train_during_last_epoch": history[-1]["accuracy"],
             },
             parameters=network.count_params(),

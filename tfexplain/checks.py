@@ -26,7 +26,7 @@ def integer(
     """Returns an option as an integer in least..most.
 
     Args:
-        name: Of the option.
+        name: The name of the option.
         value: What was given.
         least: The smallest value.
         most: The largest value; None for no limit.
@@ -51,7 +51,7 @@ def optional_integer(name: str, value: Any, least: int = 0) -> int | None:
     """Returns an option that is an integer, or None.
 
     Args:
-        name: Of the option.
+        name: The name of the option.
         value: What was given.
         least: The smallest value.
 
@@ -65,7 +65,7 @@ def real(name: str, value: Any, least: float, most: float = math.inf, hint: str 
     """Returns an option as a number in [least, most), infinity excluded.
 
     Args:
-        name: Of the option.
+        name: The name of the option.
         value: What was given.
         least: The smallest value.
         most: What it must stay below.
@@ -87,7 +87,7 @@ def positive(name: str, value: Any) -> float:
     """Returns an option as a finite number > 0.
 
     Args:
-        name: Of the option.
+        name: The name of the option.
         value: What was given.
 
     Raises:
@@ -102,7 +102,7 @@ def flag(name: str, value: Any) -> bool:
     """Returns an option that is True or False.
 
     Args:
-        name: Of the option.
+        name: The name of the option.
         value: What was given.
 
     Raises:
@@ -132,7 +132,7 @@ def choice(name: str, value: Any, known: Iterable[Any]) -> Any:
     """Returns an option that is one of a few values.
 
     Args:
-        name: Of the option.
+        name: The name of the option.
         value: What was given.
         known: The values, or what holds them as keys.
 
@@ -163,7 +163,7 @@ def precision_or_none(name: str, value: Any) -> str | None:
     """Returns an option that is "float32", "float64" or None; a dtype counts as its name.
 
     Args:
-        name: Of the option.
+        name: The name of the option.
         value: What was given.
 
     Raises:

@@ -46,7 +46,7 @@ class Demonstration(NamedTuple):
         dataset: `relevance` (analyzer, sample, height, width, channel) and more.
         picture: File of the maps.
         data: File of the Dataset.
-        accuracy: Of the network on test digits, in 0..1.
+        accuracy: Accuracy of the network on test digits, in 0..1.
         left_out: Method -> why it does not fit.
         analyzers: The methods by name.
         x: The ten digits, (10, 8, 8, 1).

@@ -20,7 +20,7 @@ DECADES = 16
 BIN_EDGES = np.concatenate(
     [[0.0], 10.0 ** (np.arange(BINS_PER_DECADE * DECADES + 1) / BINS_PER_DECADE - DECADES)]
 )
-# Of the interval of a median, as in [sixt2020when].
+# Resamples and level of the interval of a median, as in [sixt2020when].
 RESAMPLES, CONFIDENCE = 10_000, 0.99
 BOOTSTRAP_NUMBERS = 2**23
 
@@ -260,7 +260,7 @@ def median_interval(values: np.ndarray, seed: int = 0) -> np.ndarray:
 
     Args:
         values: Shape (n,); what is not a number is left out.
-        seed: Of the resamples.
+        seed: The seed of the resamples.
 
     Returns:
         Median, low and high: not a number without values; low and high need two of them.

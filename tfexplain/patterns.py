@@ -133,7 +133,7 @@ class FittedCall:
         """Returns c / (w . c); 0 for units that were never active or never changed.
 
         Args:
-            moments: Of all samples.
+            moments: The moments of all samples.
             output_mean: "active": c is the covariance over the active samples; "all": the mean of y
                 is that over all samples, as in the published code.
         """

@@ -7,7 +7,7 @@ def columns(rows: Iterable[Sequence[str]], separator: str = "  ") -> str:
     """Returns rows as lines of text whose columns are as wide as their longest cell.
 
     Args:
-        rows: Of equal length, at least one.
+        rows: At least one; all have the same length.
         separator: What stands between two columns.
 
     Example:
@@ -28,7 +28,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     Args:
         head: Names of the columns.
-        rows: Of the same length. What would end a cell or a row in Markdown is written so that it
+        rows: As long as `head`. What would end a cell or a row in Markdown is written so that it
             does not.
 
     Example:

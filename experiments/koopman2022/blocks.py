@@ -29,7 +29,7 @@ _TYPES = {
     ),
 }
 BATCH_SIZE = 500
-# Of the images of smoke runs.
+# The side of the images of smoke runs.
 TINY_SIDE = 6
 # What is kept of the Dataset of `koopman.credit`.
 OF_BLOCKS = (

@@ -39,7 +39,7 @@ from experiments.ledger import Criterion, Finding
 from experiments.runs import Experiment, Part, finding
 from tfexplain import create_analyzer, koopman, plotting
 
-# Of a pixel of 0..1, from which it belongs to a stroke.
+# The value of a pixel in 0..1 from which it belongs to a stroke.
 STROKE = 0.5
 # Share of the digits that ink a pixel which counts as inked.
 INKED = 0.05
@@ -56,7 +56,7 @@ class Condition:
         single: One trajectory for each shown digit; else many inputs, and one fit for all.
         operator: "mean": the mean operators multiplied; "products": the mean of the products (K23);
             "least_squares": each block fitted directly; "whole": the network fitted directly.
-        steps: Of each trajectory; None: as many as the paper has, 2d.
+        steps: The steps of each trajectory; None: as many as the paper has, 2d.
     """
 
     images: str

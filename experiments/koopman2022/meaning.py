@@ -193,7 +193,7 @@ def of_rank(kernel: np.ndarray, share: float) -> np.ndarray:
 
     Args:
         kernel: (..., outputs).
-        share: Of the full rank, rounded up.
+        share: Share of the full rank, rounded up.
     """
     matrix = kernel.reshape(-1, kernel.shape[-1]).astype("float64")
     left, values, right = np.linalg.svd(matrix, full_matrices=False)

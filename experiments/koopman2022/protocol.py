@@ -56,7 +56,7 @@ class Definition:
     """One number that is to say how much credit a block has.
 
     Args:
-        variable: Of the Dataset of `koopman.credit`.
+        variable: A variable of the Dataset of `koopman.credit`.
         scale: One of `SCALES`.
         protocols: Names of the protocols that have it.
     """

@@ -216,9 +216,9 @@ def recovered(generator: np.random.Generator, single: bool, kind: str) -> dict[s
     """Eq. 1: relative error of the operator of linear blocks from large to small.
 
     Args:
-        generator: Of blocks, inputs and alignments.
+        generator: It draws blocks, inputs and alignments.
         single: Fit 2d steps from one input; else two steps from p inputs.
-        kind: Of alignment.
+        kind: The kind of alignment.
     """
     errors = []
     for p, q in SHRINKING:
@@ -240,9 +240,9 @@ def enlarged(generator: np.random.Generator, draws: int, kind: str) -> dict[str,
     """Eq. 1 for linear blocks from small to large, where K = B A W is what is fitted.
 
     Args:
-        generator: Of blocks and alignments.
+        generator: It draws blocks and alignments.
         draws: Alignments.
-        kind: Of alignment.
+        kind: The kind of alignment.
 
     Returns:
         Of each size: the mean relative error of one operator over sqrt(1 - p/q), the relative

@@ -59,7 +59,7 @@ class TwoClassMaps(NamedTuple):
     Attributes:
         first: Magnitudes of the channel sums for the first class, (height, width).
         second: The same for the second class.
-        difference: Of the magnitudes of all channels, summed over these and clipped to its 1st and
+        difference: That of all magnitudes, summed over channels and clipped to its 1st and
             99th percentile, (height, width); positive where the first class has more.
         distance: Mean absolute difference of the magnitudes of all channels, not clipped.
     """
@@ -75,7 +75,7 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
 
     Args:
         first: Relevance, any shape.
-        second: Of another class, the same shape.
+        second: The map of another class, the same shape.
     """
     return float(np.abs(magnitudes(first) - magnitudes(second)).mean())
 

@@ -22,7 +22,7 @@ CHANNELS, LAYERS, REPETITIONS = 64, 12, 5
 # A dense layer between maps of this side is a matrix of all locations and channels.
 DENSE, DENSE_SIDE = "dense", 7
 STARTS = ("random", "pooled")
-# Of how many locations single channels are sent down; all have equally many.
+# From how many locations single channels are sent down; all have equally many.
 LOCATIONS = 4
 
 
@@ -104,8 +104,8 @@ def _units(
 
     Args:
         generator: Draws different locations, and different channels of each.
-        side: Of the maps.
-        channels: Of the maps.
+        side: The side of the maps.
+        channels: The channels of the maps.
 
     Returns:
         Shapes (vectors, side, side, channels) and (pairs,), pairs as `separations` has them.

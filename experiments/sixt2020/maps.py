@@ -126,7 +126,7 @@ def missing_text(missing: xr.DataArray, count: int) -> str:
 
     Args:
         missing: How many, by analyzer.
-        count: Of how many.
+        count: How many there are in all.
     """
     found = [
         f"{name} {number} of {count}"

@@ -151,7 +151,7 @@ def exact_theorem(part: Part) -> xr.Dataset:
     chains, length = (20, 5) if tiny else (1000, 10)
     sides = ("right", "left")
     moves = [theorem.falls(part.generator("falls", s), chains, length, s) for s in sides]
-    # Of 3x3 matrices of 0, 1 and 3 some are reducible, with a block that grows faster.
+    # Some 3x3 matrices of 0, 1 and 3 are reducible, with a block that grows faster.
     counts = theorem.census(2, (0, 1)) if tiny else theorem.census(3, (0, 1, 3))
     excluded = {
         theorem.ZERO: [[1, 0], [1, 0]],

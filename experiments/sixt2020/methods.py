@@ -22,7 +22,7 @@ GROUPS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#000000")
 FITTED = 500
 # Images up to this side in pixels are small enough for large batches.
 SMALL_IMAGE = 64
-# Of smoke runs: one of each kind.
+# The methods of smoke runs: one of each kind.
 TINY_METHODS = (
     "GuidedBP",
     "DTD",

@@ -163,8 +163,8 @@ class Method:
         letter: What marks it in figures; a marker of matplotlib or a letter.
         group: Number of its colour: 0 rectifiers, 1 CMP and SmoothGrad, 2 LRP, 3 Deep Taylor and
             patterns, 4 DeepLIFT, 5 gradient.
-        options: Of the analyzer.
-        reduction: Of the channels of its maps, a key of `tfexplain.metrics.REDUCTIONS`.
+        options: The options of the analyzer.
+        reduction: How channels become one, a key of `tfexplain.metrics.REDUCTIONS`.
         bounded: Whether it needs the range of the input, see `create`.
         fitted: Whether it needs patterns, see `create`.
         chain: Whether it is one backward chain that takes given relevance.

@@ -39,7 +39,7 @@ from experiments.sixt2020.class_figures import draw
 TINY_DISTANCE = 1e-3
 # "Looks like": more than half of the energy (the squared cosine) is shared.
 ALIKE = 0.5**0.5
-# Of float32, along all layers.
+# The rounding of float32, along all layers.
 ROUNDING = 1e-3
 
 

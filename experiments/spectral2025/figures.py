@@ -49,7 +49,7 @@ def curves(parts: Sequence[xr.Dataset]) -> Figure:
     """Draws every measure over gamma and over noise, as fig. 3 and 4, and methods without either.
 
     Args:
-        parts: Of one network, one for each protocol.
+        parts: The parts of one network, one for each protocol.
     """
     figure = Figure(figsize=(9, 11), layout="constrained")
     cells = figure.subplots(
@@ -96,7 +96,7 @@ def spectra(parts: Sequence[xr.Dataset]) -> Figure:
     """Draws stability, sensitivity and SSM over gamma.
 
     Args:
-        parts: Of one network, one for each protocol.
+        parts: The parts of one network, one for each protocol.
     """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for ax, measure in zip(figure.subplots(1, len(SPECTRAL)), SPECTRAL, strict=True):

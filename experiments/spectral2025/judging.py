@@ -21,7 +21,7 @@ EXACT = 1e-12
 ALIKE = 0.99
 # SSM up to which a matrix has nearly rank 1.
 COLLAPSED = 1.05
-# Of the outputs that `pixel_flipping` watches.
+# Which output `pixel_flipping` watches, and how it fills.
 WATCHED, FILL = "probability", "telea"
 # Measure -> whether more is better.
 MEASURES = {"SSM": True, "PF-AUC": False, "entropy": False}
@@ -42,8 +42,8 @@ def each(dataset: xr.Dataset, measure: str, fill: str = FILL, output: str = WATC
     Args:
         dataset: What `sweep.measure` returned, or some of its settings.
         measure: "SSM", "PF-AUC", "entropy", "stability", "sensitivity" or "sigma_1".
-        fill: Of pixel flipping.
-        output: Of pixel flipping.
+        fill: The fill of pixel flipping.
+        output: The watched output of pixel flipping.
     """
     if measure == "PF-AUC":
         return dataset["auc"].sel(fill=fill, output=output).values
@@ -98,7 +98,7 @@ def sayer(dataset: xr.Dataset, more: str = "") -> Say:
     """Returns a function of claim, criteria and numbers that makes a finding of a Dataset.
 
     Args:
-        dataset: Of a part.
+        dataset: The Dataset of one part.
         more: Further text of its notes.
     """
     attributes = dataset.attrs
@@ -168,7 +168,7 @@ def best_gamma_of_ssm(dataset: xr.Dataset, say: Say) -> Finding:
     medians = interior(averaged(lrp, "SSM", "median"), True)
     for end, value in zip(("first", "last"), medians, strict=True):
         numbers[f"median SSM, best over {end} gamma"] = value
-    # Of the estimate from products; between images it is more.
+    # The error of the estimate from products; between images it is more.
     errors = np.sqrt((lrp["ssm_error"].values ** 2).sum(axis=1)) / lrp.sizes["sample"]
     if errors.max() > 0:
         numbers["largest standard error of the estimate of a mean SSM"] = errors.max()
@@ -192,7 +192,7 @@ def noise_and_norms(dataset: xr.Dataset, say: Say, flat: bool) -> Finding:
     """M3: SmoothGrad gets stabler and less sensitive with noise; SSM is flat, or has an optimum.
 
     Args:
-        dataset: Of a part.
+        dataset: The Dataset of one part.
         say: See `sayer`.
         flat: What the paper says of SSM on these data.
     """
@@ -302,7 +302,7 @@ def coarse_and_alike(dataset: xr.Dataset, say: Say, everywhere: bool) -> Finding
     """M9: maps of two classes get alike and smooth with gamma.
 
     Args:
-        dataset: Of a part.
+        dataset: The Dataset of one part.
         say: See `sayer`.
         everywhere: LRP-gamma is in all layers, so that maps of classes have to become the same.
     """
@@ -350,7 +350,7 @@ def shared_findings(dataset: xr.Dataset, say: Say, digits: bool) -> list[Finding
     """Returns the findings on both data sets.
 
     Args:
-        dataset: Of a part.
+        dataset: The Dataset of one part.
         say: See `sayer`.
         digits: The data are MNIST.
     """

@@ -18,7 +18,7 @@ class Protocol:
     Args:
         name: "published" or "corrected".
         policy: "literal" or "quantile".
-        quantile: Of the policy of that name.
+        quantile: The quantile of the policy of that name.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Grid:
     """Settings of all methods. The text at hand has lost the values of the paper.
 
     Args:
-        gammas: Of LRP-gamma, rising from 0.
-        noises: Of SmoothGrad, in units of the input range, rising from 0.
+        gammas: Values of LRP-gamma's gamma, rising from 0.
+        noises: Noise scales of SmoothGrad, in units of the input range, rising from 0.
         evaluations: Gradients that SmoothGrad and integrated gradients average.
         cycles: Random orders of Shapley sampling; 0: without the method.
-        radius: Of inpainting, in pixels.
+        radius: The radius of inpainting, in pixels.
         images_of_norms: How many images have norms of layers.
         columns: Outputs that are measured in each layer.
     """

@@ -97,7 +97,7 @@ def gamma_in_front(
     quarter of the standard deviation in the others, LRP-0 in dense layers and in the last one.
 
     Args:
-        gamma: Of LRP-gamma.
+        gamma: The gamma of LRP-gamma.
         model: The network.
         low: Lowest values of its input.
         high: Highest values.
@@ -191,7 +191,7 @@ def measure(
     first = settings[0].analyzer
     logits = first.outputs(x).astype("float64")
     targets = logits.argmax(axis=1)
-    # Of all protocols at once: sampled maps are then computed once.
+    # The maps of all protocols at once: sampled maps are then computed once.
     spectra = {
         name: _spectrum(whole, name, settings, x, matrix_free) for name in part.settings.protocols
     }

@@ -25,7 +25,7 @@ class Points(NamedTuple):
 
     Attributes:
         at: Function of a number 0, 1, ... that returns one tensor (batch, *shape) per input.
-        weights: Of the gradients at these points.
+        weights: The weights of the gradients at these points.
         factors: What the average is multiplied with, one tensor per input; None for nothing.
     """
 
@@ -202,7 +202,7 @@ class GradientAverage(DerivedAnalyzer):
             columns: Targets or relevance, (n, num_vectors, ...).
             place: Where the batch lies.
             run: Function of inputs, columns and ends that returns [anything, *relevance].
-            spec: Of `columns`.
+            spec: The specification of `columns`.
         """
         sums: list[np.ndarray] = []
         paths = self.ends(arrays, place)

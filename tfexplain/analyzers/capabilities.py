@@ -28,7 +28,7 @@ class BackwardPass(NamedTuple):
     Attributes:
         network: The reversed network.
         records: The tensors of its forward pass.
-        weight: Of its relevance in the sum.
+        weight: Weight of its relevance in the sum.
         factor: What its relevance is multiplied with, (batch, 1, *input_shape); None for nothing.
     """
 
@@ -52,7 +52,7 @@ class Capabilities:
         quantities: What a reversed network can read: "contribution", "multiplier".
         reduction: How audits make maps of its relevance: a name of `metrics.REDUCTIONS`.
         normalization: How they scale these: a name of `metrics.NORMALIZATIONS`.
-        seed: Of what it draws; None where it draws nothing.
+        seed: The seed of what it draws; None where it draws nothing.
     """
 
     name: str = ""

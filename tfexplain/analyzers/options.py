@@ -11,7 +11,7 @@ import numpy as np
 from tfexplain.composites import Composite
 from tfexplain.rules import Rule, rule_from_config
 
-# Of an array that is written in full where no one has to read it again.
+# So many numbers of an array are written in full at most where no one has to read it again.
 MOST_NUMBERS = 10_000
 
 

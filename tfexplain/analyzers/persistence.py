@@ -29,7 +29,7 @@ def write(path: Any, name: str, model: keras.Model, options: Mapping[str, Any]) 
 
     Args:
         path: The file.
-        name: Of the analyzer.
+        name: The name of the analyzer.
         model: The model that it explains.
         options: Its options.
 

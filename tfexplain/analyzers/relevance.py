@@ -241,7 +241,7 @@ class LRPComposite(LRPAnalyzer):
         model: See `Analyzer`.
         composite: A `Composite`, or the name of one of `COMPOSITES`.
         bias: Treatment of the bias by the preset's rules; see `BiasedLRP`.
-        epsilon: Of presets that have it, as gamma, low and high.
+        epsilon: Passed to presets that have it, as gamma, low and high are.
         gamma: Float >= 0.
         low: Lowest values of the input.
         high: Highest values of the input.

@@ -40,7 +40,7 @@ class Served:
             [explained tensor, *relevance (batch, num_vectors, *shape)], with TensorFlow alone.
         output_shape: Shape of the explained tensor, without the batch axis.
         variables: What `explain` reads beside the variables of the model.
-        options: Of the analyzer, by name.
+        options: The options of the analyzer, by name.
         about: What the SavedModel says of itself, as text.
     """
 

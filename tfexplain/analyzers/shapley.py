@@ -25,7 +25,7 @@ from tfexplain.operations import WholeModel
 # Bytes that the largest tensor of one call of the model may take, beyond a single step for each
 # sample. More is no faster: the calls no longer fit into the caches.
 CALL_BYTES = 2**26
-# Of a model that is one call only the inputs and outputs are seen. The largest tensor between them
+# Only the inputs and outputs of a model that is one call are seen. The largest tensor between them
 # is taken to be this many times larger; in VGG-16 it is 21 times the input.
 UNSEEN = 16
 

@@ -83,7 +83,7 @@ class Case:
         x: Samples, as for `analyze`.
         y: The explained output of each sample, (n,), or one for all; flat index for outputs of
             rank > 2. None: the largest output of the first analyzer's model.
-        seed: Of everything that is drawn, >= 0.
+        seed: The seed of everything that is drawn, >= 0.
         batch_size: Samples that are computed together.
         pixels: uint8 images of which `preprocess` makes x, or None.
         preprocess: Function of pixels, or None.
@@ -286,7 +286,7 @@ class Case:
         """Explains a block of samples by one method, of a model with one input.
 
         Args:
-            name: Of the analyzer.
+            name: The name of the analyzer.
             block: Which samples.
             columns: Flat output indices of all samples, (n, num_vectors); None: the targets.
 

@@ -35,7 +35,7 @@ PAIRS = (0.05, 0.95)
 OF_PAIRS = f"{PAIRS[0]:.0%} to {PAIRS[1]:.0%} of all pairs of vectors"
 # |cos| of float32 cannot be told from 1 when it is nearer.
 CLOSEST = 1e-8
-# Of the pairs of a layer, so many at least have to be comparable.
+# At least this share of a layer's pairs has to be comparable.
 LEAST_SHARE = 0.1
 
 
@@ -315,7 +315,7 @@ def cosine_convergence(
         quantity: What is read of DeepLIFT: "contribution" or "multiplier".
         per_location: Also return every single value, in variables `one_minus_abs_cosine_<layer>`
             (analyzer, start, sample, pair, location), which are large.
-        seed: Of the vectors.
+        seed: The seed of the vectors.
         batch_size: Samples that are computed together, at most; fewer where they are large.
         block_size: Samples that are finished and stored together.
         path: NetCDF file for the result. Finished blocks are kept beside it until the end, and a
@@ -357,7 +357,7 @@ def comparable(dataset: xr.Dataset) -> xr.Dataset:
     Behind rectifiers and max pooling, often a single channel of a location is active.
 
     Args:
-        dataset: Of `cosine_convergence`.
+        dataset: The result of `cosine_convergence`.
 
     Returns:
         The same with fewer pairs in `count`, and `quantile` of the others. Layers of which less

@@ -20,7 +20,7 @@ from tfexplain.reverse import ReversedNetwork
 BINS = len(metrics.BIN_EDGES) - 1
 # Variables that are numbers of locations or pairs.
 NUMBERS = ("dead", "dropped", "one_channel")
-# Of one start: name of a layer -> the tensor.
+# Name of a layer -> its tensor, for one start.
 Readouts = dict[str, Node]
 
 
@@ -83,7 +83,7 @@ class Chain:
         Args:
             arrays: All samples, one checked array (n, *shape) per input.
             block: Which samples, as a slice with start and stop.
-            seed: Of the vectors.
+            seed: The seed of the vectors.
             batch_size: Samples that are computed together, at most.
             per_location: Return every single value too.
 

@@ -119,7 +119,7 @@ class Check:
         measure: Function of (Dataset, method, thresholds) that returns the cell.
         decides: Whether trust depends on it.
         breaks_ties: Whether methods of equal trust are sorted by it, the lowest first.
-        head: Of its column in printed tables, a word or two; empty: it is not printed.
+        head: Head of its column in printed tables, a word or two; empty: it is not printed.
         interval: What its intervals are; empty for those of medians (`bootstrap`).
     """
 

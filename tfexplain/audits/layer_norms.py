@@ -140,7 +140,7 @@ def layer_norms(
         x: Samples, as for `analyze`.
         columns: Number of active outputs that are measured in each layer, drawn at random, and the
             worst one by the closed form; None: all of them, which is long for large layers.
-        seed: Of the draws; with the position of the sample.
+        seed: The seed of the draws; with the position of the sample.
         block_size: Samples that are finished and stored together.
         path: NetCDF file for the result; a run that was stopped continues.
 

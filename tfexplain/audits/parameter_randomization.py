@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SIMILARITIES = ("ssim", "spearman", "cosine")
 TRAINED = "trained"
-# Of maps on the page: columns at most, with the first and the last.
+# Columns of maps on the page at most, with the first and the last.
 MOST_COLUMNS = 8
 
 
@@ -53,8 +53,8 @@ class _Work(Work):
         copy: The copy.
         steps_taken: The steps of random weights, from the last layer to the first; `steps` counts
             those of the display.
-        reductions: Of each analyzer.
-        normalizations: Of each analyzer.
+        reductions: The reductions of each analyzer.
+        normalizations: The normalizations of each analyzer.
         kept: Positions of the samples whose maps are kept.
     """
 
@@ -386,7 +386,7 @@ def parameter_randomization(
         data_range: See `random_logit`.
         flip: See `random_logit`; for the structural similarity only, the others tell by their sign.
         keep: Positions of samples whose maps are kept, to look at.
-        seed: Of weights and intervals, >= 0.
+        seed: The seed of weights and intervals, >= 0.
         batch_size: Samples that are computed together.
         block_size: Samples for which all steps are done before the next are taken. Random weights
             are drawn once per block.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FILLS = ("telea", "constant")
 OUTPUTS = ("logit", "probability")
-# Of the largest logit: below it a logit is taken as zero, and nothing is divided by it.
+# A share of the largest logit: below it a logit is taken as zero, and nothing is divided by it.
 TINY = 1e-6
 # Between x and preprocess(pixels), of the largest value of x: a quarter of one grey level.
 ROUNDING = 1e-3
@@ -51,7 +51,7 @@ def _flipping(dataset: xr.Dataset, method: str, thresholds: Thresholds) -> Cell:
     random = dataset["random_auc"].sel(output="probability").values
 
     def word(*_: float) -> str:
-        # Of each sample the same two orders are compared.
+        # The same two orders of each sample are compared.
         _, lower, upper = metrics.median_interval(areas - random)
         if np.isnan(upper):
             return "one sample is too few to compare with a random order"
@@ -295,7 +295,7 @@ def pixel_flipping(
         reduction: How channels are reduced, "abs_sum", "abs_max" or "sum": one for all, or a dict
             by analyzer. None: the sum of magnitudes for the gradient and its modifications, else
             the sum (`analyzer.reduction`).
-        seed: Of the random orders, >= 0.
+        seed: The seed of the random orders, >= 0.
         batch_size: Samples that are computed together.
         block_size: Samples after which the work done so far is kept, if there is a path.
         path: NetCDF file for the result. A run that was stopped continues with the same numbers
@@ -370,10 +370,10 @@ def random_order(seed: int, position: int, height: int, width: int) -> np.ndarra
     """Returns a random order of the pixels of a sample, as flat places, (height * width,).
 
     Args:
-        seed: Of the audit.
-        position: Of the sample in x.
-        height: Of the image.
-        width: Of the image.
+        seed: The seed of the audit.
+        position: The position of the sample in x.
+        height: The height of the image.
+        width: The width of the image.
     """
     return np.random.default_rng([seed, position]).permutation(height * width)
 
@@ -471,7 +471,7 @@ class Removal:
         shape: How they are laid out.
         fill: See `pixel_flipping`, like the others.
         value: With pixels in their unit, else in that of x.
-        radius: Of "telea".
+        radius: The radius of "telea".
         pixels: Images, or None.
         preprocess: Makes inputs of pixels, or None.
 
@@ -582,7 +582,7 @@ class Removal:
         """Returns inputs of the model, (step, *input_shape).
 
         Args:
-            position: Of the sample.
+            position: The position of the sample.
             order: Flat places of pixels, in which they are removed.
             removed: How many of them are removed at each step.
         """

@@ -218,10 +218,10 @@ def random_logit(
             "inverted_percentile", "inverted_minmax" for the published numbers: one for all, or a
             dict by analyzer. None: "minmax" for rect_grad, whose maps are sparse, else "percentile"
             (`analyzer.normalization`).
-        data_range: Of the structural similarity; the published code has 2.
+        data_range: The data range of the structural similarity; the published code has 2.
         flip: Take the larger similarity of the two maps and of one with the negative of the other,
             as published: for methods whose maps change their sign with that of the logit.
-        seed: Of the other classes, >= 0.
+        seed: The seed of the other classes, >= 0.
         batch_size: Samples that are computed together.
         block_size: Samples after which the work done so far is kept, if there is a path.
         path: NetCDF file for the result. A run that was stopped continues with the same numbers

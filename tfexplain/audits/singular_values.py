@@ -21,7 +21,7 @@ class SingularValues(NamedTuple):
 
     Attributes:
         values: Leading singular values, falling.
-        error: Of the first, by its residual.
+        error: Error of the first, by its residual.
         norm: Frobenius norm.
         norm_error: Its standard error.
         passes: Vectors that were sent forward or backward.
@@ -130,8 +130,8 @@ def estimate(
         transposed: U -> R^T U, (size, vectors).
         size: Number of columns of R.
         num_values: How many singular values to return.
-        tolerance: Of the first, relative.
-        standard_error: Of the norm, relative.
+        tolerance: Relative error allowed to the first.
+        standard_error: Relative standard error of the norm.
         key: Seed of the random vectors.
     """
     generator = np.random.default_rng(key)

@@ -23,7 +23,7 @@ class _Work(Work):
     """What is explained.
 
     Attributes:
-        classes: Of which explanations are taken apart, -1 where relevance is given.
+        classes: Those whose explanations are taken apart, -1 where relevance is given.
         given: That relevance, float64, or None.
     """
 
@@ -162,14 +162,14 @@ def spectral_terms(
     ones, so that all add up to the explanation.
 
     Args:
-        analyzer: Of a model with one input.
+        analyzer: An analyzer of a model with one input.
         x: Samples, as for `analyze`.
         y: Class of each sample, (n,), or one for all; None: the largest output.
         start: Name of the layer whose output is explained; then give `output_relevance` too.
         output_relevance: Instead of a class: what is explained, (n, *shape of the explained
             tensor).
         policy: Which outputs have a column; see `spectrum`.
-        quantile: Of the policy of that name.
+        quantile: The quantile of the policy of that name.
         num_terms: Number of terms that are returned one by one.
 
     Returns:

@@ -113,7 +113,7 @@ class Spectrum(Audit):
 
     @classmethod
     def for_case(cls, case: Case, settings: Mapping[str, Any]) -> Spectrum:
-        """Of many outputs takes those of the largest magnitude."""
+        """Takes the outputs of the largest magnitude where there are many."""
         columns = min(case.outputs, settings["columns"])
         if columns == case.outputs:
             return cls()
@@ -288,11 +288,11 @@ def spectrum(
             singular values, and for the Frobenius norm random vectors outside of the space that
             the iteration has found (Hutch++, [meyer2021hutch]).
         policy: See above.
-        quantile: Of the policy of that name, in [0, 1).
+        quantile: The quantile of the policy of that name, in [0, 1).
         num_values: Number of singular values that are returned; None: all ("exact") or 6.
-        standard_error: Of the Frobenius norm that "matrix_free" aims at, relative.
-        tolerance: Of sigma_1 that "matrix_free" aims at, relative.
-        seed: Of random vectors; with the position of the sample.
+        standard_error: Relative error of the Frobenius norm that "matrix_free" aims at.
+        tolerance: Relative error of sigma_1 that "matrix_free" aims at.
+        seed: The seed of random vectors; with the position of the sample.
         block_size: Samples that are finished and stored together.
         path: NetCDF file for the result; a run that was stopped continues.
 

@@ -25,7 +25,7 @@ def alignment(
     Args:
         p: Input dimensions of the block.
         q: Output dimensions.
-        generator: Of the random numbers.
+        generator: It draws the random numbers.
         kind: "orthonormal": rows or columns of B are an orthonormal basis of a random subspace, so
             that A is the transposed B. "gaussian": independent normal numbers. For p = q both are
             identities.

@@ -113,7 +113,7 @@ def credit(
         dtype: Precision of the model, "float32" or "float64"; None: its own. Regressions and
             volumes are always in float64.
         batch_size: Samples that are computed together.
-        seed: Of the alignments. Numbers depend on it and on the block and repeat alone.
+        seed: The seed of the alignments. Numbers depend on it and on the block and repeat alone.
         path: NetCDF file of the result. Finished blocks are kept beside it, and a run that was
             killed continues behind the last of them.
 

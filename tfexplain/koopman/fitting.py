@@ -80,12 +80,12 @@ def plan(name: str, p: int, q: int, narrowest: int, count: int, settings: Settin
     """Decides on the snapshots of a block.
 
     Args:
-        name: Of the block.
+        name: The name of the block.
         p: Input coordinates.
         q: Output coordinates.
         narrowest: d, the least width inside the block.
         count: Inputs that there are.
-        settings: Of the run.
+        settings: The settings of the run.
     """
     most = 4 * p if settings.max_snapshots is None else settings.max_snapshots
     if settings.steps is None:
@@ -167,7 +167,7 @@ def fit_block(
         start: Its inputs, (count, p).
         first: f of them, (count, q).
         planned: How many of them are used, and for how many steps.
-        settings: Of the run.
+        settings: The settings of the run.
         generator: Function of the number of the repeat.
         advance: Called after each repeat.
     """

@@ -19,7 +19,7 @@ class State:
     """Inputs and outputs of one block, and their coordinates.
 
     Attributes:
-        inputs: Of the block, (n, *input_shape).
+        inputs: Inputs of the block, (n, *input_shape).
         outputs: (n, *output_shape).
         tested: Both for the held-out samples.
         before: Coordinates of inputs.

@@ -66,7 +66,7 @@ def row_volumes(
         block: The block.
         matrix: Its operator in coordinates, (q, p).
         outputs: Coordinates of its output.
-        settings: Of the run.
+        settings: The settings of the run.
     """
     places = np.arange(block.output_size).reshape(block.output_shape)
     found = []
@@ -96,8 +96,8 @@ def fit_kernel(
         maps: The channel's maps of these, (count, *sizes).
         narrowest: The least width inside the block.
         name: What notes call it.
-        options: Of `coordinates_of`.
-        settings: Of the run.
+        options: The options of `coordinates_of`.
+        settings: The settings of the run.
         generator: Function of the number of the repeat.
 
     Returns:

@@ -81,7 +81,7 @@ class Operation:
         source: keras.Operation | None = None,
     ) -> None:
         self.label = label
-        # Of the class that the subclass knows.
+        # A subclass knows of which class it is.
         self.source: Any = source
         if function is not None:
             self.forward = function  # type: ignore[method-assign]  # of one operation, not of a class

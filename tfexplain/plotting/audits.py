@@ -109,7 +109,7 @@ def boxes(values: xr.DataArray, label: str, *, ax: Axes | None = None) -> Figure
 
     Args:
         values: With the dimension `analyzer`.
-        label: Of the axis of the numbers.
+        label: The label of the axis of the numbers.
         ax: Where to draw. `None`: a new Figure.
 
     Returns:
@@ -161,7 +161,7 @@ class Curve(NamedTuple):
     """One curve of `randomization_curves` or `pixel_flipping_curves`.
 
     Attributes:
-        name: Of the analyzer.
+        name: The name of the analyzer.
         median: (steps,).
         low: Lower end of its band; not a number where there is none.
         high: Upper end.

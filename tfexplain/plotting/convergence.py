@@ -80,7 +80,7 @@ def convergence_curves(
         ax.plot(places, shown, label=name, color=color, marker=marker, markersize=3, linewidth=1)
     shown = _shown(baseline, logarithmic, closest)
     ax.plot(places, shown, ":", color="0.5", linewidth=1, label="random directions")
-    # Of many layers some are named, from the last on, which is the input.
+    # Some of many layers are named, from the last on, which is the input.
     named = places[::-1][:: -(-len(layers) // _MOST_NAMES)][::-1]
     names = [layers[place] for place in named]
     ax.set_xticks(named, names, rotation=60, ha="right", fontsize=_SMALL - 1)

@@ -233,8 +233,8 @@ def feature_weights(
         outputs: Index of the output for each sample. `None`: the largest output of the network;
             `inputs` are then the first of the held-out inputs.
         row_labels: One per sample, at the left. `None`: the outputs.
-        reduction: Of the channels of images, see `reduce_channels`.
-        percentile: Of images and strips, see `symmetric_limits`. Pixels that are hardly ever other
+        reduction: The reduction of the channels of images, see `reduce_channels`.
+        percentile: For images and strips, see `symmetric_limits`. Pixels that are hardly ever other
             than zero can have weights beside which no other is seen.
         ax: Array of Axes, (n, 1 + operators). `None`: a new Figure.
 

@@ -255,7 +255,7 @@ def maps(
         x: Inputs, shape (n, *input_shape): images (height, width, channels), sequences (steps,
             features) or tabular (features,). Any value range; scaled for display only.
         relevance: Shape of `x`, or a dict of method -> such an array.
-        titles: Of the columns: the input's and one per method. Default: "input" and the names.
+        titles: One per column: the input's and those of methods. Default: "input" and the names.
         row_labels: One per sample, at the left.
         reduction: "sum", "mean", "max_abs" or "norm" over the channels of images.
         percentile: See `symmetric_limits`. `None`: the largest magnitude.

@@ -73,7 +73,7 @@ def load_data(
         labels: None; "none" to leave labels out; a `.txt` or `.json` file with the names of all
             classes in the order of the outputs; or a `.npy` file with one label per sample. A
             model with a single output explains that one, whatever the labels are.
-        count: Of a folder or Dataset that holds more, this many samples are read.
+        count: How many samples are read of a folder or Dataset that holds more.
         seed: By which files of a folder are drawn.
 
     Returns:

@@ -19,7 +19,7 @@ from tfexplain import plotting
 LARGEST_MAP = 224
 # Above it a picture is kept as JPEG: noise, as of gradients, does not get small as PNG.
 LARGEST_EXACT = 64
-# Of the magnitudes of a map: single pixels can be much stronger than all others.
+# The percentile of magnitudes that ends the scale: single pixels can be far above all others.
 PERCENTILE = 99.5
 
 

@@ -27,7 +27,7 @@ class Outcome:
             (audit -> method, or "" for all -> reason), `notes`, `about`, `seconds` (audit -> time)
             and `hardware`; `model` (its name), `methods` (name -> `summary` and `references`) and
             `thresholds`.
-        thresholds: Of the verdict.
+        thresholds: The thresholds of the verdict.
     """
 
     datasets: Mapping[str, xr.Dataset]
@@ -74,7 +74,7 @@ def load(folder: str | os.PathLike, *, thresholds: Thresholds | None = None) -> 
 
     Args:
         folder: The folder that `tfexplain.audit` wrote.
-        thresholds: Of the verdict; None for those of the audit.
+        thresholds: The thresholds of the verdict; None for those of the audit.
 
     Raises:
         FileNotFoundError: If there is no audit.

@@ -21,7 +21,7 @@ from tfexplain.report.figures import Picture, drawn, small_input, small_map
 from tfexplain.report.verdict import NOT_TRUSTWORTHY, TRUSTWORTHY, Row, Verdict
 
 TEMPLATE = "report.html.jinja"
-# Of maps in a grid: pixels of the larger side of one.
+# Pixels of the larger side of a map in a grid.
 LARGEST_CELL = 112
 # Characters of an option of a method.
 LONGEST_OPTION = 120
@@ -36,7 +36,7 @@ def page(datasets: Mapping[str, xr.Dataset], record: Mapping[str, Any], verdict:
     Args:
         datasets: Audit -> Dataset.
         record: See `Outcome`.
-        verdict: Of the same Datasets.
+        verdict: The verdict of the same Datasets.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tfexplain.report", "."),

@@ -48,7 +48,7 @@ from tfexplain.runs import settings as run_settings
 
 # Samples of a preset, at most.
 IMAGES = {"quick": 8, "default": 32, "thorough": 128}
-# Of samples that are taken to see whether a method alone makes an audit fail.
+# So many samples are taken to see whether a method alone makes an audit fail.
 FEW = 2
 # Seconds that compiling a method takes for each operation of the model, at least.
 COMPILING = 0.03
@@ -118,7 +118,7 @@ def audit(
         pixels: The images as uint8, (n, height, width, 1 or 3); with them pixel flipping inpaints
             what it removes. Without, it puts the mean of x there.
         preprocess: Function that makes x of `pixels`.
-        seed: Of everything that is drawn, >= 0.
+        seed: The seed of everything that is drawn, >= 0.
         batch_size: Samples that are computed together.
         folder: Where results go: `report.html`, `verdict.json`, `results/*.nc` and `audit.json`
             (what was run and what was left out). An audit that was stopped is continued by the same

@@ -57,7 +57,7 @@ def settings(
         audit: Its name.
         analyzers: By name.
         x: The samples; several inputs as a list.
-        options: Of the audit.
+        options: The options of the audit.
         with_data: Add checksums of samples, weights and architecture, which takes a second for
             large models; a run that continues later needs them.
 
