@@ -247,6 +247,7 @@ def test_export(image_model, baseline, tmp_path):
     assert_same(found["relevance"].numpy(), analyzer.analyze(x), 1e-10)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("baseline", [0.0, blurred])
 def test_unknown_sizes(baseline):
     inputs = keras.Input((None, None, 2), dtype="float64")

@@ -138,6 +138,7 @@ def test_gradient_at_hidden_layers_is_that_of_tensorflow(chain):
             assert_same(relevance[:, k], tape.gradient(value, expected[name]).numpy())
 
 
+@pytest.mark.compiled
 def test_compiled_propagation_is_the_eager_one(chain):
     model, x, vectors = chain
     analyzer = create("lrp.epsilon", model)

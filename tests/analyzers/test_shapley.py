@@ -450,6 +450,7 @@ def test_outputs_of_higher_rank_have_tuples_of_indices():
     assert not every[:, 3][:, [0, 2]].any() and every[:, 3][:, 1].any()
 
 
+@pytest.mark.compiled
 def test_it_follows_the_weights(dense_relu):
     model = keras.models.clone_model(dense_relu)
     model.set_weights(dense_relu.get_weights())

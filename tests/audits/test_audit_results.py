@@ -7,7 +7,7 @@ import pytest
 
 from tfexplain.report.verdict import SCHEMA, SCHEMA_VERSION
 
-RESULTS = pathlib.Path(__file__).parent.parent / "experiments" / "results" / "audits"
+RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results" / "audits"
 INSENSITIVE = ("guided_backprop", "deconvnet", "lrp.alpha_1_beta_0", "lrp.z_plus", "deep_taylor")
 SENSITIVE = ("gradient", "lrp.z", "deep_lift.rescale", "deep_lift.reveal_cancel")
 
