@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from keras import layers
 
@@ -226,7 +226,14 @@ def test_contributions_add_up_through_every_layer(case):
         assert_complete(contributions(create(name, model), x, x0), expected, case.tolerance)
 
 
+# Normalisations with factors of both signs, between linear layers and rectifiers.
+NORMALISED = Recipe(
+    "image", (Linear("conv", 3, norm="after", activation="layer"),) * 2, seed=5, head="average"
+)
+
+
 @pytest.mark.parametrize("name", NAMES)
+@example(recipe=NORMALISED)
 @examples(2)
 @given(recipe=recipes(min_blocks=3))
 def test_ledger_loses_nothing(name, recipe):
