@@ -125,6 +125,18 @@ def test_words_follow_the_thresholds():
     assert strict["low"].trust == "not trustworthy"
 
 
+def test_one_failed_test_is_enough_to_distrust():
+    found = judge(
+        {
+            "random_logit": logit(one=[0.1, 0.2]),
+            "parameter_randomization": randomization([0.98, 0.99], [0.99, 0.99]),
+        }
+    )["one"]
+    assert found.cells["class"].passed and not found.cells["last_layers"].passed
+    assert (found.passed, found.measured) == (1, 2)
+    assert found.trust == "not trustworthy"
+
+
 def test_what_is_missing_is_not_measured_with_the_reason():
     found = judge(
         {"random_logit": logit(one=[np.nan, np.nan])},
