@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tfexplain import analyzers as analyzers
     from tfexplain import audits as audits
     from tfexplain import composites as composites
+    from tfexplain import demo as demo
     from tfexplain import errors as errors
     from tfexplain import koopman as koopman
     from tfexplain import metrics as metrics
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from tfexplain import report as report
     from tfexplain import results as results
     from tfexplain import rules as rules
-    from tfexplain.analyzers import ANALYZERS as ANALYZERS
     from tfexplain.analyzers import Analyzer as Analyzer
     from tfexplain.analyzers import create_analyzer as create_analyzer
     from tfexplain.analyzers import load_analyzer as load_analyzer
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tfexplain.composites import Composite as Composite
     from tfexplain.errors import UnsupportedLayerError as UnsupportedLayerError
     from tfexplain.errors import UnsupportedModelError as UnsupportedModelError
+    from tfexplain.names import ANALYZERS as ANALYZERS
     from tfexplain.report import audit as audit
 
 __version__ = "0.2.0"

@@ -301,7 +301,7 @@ def test_analyzers_of_two_precisions(model):
             "reduction names lrp, which is no analyzer. Analyzers: ",
         ),
         ({"normalization": "minimax"}, "received 'minimax'. Did you mean 'minmax'"),
-        ({"normalization": ["minmax"]}, r"received \['minmax'\]"),
+        ({"normalization": ["minmax"]}, r"received \('minmax',\)"),
         ({"data_range": 0}, "data_range must be a number > 0, received 0"),
         ({"flip": "yes"}, "flip must be True or False, received 'yes'"),
         ({"seed": -1}, "seed must be an integer >= 0, received -1"),

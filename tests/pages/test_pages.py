@@ -4,6 +4,7 @@ Blocks of Python and the quick commands of a page run one after the other in one
 reader would paste them.
 """
 
+import dataclasses
 import pathlib
 import re
 import shlex
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from benchmarks import page as benchmarks_page
 from docs import methods
+from experiments.commands import Options, PaperOptions
 from tfexplain import ANALYZERS, cli, loading
 from tfexplain.audits.registry import all_checks
 
@@ -117,6 +119,11 @@ def check_options(file, words):
     """Options stand in the program itself, or where programs of its folder share them."""
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
     top = ROOT / pathlib.PurePosixPath(file).parts[0]
+    if top.name == "experiments":
+        kind = PaperOptions if file.endswith("__main__.py") else Options
+        known = {f"--{field.name}" for field in dataclasses.fields(kind)}
+        assert known >= set(options), (file, words)
+        return
     sources = [ROOT / file] if top.name == "examples" else top.rglob("*.py")
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
     assert not [option for option in options if f'"{option}"' not in text], (file, words)
