@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.ledger import PROTOCOLS
+from experiments.claim_table import PROTOCOLS
 
 Protocols = enum.Enum("Protocols", {name: name for name in (*PROTOCOLS, "both")}, type=str)
 # Options that take several values, as in `--models cifar_cnn squeezenet`.
@@ -46,7 +46,7 @@ Resume = Annotated[
 Only = Annotated[list[str] | None, typer.Option(metavar="NAME...", help="some experiments")]
 Collect = Annotated[bool, typer.Option("--collect", help="compute nothing; read what --out has")]
 Results = Annotated[
-    pathlib.Path | None, typer.Option(metavar="FOLDER", help="also write ledger, figures here")
+    pathlib.Path | None, typer.Option(metavar="FOLDER", help="also write claims and figures here")
 ]
 
 
@@ -84,7 +84,7 @@ class PaperOptions(Options):
     Args:
         only: Names of experiments.
         collect: Whether saved results are read, and nothing is computed.
-        results: Folder for a second ledger and its figures, or None.
+        results: Folder for a second table of claims and its figures, or None.
     """
 
     only: Sequence[str] = ()
@@ -189,7 +189,7 @@ def _run(
 def _one_value_each(words: Iterable[str]) -> list[str]:
     """Writes `--models a b` as `--models a --models b`: options of typer take one value.
 
-    The commands in ledgers give several.
+    The commands in tables of claims give several.
     """
     found: list[str] = []
     option = ""

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 import models
-from experiments.runs import Part
+from experiments.runs import Task
 from models import datasets
 from models import images as preprocessing
 from models.weights import MNIST, weight_file
@@ -84,29 +84,29 @@ def tiny_network(seed: int = 0) -> keras.Model:
     return model
 
 
-def load(part: Part) -> keras.Model:
-    """Returns the network of a part, with the weights of `--weights`.
+def load(task: Task) -> keras.Model:
+    """Returns the network of a task, with the weights of `--weights`.
 
     Raises:
         ValueError: If the network is unknown, or no weights are given and none come with the
             project: random ones have to be asked for.
         FileNotFoundError: If there is no such weight file.
     """
-    if part.model == TINY:
-        return tiny_network(part.settings.seed)
-    described = network(part.model)
-    weights = part.settings.weights.get(part.model, described.weights)
+    if task.model == TINY:
+        return tiny_network(task.request.seed)
+    described = network(task.model)
+    weights = task.request.weights.get(task.model, described.weights)
     if weights is None:
         raise ValueError(
-            f"There are no weights for {part.model}: give --weights {part.model}=FILE, or "
-            f"{part.model}=random for a smoke run with random ones."
+            f"There are no weights for {task.model}: give --weights {task.model}=FILE, or "
+            f"{task.model}=random for a smoke run with random ones."
         )
     if weights == "random":
-        keras.utils.set_random_seed(part.settings.seed)
-        return getattr(models, part.model)()
+        keras.utils.set_random_seed(task.request.seed)
+        return getattr(models, task.model)()
     if weights == described.weights:
-        weights = weight_file(part.model, weights)
-    return getattr(models, part.model)(weights if weights == "imagenet" else part.uses(weights))
+        weights = weight_file(task.model, weights)
+    return getattr(models, task.model)(weights if weights == "imagenet" else task.uses(weights))
 
 
 def network(name: str) -> Network:
@@ -149,11 +149,11 @@ def preprocess(name: str) -> Callable[[np.ndarray], np.ndarray]:
     return getattr(preprocessing, network(name).preprocess)
 
 
-def images(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def images(task: Task, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Returns preprocessed images and their classes, drawn with the run's seed.
 
     Args:
-        part: Its settings say how many, and of which file or folder.
+        task: Its request says how many, and of which file or folder.
         replace: Draw with replacement, as the published code does.
 
     Returns:
@@ -163,22 +163,22 @@ def images(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray
         ValueError: If there are fewer images than asked for.
         FileNotFoundError: If there is no such file or folder.
     """
-    if part.model == TINY:
-        count, generator = part.settings.images, part.generator("images")
+    if task.model == TINY:
+        count, generator = task.request.images, task.generator("images")
         x = generator.uniform(0, 1, (count, 8, 8, 3)).astype("float32")
         return x, generator.integers(0, 5, count)
-    drawn, y = pixels(part, replace=replace)
-    return preprocess(part.model)(drawn), y
+    drawn, y = pixels(task, replace=replace)
+    return preprocess(task.model)(drawn), y
 
 
-def pixels(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def pixels(task: Task, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Returns images as `preprocess` takes them, and their classes; the same as `images`.
 
     CIFAR-10 and MNIST images come from the test part, or from the only part of the file. Those of
     smoke runs are rounded to whole grey levels.
 
     Args:
-        part: Its settings say how many, and of which file or folder.
+        task: Its request says how many, and of which file or folder.
         replace: Draw with replacement, as the published code does.
 
     Returns:
@@ -188,15 +188,15 @@ def pixels(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray
         ValueError: If there are fewer images than asked for.
         FileNotFoundError: If there is no such file or folder.
     """
-    count, seed = part.settings.images, part.settings.seed
-    if part.model == TINY:
-        x, y = images(part)
+    count, seed = task.request.images, task.request.seed
+    if task.model == TINY:
+        x, y = images(task)
         return np.round(255 * x).astype("uint8"), y
-    described = network(part.model)
-    path = part.settings.data.get(described.data)
+    described = network(task.model)
+    path = task.request.data.get(described.data)
     if described.data in (CIFAR10, MNIST):
         if path is not None and path.is_file():
-            part.uses(path)
+            task.uses(path)
         read = datasets.load_cifar10 if described.data == CIFAR10 else datasets.load_mnist
         found = read(path)
         tested = (found.x_test, found.y_test)
@@ -204,7 +204,7 @@ def pixels(part: Part, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray
         chosen = datasets.draw(len(x), count, seed, replace=replace)
         return x[chosen], y[chosen]
     if path is None:
-        raise ValueError(f"{part.model} needs photographs: give --data {IMAGENET}=FOLDER.")
+        raise ValueError(f"{task.model} needs photographs: give --data {IMAGENET}=FOLDER.")
     photographs = datasets.load_photographs(
         path, count, described.size, resize=described.resize, seed=seed, replace=replace
     )

@@ -1,11 +1,11 @@
-"""What all experiments share: options, parts, saved Datasets, figures, findings and the ledger.
+"""What all experiments share: options, tasks, saved Datasets, figures, findings and claims.
 
 An experiment is one module with an `Experiment`:
 
-* `compute(part)` returns the Dataset of one network under one protocol, and is the only expensive
+* `compute(task)` returns the Dataset of one network under one protocol, and is the only expensive
   step. It is saved as soon as it is there, so that a run can be resumed;
 * `judge(dataset)` returns what it says about claims of the paper;
-* `draw(datasets)` returns figures of all parts.
+* `draw(datasets)` returns figures of all tasks.
 
 The last two read Datasets alone, so that pages are redone without computing.
 """
@@ -29,8 +29,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
+from experiments.claim_table import NOT_TESTED, PROTOCOLS, Claim, ClaimTable, Criterion, Finding
 from experiments.commands import Options, PaperOptions, run_experiment, run_paper
-from experiments.ledger import NOT_TESTED, PROTOCOLS, Claim, Criterion, Finding, Ledger
 from models.weights import TRAINED
 from tfexplain import results
 from tfexplain.files import write_atomically
@@ -48,7 +48,7 @@ REMARKS = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Request:
     """What a run was asked for.
 
     Args:
@@ -60,7 +60,7 @@ class Settings:
         seed: Integer from which all random numbers come.
         protocols: Names of protocols.
         tiny: A smoke run: everything small, the numbers mean nothing.
-        resume: Take parts that `out` has already, if they were made with the same settings.
+        resume: Take results that `out` has already, if they were made with the same settings.
     """
 
     models: tuple[str, ...]
@@ -75,11 +75,11 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Part:
+class Task:
     """One network under one protocol: what `compute` gets.
 
     Args:
-        settings: The settings of the run.
+        request: What the run was asked for.
         model: Name of the network.
         protocol: Name of the protocol.
         experiment: Name of the experiment.
@@ -87,7 +87,7 @@ class Part:
         remarks: What every result on the network has to say; `uses` fills it.
     """
 
-    settings: Settings
+    settings: Request
     model: str
     protocol: str
     experiment: str = ""
@@ -96,23 +96,23 @@ class Part:
 
     @property
     def path(self) -> pathlib.Path:
-        """File of the part's Dataset."""
-        return self.settings.out / f"{self.experiment}-{self.model}-{self.protocol}.nc"
+        """File of the task's Dataset."""
+        return self.request.out / f"{self.experiment}-{self.model}-{self.protocol}.nc"
 
     def scratch(self, name: str) -> pathlib.Path:
         """Returns a file for what `compute` keeps on its way, such as the `path` of an audit."""
-        folder = self.settings.out / "scratch"
+        folder = self.request.out / "scratch"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{self.path.stem}-{name}.nc"
 
     def clear(self) -> None:
-        """Removes what `scratch` kept of this part."""
-        for path in (self.settings.out / "scratch").glob(f"{self.path.stem}-*"):
+        """Removes what `scratch` kept of this task."""
+        for path in (self.request.out / "scratch").glob(f"{self.path.stem}-*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def read_again(self, files: Mapping[str, str]) -> bool:
         """Tells whether the named files still have the checksums with which they were read."""
-        given = [*self.settings.data.values(), *map(pathlib.Path, self.settings.weights.values())]
+        given = [*self.request.data.values(), *map(pathlib.Path, self.request.weights.values())]
         # A file that was given counts, also where one of the project has the same name.
         for path in [*TRAINED.iterdir(), *given]:
             if path.name in files:
@@ -125,12 +125,12 @@ class Part:
         The protocol is no key: both protocols see the same draws.
         """
         codes = [zlib.crc32(str(key).encode()) for key in keys]
-        return np.random.default_rng([self.settings.seed, *codes])
+        return np.random.default_rng([self.request.seed, *codes])
 
     @property
     def network(self) -> str:
         """What findings call the network: its name, and what is to know about its weights."""
-        random = self.settings.weights.get(self.model) == "random"
+        random = self.request.weights.get(self.model) == "random"
         remarks = [*([RANDOM] if random else []), *self.remarks]
         return f"{self.model} ({', '.join(remarks)})" if remarks else self.model
 
@@ -162,14 +162,14 @@ class Experiment:
         paper: Name of the package.
         name: Name of the module.
         summary: One line for `--help`.
-        compute: Part -> Dataset.
+        compute: Task -> Dataset.
         judge: Dataset -> findings, made with `finding`.
-        draw: Datasets of all parts -> figures by name.
+        draw: Datasets of all tasks -> figures by name.
         models: Networks that are used if none are named.
         known_models: All networks that can be named.
         images: Default number of images; 0: the experiment reads none.
         data: Kinds of images that `--data` can name.
-        tiny: What `--tiny` changes, as arguments of `Settings`.
+        tiny: What `--tiny` changes, as fields of `Request`.
 
     Example:
         >>> EXPERIMENT = Experiment("sixt2020", "csc", "...", compute, judge, draw, ("cifar_cnn",))
@@ -179,7 +179,7 @@ class Experiment:
     paper: str
     name: str
     summary: str
-    compute: Callable[[Part], xr.Dataset]
+    compute: Callable[[Task], xr.Dataset]
     judge: Callable[[xr.Dataset], Iterable[Finding]]
     draw: Callable[[Sequence[xr.Dataset]], Mapping[str, Figure]]
     models: tuple[str, ...]
@@ -188,8 +188,8 @@ class Experiment:
     data: tuple[str, ...] = ("cifar10", "imagenet")
     tiny: Mapping[str, object] = field(default_factory=dict)
 
-    def settings(self, options: Options) -> Settings:
-        """Returns the settings that options mean for this experiment.
+    def request(self, options: Options) -> Request:
+        """Returns what options ask of this experiment.
 
         Raises:
             ValueError: For an unknown network.
@@ -204,7 +204,7 @@ class Experiment:
             raise ValueError(
                 f"{self.name} knows no network {', '.join(unknown)}. Known: {', '.join(known)}."
             )
-        return Settings(
+        return Request(
             **chosen,
             data=_named_paths("--data", options.data, self.data),
             weights=_named("--weights", options.weights, chosen["models"]),
@@ -215,15 +215,15 @@ class Experiment:
             resume=options.resume,
         )
 
-    def run(self, settings: Settings) -> tuple[list[xr.Dataset], list[Finding]]:
-        """Computes all parts, or loads those that are there, and writes what follows from them."""
-        settings.out.mkdir(parents=True, exist_ok=True)
+    def run(self, request: Request) -> tuple[list[xr.Dataset], list[Finding]]:
+        """Computes all tasks, or loads those that are there, and writes what follows from them."""
+        request.out.mkdir(parents=True, exist_ok=True)
         datasets = [
-            self._part(Part(settings, model, protocol, self.name))
-            for model in settings.models
-            for protocol in settings.protocols
+            self._dataset(Task(request, model, protocol, self.name))
+            for model in request.models
+            for protocol in request.protocols
         ]
-        return datasets, self.publish(datasets, settings.out)
+        return datasets, self.publish(datasets, request.out)
 
     def publish(self, datasets: Sequence[xr.Dataset], out: pathlib.Path) -> list[Finding]:
         """Writes figures and findings of Datasets into a folder."""
@@ -248,47 +248,47 @@ class Experiment:
 
         return sorted(found, key=order)
 
-    def command(self, part: Part) -> str:
-        """Returns the command that makes a part; of paths only the names are kept."""
-        settings = part.settings
-        words = [f"python -m experiments.{self.paper}.{self.name}", f"--models {part.model}"]
-        if settings.images:
-            words.append(f"--images {settings.images}")
-        if settings.data:
-            named = (f"{kind}={path.name}" for kind, path in settings.data.items())
+    def command(self, task: Task) -> str:
+        """Returns the command that does a task; of paths only the names are kept."""
+        request = task.request
+        words = [f"python -m experiments.{self.paper}.{self.name}", f"--models {task.model}"]
+        if request.images:
+            words.append(f"--images {request.images}")
+        if request.data:
+            named = (f"{kind}={path.name}" for kind, path in request.data.items())
             words.append(f"--data {' '.join(named)}")
-        if part.model in settings.weights:
-            name = pathlib.Path(settings.weights[part.model]).name
-            words.append(f"--weights {part.model}={name}")
-        words += [f"--seed {settings.seed}", f"--protocol {part.protocol}"]
-        return " ".join([*words, *(["--tiny"] if settings.tiny else [])])
+        if task.model in request.weights:
+            name = pathlib.Path(request.weights[task.model]).name
+            words.append(f"--weights {task.model}={name}")
+        words += [f"--seed {request.seed}", f"--protocol {task.protocol}"]
+        return " ".join([*words, *(["--tiny"] if request.tiny else [])])
 
-    def _part(self, part: Part) -> xr.Dataset:
-        command = self.command(part)
+    def _dataset(self, task: Task) -> xr.Dataset:
+        command = self.command(task)
         versions = json.dumps(results.versions(), sort_keys=True)
-        if part.settings.resume and part.path.is_file():
-            saved = xr.load_dataset(part.path, engine="h5netcdf")
+        if task.request.resume and task.path.is_file():
+            saved = xr.load_dataset(task.path, engine="h5netcdf")
             before = {key: saved.attrs[key] for key in ("command", "versions")}
             same = not differing({"command": command, "versions": versions}, before)
-            if same and part.read_again(json.loads(saved.attrs["files"])):
+            if same and task.read_again(json.loads(saved.attrs["files"])):
                 return saved
-        if not part.settings.resume:
-            part.clear()
-        dataset = self.compute(part)
+        if not task.request.resume:
+            task.clear()
+        dataset = self.compute(task)
         dataset.attrs |= {
             "paper": self.paper,
             "experiment": self.name,
-            "model": part.model,
-            "network": part.network,
-            "protocol": part.protocol,
-            "seed": part.settings.seed,
-            "tiny": int(part.settings.tiny),
+            "model": task.model,
+            "network": task.network,
+            "protocol": task.protocol,
+            "seed": task.request.seed,
+            "tiny": int(task.request.tiny),
             "command": command,
-            "files": json.dumps(part.files, sort_keys=True),
+            "files": json.dumps(task.files, sort_keys=True),
             "versions": versions,
         }
-        write_atomically(part.path, lambda name: dataset.to_netcdf(name, engine="h5netcdf"))
-        part.clear()
+        write_atomically(task.path, lambda name: dataset.to_netcdf(name, engine="h5netcdf"))
+        task.clear()
         return dataset
 
     def main(self, argv: Sequence[str] | None = None) -> int:
@@ -303,12 +303,12 @@ class Experiment:
 
     def _main(self, options: Options) -> None:
         try:
-            settings = self.settings(options)
+            request = self.request(options)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
-        _, findings = self.run(settings)
+        _, findings = self.run(request)
         print_findings(findings)
-        print(f"Datasets, figures and findings are in {settings.out}.")
+        print(f"Datasets, figures and findings are in {request.out}.")
 
 
 def finding(
@@ -317,7 +317,7 @@ def finding(
     criteria: Sequence[Criterion] = (),
     **more: str | Mapping[str, float],
 ) -> Finding:
-    """Returns a finding from the Dataset of a part.
+    """Returns a finding from the Dataset of a task.
 
     Args:
         dataset: What `compute` returned, with the attributes of the run.
@@ -400,7 +400,7 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 
 def has_random_weights(dataset: xr.Dataset) -> bool:
-    """Tells whether the network of a part was never trained."""
+    """Tells whether the network of a task was never trained."""
     return dataset.attrs["network"].startswith(f"{dataset.attrs['model']} ({RANDOM}")
 
 
@@ -420,7 +420,7 @@ class Paper:
         name: Name of the package.
         title: Title of the paper.
         claims: Its claims.
-        introduction: What the ledger says before its table.
+        introduction: What the page of claims says before its table.
         differences: What it says about networks, data and settings of trained networks.
     """
 
@@ -441,17 +441,17 @@ class Paper:
                     found[module.name] = loaded.EXPERIMENT
         return found
 
-    def ledger(self, findings: Iterable[Finding]) -> Ledger:
-        """Returns the ledger of all claims."""
-        return Ledger(self.claims, findings)
+    def claim_table(self, findings: Iterable[Finding]) -> ClaimTable:
+        """Returns the table of all claims."""
+        return ClaimTable(self.claims, findings)
 
     def write(
-        self, ledger: Ledger, out: pathlib.Path, *, tiny: bool = False, random: bool = False
+        self, table: ClaimTable, out: pathlib.Path, *, tiny: bool = False, random: bool = False
     ) -> None:
-        """Writes `ledger.md` and `ledger.json` into a folder.
+        """Writes `claims.md` and `claims.json` into a folder.
 
         Args:
-            ledger: The ledger.
+            table: The table of claims.
             out: The folder.
             tiny: Whether it is that of a smoke run.
             random: Whether all networks have random weights.
@@ -462,13 +462,13 @@ class Paper:
         )
         where = ", on networks with random weights" if random else ""
         introduction = "\n\n".join(filter(None, parts))
-        text = ledger.markdown(f"Claims of {self.title}{where}", introduction)
-        write_atomically(out / "ledger.md", lambda name: name.write_text(text, encoding="utf-8"))
+        text = table.markdown(f"Claims of {self.title}{where}", introduction)
+        write_atomically(out / "claims.md", lambda name: name.write_text(text, encoding="utf-8"))
         flags = {"tiny": tiny, "random_weights": random}
-        save_json({**flags, **ledger.to_config()}, out / "ledger.json")
+        save_json({**flags, **table.to_config()}, out / "claims.json")
 
     def main(self, argv: Sequence[str] | None = None) -> int:
-        """Runs all experiments from the command line and writes the ledger of claims.
+        """Runs all experiments from the command line and writes the table of claims.
 
         Returns:
             The exit status.
@@ -503,7 +503,7 @@ class Paper:
                 if own is None:
                     print("    left out: none of the named networks concerns it")
                     continue
-                found[name], _ = experiment.run(experiment.settings(own))
+                found[name], _ = experiment.run(experiment.request(own))
             print_findings(f for dataset in found[name] for f in experiment.judge(dataset))
         every = [dataset for datasets in found.values() for dataset in datasets]
         tiny = options.tiny or any(dataset.attrs["tiny"] for dataset in every)
@@ -522,8 +522,8 @@ class Paper:
                 if datasets
                 for finding in chosen[name].publish(datasets, folder)
             ]
-            self.write(self.ledger(findings), folder, tiny=tiny, random=random == {True})
-        print(f"The ledger is in {folders[-1] / 'ledger.md'}.")
+            self.write(self.claim_table(findings), folder, tiny=tiny, random=random == {True})
+        print(f"The claims are in {folders[-1] / 'claims.md'}.")
 
 
 def _applicable(options: Options, experiment: Experiment) -> Options | None:

@@ -1,4 +1,4 @@
-"""Runs all experiments of the paper and writes the ledger: `python -m experiments.koopman2022`."""
+"""Runs all experiments of the paper, writes its claims: `python -m experiments.koopman2022`."""
 
 import sys
 

@@ -16,10 +16,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import networks
+from experiments.claim_table import Criterion, Finding
 from experiments.koopman2022.blocks import SHOWN_CLASS, digits, fitted_on, known, load, options
 from experiments.koopman2022.protocol import PROTOCOLS, sizes
-from experiments.ledger import Criterion, Finding
-from experiments.runs import Experiment, Part, finding
+from experiments.runs import Experiment, Task, finding
 from tfexplain import koopman
 
 # Ratio of variances up to which the mean over 10 has about a tenth: an F test with 20 runs leaves
@@ -30,19 +30,19 @@ RANDOM = 1e-12
 TEXT = 8
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Repeats the fit of all blocks with other alignments."""
-    protocol = PROTOCOLS[part.protocol]
-    chosen = sizes(part.settings.tiny)
-    model = load(part)
-    found = digits(part)
+    protocol = PROTOCOLS[task.protocol]
+    chosen = sizes(task.request.tiny)
+    model = load(task)
+    found = digits(task)
     places = known(model, found.x, found.y)
     x = fitted_on(protocol, found, places.get(SHOWN_CLASS, min(places.values())))
     held_out = found.held_out[:100]
-    given = options(part, model, len(x))
+    given = options(task, model, len(x))
     runs = []
     for run in range(chosen.runs):
-        seed = int(part.generator("averaging", run).integers(2**31))
+        seed = int(task.generator("averaging", run).integers(2**31))
         for repeats in (chosen.repeats, 1):
             arguments = {**given, "repeats": repeats, "seed": seed, "kernels": ()}
             runs.append(koopman.credit(model, x, held_out=held_out, **arguments))
@@ -142,12 +142,12 @@ def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
     }
 
 
-def _spread(parts: Sequence[xr.Dataset]) -> Figure:
-    blocks = parts[0]["block"].values.tolist()
-    figure = Figure(figsize=(1.7 * len(blocks) + 0.4, 2.3 * len(parts)), layout="constrained")
-    cells = figure.subplots(len(parts), len(blocks), squeeze=False)
-    for row, part in zip(cells, parts, strict=True):
-        singles, means = part["single_log_volume"].values, part["mean_log_volume"].values
+def _spread(datasets: Sequence[xr.Dataset]) -> Figure:
+    blocks = datasets[0]["block"].values.tolist()
+    figure = Figure(figsize=(1.7 * len(blocks) + 0.4, 2.3 * len(datasets)), layout="constrained")
+    cells = figure.subplots(len(datasets), len(blocks), squeeze=False)
+    for row, dataset in zip(cells, datasets, strict=True):
+        singles, means = dataset["single_log_volume"].values, dataset["mean_log_volume"].values
         for place, (ax, block) in enumerate(zip(row, blocks, strict=True)):
             single = singles[:, place].ravel()
             ax.boxplot(
@@ -156,13 +156,13 @@ def _spread(parts: Sequence[xr.Dataset]) -> Figure:
                 whis=(0, 100),
                 medianprops={"color": "#d55e00"},
             )
-            ax.set_xticks([1, 2], ["one", f"mean of {part.attrs['repeats']}"])
-            ax.set_title(f"{block}, {part.attrs['protocol']}", fontsize=TEXT)
+            ax.set_xticks([1, 2], ["one", f"mean of {dataset.attrs['repeats']}"])
+            ax.set_title(f"{block}, {dataset.attrs['protocol']}", fontsize=TEXT)
             ax.tick_params(labelsize=TEXT - 1)
             ax.ticklabel_format(axis="y", useOffset=False)
             ax.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel("log-volume", fontsize=TEXT)
-    figure.suptitle(f"{parts[0].attrs['network']}: credits over alignments", fontsize=TEXT + 1)
+    figure.suptitle(f"{datasets[0].attrs['network']}: credits over alignments", fontsize=TEXT + 1)
     return figure
 
 

@@ -12,7 +12,7 @@ from keras import layers
 
 from experiments import networks
 from experiments.koopman2022.protocol import AS_THEY_ARE, PROTOCOLS, SCALES, Protocol, sizes
-from experiments.runs import Part
+from experiments.runs import Task
 from tfexplain import koopman
 
 CONVOLUTION, DENSE, POOLING, OTHER = "convolution", "dense", "pooling", "other"
@@ -56,7 +56,7 @@ OF_BLOCKS = (
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """Preprocessed images of a part, with their classes.
+    """Preprocessed images of a task, with their classes.
 
     Args:
         x: Images that operators are fitted on, (n, height, width, channels).
@@ -71,10 +71,10 @@ class Digits:
     held_out_y: np.ndarray
 
 
-def load(part: Part) -> keras.Model:
-    """Returns the network of a part; for smoke runs one that is small enough to decompose."""
-    if part.model != networks.TINY:
-        return networks.load(part)
+def load(task: Task) -> keras.Model:
+    """Returns the network of a task; for smoke runs one that is small enough to decompose."""
+    if task.model != networks.TINY:
+        return networks.load(task)
     model = keras.Sequential(
         [
             keras.Input((TINY_SIDE, TINY_SIDE, 1), name="input"),
@@ -90,19 +90,19 @@ def load(part: Part) -> keras.Model:
         ],
         name=networks.TINY,
     )
-    generator = np.random.default_rng(part.settings.seed)
+    generator = np.random.default_rng(task.request.seed)
     for variable in model.weights:
         size = np.sqrt(2 / max(1, np.prod(variable.shape[:-1])))
         variable.assign(generator.normal(0, size, variable.shape))
     return model
 
 
-def digits(part: Part) -> Digits:
-    """Draws images to fit on, as many as the settings say, and others to hold out."""
-    count = part.settings.images
-    more = sizes(part.settings.tiny).held_out
-    x, y = networks.images(replace(part, settings=replace(part.settings, images=count + more)))
-    if part.model == networks.TINY:
+def digits(task: Task) -> Digits:
+    """Draws images to fit on, as many as the request says, and others to hold out."""
+    count = task.request.images
+    more = sizes(task.request.tiny).held_out
+    x, y = networks.images(replace(task, request=replace(task.request, images=count + more)))
+    if task.model == networks.TINY:
         x = x[:, :TINY_SIDE, :TINY_SIDE, :1]
     return Digits(x[:count], y[:count], x[count:], y[count:])
 
@@ -152,7 +152,7 @@ def type_of(model: keras.Model, block: koopman.Block) -> str:
 
 
 def measured(
-    part: Part,
+    task: Task,
     model: keras.Model,
     x: np.ndarray,
     held_out: np.ndarray,
@@ -162,7 +162,7 @@ def measured(
     """Measures the credits of all blocks, with and without unit variance between them.
 
     Args:
-        part: Its protocol says how operators are fitted.
+        task: Its protocol says how operators are fitted.
         model: The network, or a part of it.
         x: What operators are fitted on.
         held_out: What their errors are measured on.
@@ -172,7 +172,7 @@ def measured(
         `OF_BLOCKS` (scale, block), the type of each block, and what there is of kernels (kernel,).
         Attributes say how it was fitted.
     """
-    given = options(part, model, len(x))
+    given = options(task, model, len(x))
     # One input has no variance.
     scales = list(SCALES) if len(x) > 1 else [AS_THEY_ARE]
     found = [
@@ -191,7 +191,7 @@ def measured(
     types = [type_of(model, block) for block in koopman.blocks(model)]
     joined = joined.assign(found[0][of_kernels])
     return joined.assign_coords(scale=scales, type=("block", types)).assign_attrs(
-        described=str(PROTOCOLS[part.protocol]),
+        described=str(PROTOCOLS[task.protocol]),
         fitted=len(x),
         held_out=len(held_out),
         repeats=int(given["repeats"]),
@@ -199,20 +199,20 @@ def measured(
     )
 
 
-def options(part: Part, model: keras.Model, count: int) -> dict[str, object]:
+def options(task: Task, model: keras.Model, count: int) -> dict[str, object]:
     """Returns arguments of `koopman.credit`.
 
     Args:
-        part: Its protocol says how operators are fitted.
+        task: Its protocol says how operators are fitted.
         model: What is divided into blocks.
         count: Inputs that operators are fitted on. One input does not determine them (K11), and
             has a single principal component.
     """
-    chosen = sizes(part.settings.tiny)
+    chosen = sizes(task.request.tiny)
     given = {
-        **PROTOCOLS[part.protocol].options(),
+        **PROTOCOLS[task.protocol].options(),
         "repeats": chosen.repeats,
-        "seed": part.settings.seed,
+        "seed": task.request.seed,
         "batch_size": BATCH_SIZE,
     }
     if count == 1:
@@ -224,7 +224,7 @@ def options(part: Part, model: keras.Model, count: int) -> dict[str, object]:
         "max_dimension": chosen.max_dimension,
         "max_snapshots": chosen.max_values // min(widest, chosen.max_dimension),
         # Smoke runs have too few digits.
-        "underdetermined": "minimum_norm" if part.settings.tiny else "raise",
+        "underdetermined": "minimum_norm" if task.request.tiny else "raise",
     }
 
 

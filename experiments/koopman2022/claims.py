@@ -4,7 +4,7 @@ K-C1 to K-C9 are what its sections III and IV show or prove. K-C10 and K-C11 are
 for: that the operators describe the network, and that credit says how much a component contributes.
 """
 
-from experiments.ledger import Claim
+from experiments.claim_table import Claim
 
 LENET, POOLED = "lenet5", "pooled_mlp"
 

@@ -25,6 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import networks
+from experiments.claim_table import Criterion, Finding
 from experiments.koopman2022.blocks import (
     BATCH_SIZE,
     CONVOLUTION,
@@ -42,8 +43,7 @@ from experiments.koopman2022.blocks import (
     type_of,
 )
 from experiments.koopman2022.protocol import PROTOCOLS, definitions, sizes
-from experiments.ledger import Criterion, Finding
-from experiments.runs import Experiment, Part, finding
+from experiments.runs import Experiment, Task, finding
 from tfexplain import koopman, metrics
 
 # By which a dense layer is multiplied and the next one divided.
@@ -63,22 +63,22 @@ CROWDED = 8
 TEXT = 8
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Measures credits of blocks and kernels, and what a rescaling moves."""
-    protocol = PROTOCOLS[part.protocol]
-    model = load(part)
-    found = digits(part)
+    protocol = PROTOCOLS[task.protocol]
+    model = load(task)
+    found = digits(task)
     places = known(model, found.x, found.y)
     five = places.get(SHOWN_CLASS, min(places.values()))
     x = fitted_on(protocol, found, five)
-    dataset = measured(part, model, x, found.held_out, kernels=(ROWS,))
-    own = own_operators(part, model, x)
+    dataset = measured(task, model, x, found.held_out, kernels=(ROWS,))
+    own = own_operators(task, model, x)
     dataset = dataset.assign({name: ("kernel", values) for name, values in own.items()})
     moved = [
-        measured(part, tail, *inputs)
+        measured(task, tail, *inputs)
         for tail, inputs in _tails(model, (x, found.held_out), RESCALED)
     ]
-    for variable in {d.variable for d in definitions(part.protocol).values()}:
+    for variable in {d.variable for d in definitions(task.protocol).values()}:
         shift = moved[1][variable].values - moved[0][variable].values
         dataset[f"moved_{variable}"] = ("scale", "dense_block"), shift
     maps = feature_maps(model, x)
@@ -131,7 +131,7 @@ def _tails(
     return found
 
 
-def own_operators(part: Part, model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
+def own_operators(task: Task, model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the credits of all kernels by operators of their own, (kernel,).
 
     Each block with a convolution is a network by itself here, so that fewer alignments are enough
@@ -142,9 +142,9 @@ def own_operators(part: Part, model: keras.Model, x: np.ndarray) -> dict[str, np
         if type_of(model, block) == CONVOLUTION:
             first, last = (model.get_layer(block.layers[place]) for place in (0, -1))
             alone = keras.Model(first.input, last.output)
-            repeats = {"repeats": sizes(part.settings.tiny).kernel_repeats}
+            repeats = {"repeats": sizes(task.request.tiny).kernel_repeats}
             dataset = koopman.credit(
-                alone, x, kernels=(BLOCK,), **{**options(part, alone, len(x)), **repeats}
+                alone, x, kernels=(BLOCK,), **{**options(task, alone, len(x)), **repeats}
             )
             for name in dataset:
                 if str(name).startswith(f"kernel_{BLOCK}_"):

@@ -33,10 +33,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import networks
+from experiments.claim_table import Criterion, Finding
 from experiments.koopman2022.blocks import digits, known, load, options, outputs, predicted
 from experiments.koopman2022.protocol import CORRECTED, PROTOCOLS, PUBLISHED, sizes
-from experiments.ledger import Criterion, Finding
-from experiments.runs import Experiment, Part, finding
+from experiments.runs import Experiment, Task, finding
 from tfexplain import create_analyzer, koopman, plotting
 
 # The value of a pixel in 0..1 from which it belongs to a stroke.
@@ -97,27 +97,27 @@ SHOWN_PERCENT = 97.5
 TEXT = 8
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Fits operators under all conditions; keeps the weight maps and the images."""
-    model = load(part)
-    found = digits(part)
+    model = load(task)
+    found = digits(task)
     places = list(known(model, found.x, found.y).values())
-    if part.settings.tiny:
+    if task.request.tiny:
         places = places[:2]
     given = {
         DIGITS: found.x,
-        RANDOM: random_images(part, found.x),
-        PERMUTED: permuted(part, found.x),
+        RANDOM: random_images(task, found.x),
+        PERMUTED: permuted(task, found.x),
     }
     targets = predicted(model, found.x[places])
     runs: dict[tuple, list[xr.Dataset]] = {}
     weights, agreements, errors, starts = [], [], [], []
-    conditions = CONDITIONS[part.protocol]
+    conditions = CONDITIONS[task.protocol]
     for condition in conditions.values():
         key = (condition.images, condition.single, condition.steps, condition.operator == WHOLE)
         images = given[condition.images]
         if key not in runs:
-            runs[key] = _fits(part, model, images, found.held_out, places, condition)
+            runs[key] = _fits(task, model, images, found.held_out, places, condition)
         chosen = [fit.sel(operator=condition.operator) for fit in runs[key]]
         weights.append(
             [
@@ -153,14 +153,14 @@ def compute(part: Part) -> xr.Dataset:
         {
             "fitted": len(found.x),
             "held_out": len(found.held_out),
-            "repeats": sizes(part.settings.tiny).repeats,
-            "described": str(PROTOCOLS[part.protocol]),
+            "repeats": sizes(task.request.tiny).repeats,
+            "described": str(PROTOCOLS[task.protocol]),
         },
     )
 
 
 def _fits(
-    part: Part,
+    task: Task,
     model: keras.Model,
     x: np.ndarray,
     held_out: np.ndarray,
@@ -179,7 +179,7 @@ def _fits(
             held_out=held_out,
             kernels=(),
             steps=condition.steps,
-            **options(part, model, len(images)),
+            **options(task, model, len(images)),
         )
         return found[["feature_weight", "agreement", "output_error"]]
 
@@ -217,15 +217,15 @@ def _map(values: np.ndarray) -> np.ndarray:
     return values.sum(axis=-1)
 
 
-def random_images(part: Part, x: np.ndarray) -> np.ndarray:
+def random_images(task: Task, x: np.ndarray) -> np.ndarray:
     """Returns as many images, every pixel drawn from the grey levels of all of them."""
-    return part.generator("random images").permuted(x.ravel()).reshape(x.shape)
+    return task.generator("random images").permuted(x.ravel()).reshape(x.shape)
 
 
-def permuted(part: Part, x: np.ndarray) -> np.ndarray:
+def permuted(task: Task, x: np.ndarray) -> np.ndarray:
     """Returns the images with their pixels moved by one permutation; channels move together."""
     n, height, width, channels = x.shape
-    order = part.generator("permuted pixels").permutation(height * width)
+    order = task.generator("permuted pixels").permutation(height * width)
     return x.reshape(n, height * width, channels)[:, order].reshape(x.shape)
 
 

@@ -28,6 +28,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import networks
+from experiments.claim_table import Criterion, Finding
 from experiments.koopman2022.blocks import (
     BATCH_SIZE,
     OF_BLOCKS,
@@ -42,8 +43,7 @@ from experiments.koopman2022.blocks import (
     short,
 )
 from experiments.koopman2022.protocol import PROTOCOLS, definitions, sizes
-from experiments.ledger import Criterion, Finding
-from experiments.runs import Experiment, Part, finding
+from experiments.runs import Experiment, Task, finding
 from tfexplain import create_analyzer, koopman, metrics, results
 
 # Noise, relative to the root mean square of what it is added to.
@@ -64,18 +64,18 @@ FEWEST = 4
 TEXT = 8
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Measures credits, losses of accuracy, relevance and gradients of all blocks."""
-    protocol = PROTOCOLS[part.protocol]
-    model = load(part)
-    found = digits(part)
+    protocol = PROTOCOLS[task.protocol]
+    model = load(task)
+    found = digits(task)
     places = known(model, found.x, found.y)
     x = fitted_on(protocol, found, places.get(SHOWN_CLASS, min(places.values())))
-    dataset = credits_of(part, model, x, found.held_out)
+    dataset = credits_of(task, model, x, found.held_out)
     blocks = koopman.blocks(model)
-    draws = sizes(part.settings.tiny).draws
-    noise = output_noise(part, blocks, found.held_out, found.held_out_y, draws)
-    kernel, reduced = changed_kernels(part, model, blocks, found.held_out, found.held_out_y, draws)
+    draws = sizes(task.request.tiny).draws
+    noise = output_noise(task, blocks, found.held_out, found.held_out_y, draws)
+    kernel, reduced = changed_kernels(task, model, blocks, found.held_out, found.held_out_y, draws)
     maps = attributions(model, blocks, found.held_out)
     return (
         dataset.assign(
@@ -94,17 +94,17 @@ def compute(part: Part) -> xr.Dataset:
     )
 
 
-def credits_of(part: Part, model: keras.Model, x: np.ndarray, held_out: np.ndarray) -> xr.Dataset:
+def credits_of(task: Task, model: keras.Model, x: np.ndarray, held_out: np.ndarray) -> xr.Dataset:
     """Returns the credits of all blocks.
 
     With `--resume` those of the experiment `credits` are taken, if the same command made them.
     """
-    path = replace(part, experiment="credits").path
-    if part.settings.resume and path.is_file():
+    path = replace(task, experiment="credits").path
+    if task.request.resume and path.is_file():
         saved = xr.load_dataset(path, engine="h5netcdf")
         same = {
-            "command": EXPERIMENT.command(part).replace(".meaning", ".credits"),
-            "files": json.dumps(part.files, sort_keys=True),
+            "command": EXPERIMENT.command(task).replace(".meaning", ".credits"),
+            "files": json.dumps(task.files, sort_keys=True),
             "versions": json.dumps(results.versions(), sort_keys=True),
         }
         if all(saved.attrs[name] == value for name, value in same.items()):
@@ -112,11 +112,11 @@ def credits_of(part: Part, model: keras.Model, x: np.ndarray, held_out: np.ndarr
             keys = ("fitted", "held_out", "repeats", "max_dimension", "described")
             kept.attrs = {key: saved.attrs[key] for key in keys}
             return kept
-    return measured(part, model, x, held_out)
+    return measured(task, model, x, held_out)
 
 
 def output_noise(
-    part: Part,
+    task: Task,
     blocks: Sequence[koopman.Block],
     x: np.ndarray,
     y: np.ndarray,
@@ -132,7 +132,7 @@ def output_noise(
         size = np.sqrt(np.mean(np.square(output, dtype="float64")))
         for draw in range(draws):
             # One draw for all levels, so that levels differ in size alone.
-            noise = part.generator("output noise", place, draw).normal(size=output.shape)
+            noise = task.generator("output noise", place, draw).normal(size=output.shape)
             for row, level in enumerate(LEVELS):
                 changed = (output + level * size * noise).astype(output.dtype)
                 for block in blocks[place + 1 :]:
@@ -143,7 +143,7 @@ def output_noise(
 
 
 def changed_kernels(
-    part: Part,
+    task: Task,
     model: keras.Model,
     blocks: Sequence[koopman.Block],
     x: np.ndarray,
@@ -177,7 +177,7 @@ def changed_kernels(
 
         size = np.sqrt(np.mean(np.square(kernel, dtype="float64")))
         drawn = [
-            part.generator("kernel noise", place, draw).normal(size=kernel.shape)
+            task.generator("kernel noise", place, draw).normal(size=kernel.shape)
             for draw in range(draws)
         ]
         for row, level in enumerate(LEVELS):

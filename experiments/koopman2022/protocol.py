@@ -1,10 +1,21 @@
 """The two protocols, the definitions of credit, and the sizes of a run.
 
-There is no published code, and the paper leaves out what decides most: from how many inputs the
-operators are fitted (K10), how the random matrix of the alignment is drawn and scaled (K14), and
-how volumes of different dimensions are compared (K18). `published` is the text taken literally,
-`corrected` has what makes the operators identifiable (K11) and keeps iterates at the size of the
-data (K13).
+There is no published code, and the paper leaves out what decides most. `published` is the text
+taken literally; `corrected` has what makes the operators identifiable (K11) and keeps iterates at
+the size of the data (K13). The codes of what the paper leaves open, as comments in this package
+name it:
+
+* K1: theorem 3 is misprinted; the least value is ||M M^+ N - N||.
+* K10: whether operators are fitted from one input or from many.
+* K11: one trajectory does not determine an operator outside of what its snapshots span.
+* K13: iterates leave the data, grow, or come to a standstill.
+* K14: how the random matrix of the alignment is drawn and scaled.
+* K15: the mean over random alignments shrinks an operator that widens.
+* K17: zero eigenvalues of a matrix that is not normal do not count its rank; singular values do.
+* K18: volumes of different dimensions are compared.
+* K19: determinants depend on the scale of the activations.
+* K22: credit of kernels is not defined.
+* K23: operators are averaged before or after they are multiplied.
 """
 
 from __future__ import annotations

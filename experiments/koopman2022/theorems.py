@@ -21,9 +21,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from experiments.claim_table import Criterion, Finding
 from experiments.koopman2022.protocol import PROTOCOLS, sizes
-from experiments.ledger import Criterion, Finding
-from experiments.runs import Experiment, Part, finding
+from experiments.runs import Experiment, Task, finding
 from tfexplain import koopman
 
 RANDOM, WIDTHS = "random", "random, widths of pooled_mlp"
@@ -41,22 +41,22 @@ EXACT, FITTED = 1e-9, 1e-6
 Worst = Callable[[str], float]
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Measures all identities, one number for each seed: the worst over sizes."""
-    protocol = PROTOCOLS[part.protocol]
+    protocol = PROTOCOLS[task.protocol]
     rows = [
         {
-            **alignments(part.generator("alignment", seed), protocol.alignment),
-            **kronecker_products(part.generator("kronecker", seed)),
-            **determinants(part.generator("determinants", seed)),
-            **pseudo_inverses(part.generator("pseudo-inverses", seed)),
-            **sensitivities(part.generator("widths", seed)),
-            **recovered(part.generator("recovered", seed), protocol.single, protocol.alignment),
+            **alignments(task.generator("alignment", seed), protocol.alignment),
+            **kronecker_products(task.generator("kronecker", seed)),
+            **determinants(task.generator("determinants", seed)),
+            **pseudo_inverses(task.generator("pseudo-inverses", seed)),
+            **sensitivities(task.generator("widths", seed)),
+            **recovered(task.generator("recovered", seed), protocol.single, protocol.alignment),
         }
-        for seed in range(sizes(part.settings.tiny).seeds)
+        for seed in range(sizes(task.request.tiny).seeds)
     ]
-    draws = sizes(part.settings.tiny).alignments
-    losses = enlarged(part.generator("enlarged"), draws, protocol.alignment)
+    draws = sizes(task.request.tiny).alignments
+    losses = enlarged(task.generator("enlarged"), draws, protocol.alignment)
     return xr.Dataset(
         {
             **{name: ("seed", [row[name] for row in rows]) for name in rows[0]},
@@ -448,7 +448,7 @@ def _enlarged_numbers(dataset: xr.Dataset) -> dict[str, float]:
 
 
 def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
-    """Nothing: the numbers stand in the ledger."""
+    """Nothing: the numbers stand in the table of claims."""
     return {}
 
 

@@ -1,6 +1,6 @@
 """The claims of the paper, in our own words: S1 to S25."""
 
-from experiments.ledger import Claim
+from experiments.claim_table import Claim
 
 BOTH = ("vgg16", "resnet50")
 ALL = (*BOTH, "cifar_cnn")

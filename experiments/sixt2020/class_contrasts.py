@@ -12,7 +12,7 @@ import xarray as xr
 
 import tfexplain
 from experiments import networks
-from experiments.runs import Part
+from experiments.runs import Task
 from experiments.sixt2020.class_maps import distance, magnitudes
 from experiments.sixt2020.maps import SIGNED, overflowing
 from experiments.sixt2020.methods import applicable, create
@@ -56,17 +56,17 @@ VECTORS = 5
 PUBLISHED = 0.000371
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Explains all images for both classes of their pair and for a random third one."""
-    protocol = PROTOCOLS[part.protocol]
-    model = networks.load(part)
-    pictures, x = _images(part)
-    targets = _targets(part, int(np.prod(model.output_shape[1:])))
-    methods = applicable(part.model, model, protocol)
+    protocol = PROTOCOLS[task.protocol]
+    model = networks.load(task)
+    pictures, x = _images(task)
+    targets = _targets(task, int(np.prod(model.output_shape[1:])))
+    methods = applicable(task.model, model, protocol)
     found, kept, left_out = {}, {}, []
     for name in (*methods, *ADDED):
         method = methods.get(name)
-        if part.settings.tiny and name not in (*SHOWN, EXCITATION):
+        if task.request.tiny and name not in (*SHOWN, EXCITATION):
             continue
         if method is not None and method.fitted:
             left_out.append(f"{name} (patterns need a training set)")
@@ -77,7 +77,7 @@ def compute(part: Part) -> xr.Dataset:
             relevance = (
                 _explain_added(name, model, methods[LRP], *given, protocol)
                 if method is None
-                else _explain(create(part, method, model, x, protocol), *given)
+                else _explain(create(task, method, model, x, protocol), *given)
             )
         except UnsupportedLayerError:
             left_out.append(f"{name} (it has no rule for a layer)")
@@ -95,7 +95,7 @@ def compute(part: Part) -> xr.Dataset:
             dataset.reindex(image=list(CLASSES)),
             _predicted(model, x, targets),
             _contrast(kept[LRP], kept[CONTRASTIVE_LRP]),
-            _along_the_chain(part, model, shown, targeted, protocol),
+            _along_the_chain(task, model, shown, targeted, protocol),
         ],
         join="exact",
     )
@@ -112,37 +112,37 @@ def compute(part: Part) -> xr.Dataset:
 # --- images, classes and analyzers ---------------------------------------------------------------
 
 
-def _images(part: Part) -> tuple[np.ndarray, np.ndarray]:
+def _images(task: Task) -> tuple[np.ndarray, np.ndarray]:
     """Returns RGB images and what the network sees of them, each (image, height, width, 3).
 
     Raises:
         ValueError: If no folder is given.
         FileNotFoundError: If an image is missing.
     """
-    if part.model == networks.TINY:
-        noise = part.generator("images").integers(0, 256, (len(CLASSES), 8, 8, 3), "uint8")
+    if task.model == networks.TINY:
+        noise = task.generator("images").integers(0, 256, (len(CLASSES), 8, 8, 3), "uint8")
         return noise, (noise / 255).astype("float32")
-    described = networks.network(part.model)
-    folder = part.settings.data.get(TWO_CLASSES)
+    described = networks.network(task.model)
+    folder = task.request.data.get(TWO_CLASSES)
     if folder is None:
         raise ValueError(
             f"The images of two classes are not given: --data {TWO_CLASSES}=FOLDER, with "
             f"{', '.join(f'{name}_224.jpg' for name in CLASSES)}."
         )
-    paths = [part.uses(pathlib.Path(folder) / f"{name}_224.jpg") for name in CLASSES]
+    paths = [task.uses(pathlib.Path(folder) / f"{name}_224.jpg") for name in CLASSES]
     pictures = np.stack([load_photograph(path, described.size, resize=None) for path in paths])
     return pictures, getattr(preprocessing, described.preprocess)(pictures)
 
 
-def _targets(part: Part, outputs: int) -> np.ndarray:
+def _targets(task: Task, outputs: int) -> np.ndarray:
     """Returns the classes of each image: its pair, and a random one that all images of it share."""
-    tiny = part.model == networks.TINY
+    tiny = task.model == networks.TINY
     pairs = {(283, 156): (0, 1), (340, 386): (2, 3)} if tiny else {}
     found = []
     for classes in CLASSES.values():
         pair = pairs.get(classes, classes)
         others = np.setdiff1d(np.arange(outputs), pair)
-        found.append((*pair, part.generator("third class", *pair).choice(others)))
+        found.append((*pair, task.generator("third class", *pair).choice(others)))
     return np.array(found)
 
 
@@ -298,7 +298,7 @@ def _by_sum(map: np.ndarray) -> np.ndarray:
 
 
 def _along_the_chain(
-    part: Part, model: keras.Model, x: np.ndarray, targets: np.ndarray, protocol: Protocol
+    task: Task, model: keras.Model, x: np.ndarray, targets: np.ndarray, protocol: Protocol
 ) -> xr.Dataset:
     """Follows how similar the relevance of two classes is, from the last layer's input down.
 
@@ -333,7 +333,7 @@ def _along_the_chain(
     handed_down = relevance[CONTRASTIVE][layers[0]]
     below = chains[EXCITATION].propagate(x, handed_down, start=layers[0])["input"]
     whole = _explain(contrastive, x, targets)
-    vectors = part.generator("vectors").standard_normal(
+    vectors = task.generator("vectors").standard_normal(
         (len(x), VECTORS, *handed_down.shape[2:]), "float32"
     )
     random = chains[EXCITATION].propagate(x, vectors, start=layers[0])["input"]

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 import tfexplain
 from experiments import networks
-from experiments.ledger import Criterion, Finding
-from experiments.runs import Experiment, Part, finding
+from experiments.claim_table import Criterion, Finding
+from experiments.runs import Experiment, Task, finding
 from experiments.sixt2020.maps import ELSEWHERE, scratch
 from experiments.sixt2020.methods import COLOURS, analyzers, create, images
 from experiments.sixt2020.protocol import (
@@ -53,25 +53,25 @@ NOT_READ = (keras.layers.InputLayer, keras.layers.Dropout, keras.layers.ZeroPadd
 HISTOGRAM = {"resnet50": ("conv2_1a", "conv2_1a_relu")}
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Measures every method of the paper's table that has a backward chain."""
-    protocol = PROTOCOLS[part.protocol]
-    model = networks.load(part)
-    x, _ = images(part, protocol)
+    protocol = PROTOCOLS[task.protocol]
+    model = networks.load(task)
+    x, _ = images(task, protocol)
     layers = read_points(model, protocol)
     found, left_out = {}, []
-    named = [(m.name, a) for m, a in analyzers(part, protocol, model, x) if m.chain]
+    named = [(m.name, a) for m, a in analyzers(task, protocol, model, x) if m.chain]
     clips = _clips(model, protocol)
-    named += [(name, create(part, m, model, x, protocol)) for name, m in clips.items()]
+    named += [(name, create(task, m, model, x, protocol)) for name, m in clips.items()]
     for name, analyzer in named:
         try:
             found[name] = cosine_convergence(
                 {name: analyzer},
                 x,
-                start=list(STARTS.get(part.model, (None,))),
-                layers=None if len(STARTS.get(part.model, (None,))) > 1 else layers,
-                seed=part.settings.seed,
-                path=scratch(part, name),
+                start=list(STARTS.get(task.model, (None,))),
+                layers=None if len(STARTS.get(task.model, (None,))) > 1 else layers,
+                seed=task.request.seed,
+                path=scratch(task, name),
             )
         except ValueError as error:
             if "overflows" not in str(error):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from experiments.runs import Part
+from experiments.runs import Task
 from experiments.sixt2020.chains import VECTORS, convolve, separations
 
 # Maps of the grids: name -> (side in pixels, kernel size).
@@ -26,7 +26,7 @@ STARTS = ("random", "pooled")
 LOCATIONS = 4
 
 
-def chains(part: Part) -> xr.Dataset:
+def chains(task: Task) -> xr.Dataset:
     """Sends vectors through non-negative convolutions, and through dense layers.
 
     Vectors start with normal numbers at all locations, with the same normal vector at each location
@@ -38,7 +38,7 @@ def chains(part: Part) -> xr.Dataset:
         pairs of maps, and of what they have at a location; `within` and `across` (grid, repetition,
         layers) of what two channels of the same location, or of two locations, send down.
     """
-    tiny = part.settings.tiny
+    tiny = task.request.tiny
     channels, layers = (8, 4) if tiny else (CHANNELS, LAYERS)
     repetitions = 2 if tiny else REPETITIONS
     grids = {DENSE: (1, 1), **GRIDS} if not tiny else {DENSE: (1, 1), "3x3 on 7x7": (7, 3)}
@@ -48,7 +48,7 @@ def chains(part: Part) -> xr.Dataset:
     for place, (name, (side, size)) in enumerate(grids.items()):
         width = channels * DENSE_SIDE**2 if name == DENSE else channels
         for repetition in range(repetitions):
-            generator = part.generator("grid", name, repetition)
+            generator = task.generator("grid", name, repetition)
             maps = {
                 "random": generator.normal(size=(VECTORS, side, side, width)),
                 "pooled": np.broadcast_to(
@@ -56,7 +56,7 @@ def chains(part: Part) -> xr.Dataset:
                 ),
             }
             units, same = _units(
-                part.generator("units", name, repetition),
+                task.generator("units", name, repetition),
                 DENSE_SIDE if name == DENSE else side,
                 channels,
             )

@@ -14,7 +14,7 @@ import xarray as xr
 from PIL import Image
 
 from experiments import networks
-from experiments.runs import Part
+from experiments.runs import Task
 from experiments.sixt2020.methods import fed, is_large
 from experiments.sixt2020.protocol import Method, Protocol
 from models import images as preprocessing
@@ -30,11 +30,11 @@ CLOSE = 0.95
 FIELD = (0.4, 0.8)
 
 
-def photograph(part: Part, protocol: Protocol, size: int) -> tuple[np.ndarray, np.ndarray]:
+def photograph(task: Task, protocol: Protocol, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the cat of scikit-image, which may be shown, as pixels and as a network's input.
 
     Args:
-        part: The part.
+        task: The task.
         protocol: The protocol.
         size: Height and width.
 
@@ -42,8 +42,8 @@ def photograph(part: Part, protocol: Protocol, size: int) -> tuple[np.ndarray, n
         Arrays (size, size, 3), uint8, and (1, size, size, 3), float32.
     """
     pixels = skimage.data.chelsea()
-    tiny = part.model == networks.TINY
-    if not tiny and networks.network(part.model).resize is not None:
+    tiny = task.model == networks.TINY
+    if not tiny and networks.network(task.model).resize is not None:
         side = min(pixels.shape[:2])
         top, left = ((length - side) // 2 for length in pixels.shape[:2])
         pixels = pixels[top : top + side, left : left + side]
@@ -51,15 +51,15 @@ def photograph(part: Part, protocol: Protocol, size: int) -> tuple[np.ndarray, n
     pixels = np.asarray(image)
     prepare = preprocessing.cifar_cnn
     if not tiny:
-        prepare = getattr(preprocessing, networks.network(part.model).preprocess)
-    return pixels, fed(part, protocol, prepare(pixels[None]))
+        prepare = getattr(preprocessing, networks.network(task.model).preprocess)
+    return pixels, fed(task, protocol, prepare(pixels[None]))
 
 
-def options(part: Part, protocol: Protocol, method: Method, x: np.ndarray) -> dict[str, Any]:
+def options(task: Task, protocol: Protocol, method: Method, x: np.ndarray) -> dict[str, Any]:
     """Returns the options of both audits: T6, T7, T14, D4 and D14, batches, and where to resume.
 
     Args:
-        part: The part.
+        task: The task.
         protocol: The protocol.
         method: The method.
         x: The images.
@@ -71,20 +71,20 @@ def options(part: Part, protocol: Protocol, method: Method, x: np.ndarray) -> di
         "normalization": f"inverted_{normalization}" if protocol.inverted_maps else normalization,
         "data_range": protocol.ssim_range,
         "flip": protocol.flip_all or method.name in SIGNED,
-        "seed": draw_seed(part, protocol, method),
+        "seed": draw_seed(task, protocol, method),
         **batches(x),
-        "path": scratch(part, method.name),
+        "path": scratch(task, method.name),
     }
 
 
-def draw_seed(part: Part, protocol: Protocol, method: Method, *step: str) -> int:
+def draw_seed(task: Task, protocol: Protocol, method: Method, *step: str) -> int:
     """Returns the seed of classes and random networks.
 
     One for all, or one for each method, or for each of its steps if they are named.
     """
     if protocol.shared_draws:
-        return part.settings.seed
-    return int(part.generator("draws", method.name, *step).integers(2**31))
+        return task.request.seed
+    return int(task.generator("draws", method.name, *step).integers(2**31))
 
 
 def batches(x: np.ndarray) -> dict[str, int]:
@@ -93,11 +93,11 @@ def batches(x: np.ndarray) -> dict[str, int]:
     return dict(zip(("batch_size", "block_size"), sizes, strict=True))
 
 
-def scratch(part: Part, audit: str) -> pathlib.Path:
+def scratch(task: Task, audit: str) -> pathlib.Path:
     """Returns the file of an audit, by its method; runs with other images or seeds have others."""
-    settings = part.settings
+    request = task.request
     word = re.sub(r"\W+", "_", audit).strip("_")
-    return part.scratch(f"{word}-{settings.images}-{settings.seed}")
+    return task.scratch(f"{word}-{request.images}-{request.seed}")
 
 
 @contextlib.contextmanager

@@ -25,8 +25,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import networks
-from experiments.ledger import Criterion, Finding
-from experiments.runs import Experiment, Part, Settings, finding
+from experiments.claim_table import Criterion, Finding
+from experiments.runs import Experiment, Request, Task, finding
 from experiments.sixt2020 import grids, theorem
 from experiments.sixt2020.chains import (
     ALPHA_BETA,
@@ -56,18 +56,18 @@ FLOOR = 1e-28
 LAST_STAGE = 3
 
 
-def random_chains(part: Part) -> xr.Dataset:
+def random_chains(task: Task) -> xr.Dataset:
     """Fig. 8a and 8b for random matrices; all kinds share the normal numbers."""
-    cosines = PROTOCOLS[part.protocol].chain_cosines
-    shapes = TINY_SHAPES if part.settings.tiny else SHAPES
-    repetitions = TINY_REPETITIONS if part.settings.tiny else REPETITIONS
+    cosines = PROTOCOLS[task.protocol].chain_cosines
+    shapes = TINY_SHAPES if task.request.tiny else SHAPES
+    repetitions = TINY_REPETITIONS if task.request.tiny else REPETITIONS
     kinds = (*RANDOM_KINDS, *(f"{alpha},{beta}" for alpha, beta in ALPHA_BETA))
     found = np.empty((len(kinds), repetitions, len(shapes) + 1))
     for repetition in range(repetitions):
-        start = start_vectors(part.generator("start", repetition), shapes[0][0], cosines)
+        start = start_vectors(task.generator("start", repetition), shapes[0][0], cosines)
         vectors = {kind: start for kind in kinds}
         found[:, repetition, 0] = separation(start, cosines)
-        generator = part.generator("matrices", repetition)
+        generator = task.generator("matrices", repetition)
         for step, shape in enumerate(shapes, 1):
             w = generator.normal(size=shape)
             for place, kind in enumerate(kinds):
@@ -100,14 +100,14 @@ def _median(found: np.ndarray) -> np.ndarray:
         return np.nanmedian(found, axis=1)
 
 
-def learned_chains(part: Part) -> xr.Dataset:
+def learned_chains(task: Task) -> xr.Dataset:
     """Fig. 8a for the weights of a network: random vectors through one tap of each layer."""
-    protocol = PROTOCOLS[part.protocol]
-    model = networks.load(part)
-    x, _ = networks.images(part)
+    protocol = PROTOCOLS[task.protocol]
+    model = networks.load(task)
+    x, _ = networks.images(task)
     patterns = fitted_patterns(model, x, protocol.output_mean)
     chains = {"relu_learned": taps(model), "pattern": taps(model, patterns)}
-    repetitions = TINY_REPETITIONS if part.settings.tiny else REPETITIONS
+    repetitions = TINY_REPETITIONS if task.request.tiny else REPETITIONS
     found = []
     for kind, kernels in chains.items():
         matrices = [kernel.T for kernel in reversed(kernels.values())]
@@ -115,7 +115,7 @@ def learned_chains(part: Part) -> xr.Dataset:
             [
                 chain_separations(
                     start_vectors(
-                        part.generator("start", repetition),
+                        task.generator("start", repetition),
                         matrices[0].shape[0],
                         protocol.chain_cosines,
                     ),
@@ -130,27 +130,27 @@ def learned_chains(part: Part) -> xr.Dataset:
     return dataset.assign_coords(layer=("factor", list(reversed(chains["pattern"]))))
 
 
-def once(function: Callable[[Part], xr.Dataset]) -> Callable[[Part], xr.Dataset]:
+def once(function: Callable[[Task], xr.Dataset]) -> Callable[[Task], xr.Dataset]:
     """Computes what does not depend on the protocol only once."""
 
     @functools.cache
     def computed(seed: int, tiny: bool) -> xr.Dataset:
-        return function(Part(Settings((), seed=seed, tiny=tiny), "", ""))
+        return function(Task(Request((), seed=seed, tiny=tiny), "", ""))
 
-    return lambda part: computed(part.settings.seed, part.settings.tiny).copy()
+    return lambda task: computed(task.request.seed, task.request.tiny).copy()
 
 
 grid_chains = once(grids.chains)
 
 
 @once
-def exact_theorem(part: Part) -> xr.Dataset:
+def exact_theorem(task: Task) -> xr.Dataset:
     """Theorem 1 without rounding; the same for both protocols."""
-    tiny = part.settings.tiny
+    tiny = task.request.tiny
     matrix, limit, _ = theorem.counterexample()
     chains, length = (20, 5) if tiny else (1000, 10)
     sides = ("right", "left")
-    moves = [theorem.falls(part.generator("falls", s), chains, length, s) for s in sides]
+    moves = [theorem.falls(task.generator("falls", s), chains, length, s) for s in sides]
     # Some 3x3 matrices of 0, 1 and 3 are reducible, with a block that grows faster.
     counts = theorem.census(2, (0, 1)) if tiny else theorem.census(3, (0, 1, 3))
     excluded = {
@@ -190,9 +190,9 @@ def _aligns_or_nan(rows: list[list[int]]) -> float:
 SPECIAL = {"random": random_chains, "grids": grid_chains, "exact": exact_theorem}
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Returns the Dataset of one source of matrices."""
-    return SPECIAL.get(part.model, learned_chains)(part)
+    return SPECIAL.get(task.model, learned_chains)(task)
 
 
 # --- what the numbers say ------------------------------------------------------------------------

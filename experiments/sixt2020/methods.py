@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from experiments import networks
-from experiments.runs import Part
+from experiments.runs import Task
 from experiments.sixt2020.patterns import fitted_patterns
 from experiments.sixt2020.protocol import Method, Protocol, methods
 from tfexplain.analyzers import Analyzer
@@ -66,12 +66,12 @@ def applicable(name: str, model: keras.Model, protocol: Protocol) -> dict[str, M
 
 
 def create(
-    part: Part, method: Method, model: keras.Model, x: np.ndarray, protocol: Protocol, **more: Any
+    task: Task, method: Method, model: keras.Model, x: np.ndarray, protocol: Protocol, **more: Any
 ) -> Analyzer:
     """Returns an analyzer with the range of its input (T11).
 
     Args:
-        part: The part.
+        task: The task.
         method: The method.
         model: The network.
         x: Preprocessed images (n, *input_shape); the first is the paper's example image.
@@ -81,38 +81,38 @@ def create(
     bounds = None
     if method.bounded:
         example = protocol.bounds == "example"
-        bounds = (x[0].min(), x[0].max()) if example else networks.input_range(part.model)
+        bounds = (x[0].min(), x[0].max()) if example else networks.input_range(task.model)
     return method.create(model, bounds=bounds, **more)
 
 
 def analyzers(
-    part: Part, protocol: Protocol, model: keras.Model, x: np.ndarray
+    task: Task, protocol: Protocol, model: keras.Model, x: np.ndarray
 ) -> Iterator[tuple[Method, Analyzer]]:
     """Returns each method of the paper's table that runs on a network, with its analyzer.
 
     Patterns are fitted once, to the photographs of the run or to more small images.
 
     Args:
-        part: The part.
+        task: The task.
         protocol: The protocol.
         model: The network.
         x: The images of the run.
     """
     patterns = None
-    for method in applicable(part.model, model, protocol).values():
+    for method in applicable(task.model, model, protocol).values():
         if method.fitted and patterns is None:
-            many = _fitted_images(part, protocol, x)
+            many = _fitted_images(task, protocol, x)
             size = 4 if is_large(x) else 125
             patterns = fitted_patterns(model, many, protocol.output_mean, batch_size=size)
         more = {"patterns": patterns} if method.fitted else {}
-        yield method, create(part, method, model, x, protocol, **more)
+        yield method, create(task, method, model, x, protocol, **more)
 
 
-def _fitted_images(part: Part, protocol: Protocol, x: np.ndarray) -> np.ndarray:
+def _fitted_images(task: Task, protocol: Protocol, x: np.ndarray) -> np.ndarray:
     if is_large(x) or len(x) >= FITTED:
         return x
-    settings = dataclasses.replace(part.settings, images=FITTED)
-    return images(dataclasses.replace(part, settings=settings), protocol)[0]
+    request = dataclasses.replace(task.request, images=FITTED)
+    return images(dataclasses.replace(task, request=request), protocol)[0]
 
 
 def is_large(x: np.ndarray) -> bool:
@@ -120,22 +120,22 @@ def is_large(x: np.ndarray) -> bool:
     return max(x.shape[1:3]) > SMALL_IMAGE
 
 
-def images(part: Part, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+def images(task: Task, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
     """Returns images as a protocol feeds them (T1), drawn as it draws them (T14), and classes.
 
     Args:
-        part: The part.
+        task: The task.
         protocol: The protocol.
 
     Returns:
         Arrays (n, height, width, channels), float32, and (n,), int64.
     """
-    x, y = networks.images(part, replace=not protocol.shared_draws)
-    return fed(part, protocol, x), y
+    x, y = networks.images(task, replace=not protocol.shared_draws)
+    return fed(task, protocol, x), y
 
 
-def fed(part: Part, protocol: Protocol, x: np.ndarray) -> np.ndarray:
+def fed(task: Task, protocol: Protocol, x: np.ndarray) -> np.ndarray:
     """Returns preprocessed images in the range in which a protocol feeds them (T1)."""
-    if protocol.cifar_range == "raw" and part.model == "cifar_cnn":
+    if protocol.cifar_range == "raw" and task.model == "cifar_cnn":
         return np.round(x * 255).astype("float32")
     return x

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 import tfexplain
 from experiments import networks
-from experiments.ledger import Criterion, Finding
-from experiments.runs import Experiment, Part, finding
+from experiments.claim_table import Criterion, Finding
+from experiments.runs import Experiment, Task, finding
 from experiments.sixt2020.protocol import PROTOCOLS
 from tfexplain.audits import pattern_spectrum
 
@@ -26,11 +26,11 @@ ALMOST_ALL, CONSIDERABLY = 0.8, 1.5
 PUBLISHED_RATIO = 6
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Fits patterns to images and returns their spectrum, with that of the audit's matrices."""
-    protocol = PROTOCOLS[part.protocol]
-    model = networks.load(part)
-    x, _ = networks.images(part)
+    protocol = PROTOCOLS[task.protocol]
+    model = networks.load(task)
+    x, _ = networks.images(task)
     analyzer = tfexplain.create_analyzer("pattern.net", model, output_mean=protocol.output_mean)
     dataset = pattern_spectrum(analyzer.fit(x, batch_size=100))
     reference = _sides(dataset)

@@ -15,24 +15,24 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import networks
-from experiments.ledger import Criterion, Finding
-from experiments.runs import Experiment, Part, finding
+from experiments.claim_table import Criterion, Finding
+from experiments.runs import Experiment, Task, finding
 from experiments.sixt2020 import maps
 from experiments.sixt2020.methods import COLOURS, analyzers, images
 from experiments.sixt2020.protocol import PROTOCOLS
 from tfexplain import audits
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Compares the maps of the label and of one other class, for every method of the table."""
-    protocol = PROTOCOLS[part.protocol]
-    model = networks.load(part)
-    x, y = images(part, protocol)
+    protocol = PROTOCOLS[task.protocol]
+    model = networks.load(task)
+    x, y = images(task, protocol)
     found = {}
-    for method, analyzer in analyzers(part, protocol, model, x):
+    for method, analyzer in analyzers(task, protocol, model, x):
         with maps.overflowing():
             found[method.name] = audits.random_logit(
-                {method.name: analyzer}, x, y, **maps.options(part, protocol, method, x)
+                {method.name: analyzer}, x, y, **maps.options(task, protocol, method, x)
             )
     ssim = np.stack([dataset["ssim"].values[0, :, 0] for dataset in found.values()])
     others = np.stack([dataset["other_class"].values[:, 0] for dataset in found.values()])

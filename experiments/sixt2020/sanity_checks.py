@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 
 import tfexplain
 from experiments import networks
+from experiments.claim_table import Criterion, Finding
 from experiments.frequencies import high_frequencies
-from experiments.ledger import Criterion, Finding
-from experiments.runs import Experiment, Part, finding
+from experiments.runs import Experiment, Task, finding
 from experiments.sixt2020 import maps
 from experiments.sixt2020.methods import COLOURS, analyzers, images
 from experiments.sixt2020.protocol import CORRECTED, PROTOCOLS, Method, Protocol, methods
@@ -81,19 +81,19 @@ PIXELS = 80
 CMP = ("LRP CMP 1/0", "LRP CMP 2/1")
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Randomises a network step by step, for every method of the table."""
-    protocol = PROTOCOLS[part.protocol]
-    model = networks.load(part)
-    x, y = images(part, protocol)
-    pixels, photograph = maps.photograph(part, protocol, x.shape[1])
+    protocol = PROTOCOLS[task.protocol]
+    model = networks.load(task)
+    x, y = images(task, protocol)
+    pixels, photograph = maps.photograph(task, protocol, x.shape[1])
     shown = np.concatenate([photograph, x[:MAPS]])
     targets = np.concatenate([model(photograph).numpy().argmax(axis=1), y[:MAPS]])
     scores, relevance = [], []
-    for method, analyzer in analyzers(part, protocol, model, x):
+    for method, analyzer in analyzers(task, protocol, model, x):
         named = {method.name: _audited(method, analyzer, protocol)}
         audited, cascades = [], []
-        for options in _random_networks(part, protocol, method, x):
+        for options in _random_networks(task, protocol, method, x):
             shared = {key: options[key] for key in SHARED}
             with maps.overflowing():
                 audited.append(audits.parameter_randomization(named, x, y, **options))
@@ -125,13 +125,13 @@ def compute(part: Part) -> xr.Dataset:
 
 
 def _random_networks(
-    part: Part, protocol: Protocol, method: Method, x: np.ndarray
+    task: Task, protocol: Protocol, method: Method, x: np.ndarray
 ) -> list[dict[str, Any]]:
     """Returns the options of the audit for each random network that a method sees.
 
     It is one for all steps; in the published code DeepLIFT has a new one for each step (T14).
     """
-    steps, options = list(STEPS[part.model]), maps.options(part, protocol, method, x)
+    steps, options = list(STEPS[task.model]), maps.options(task, protocol, method, x)
     options["weights"] = protocol.random_weights
     if protocol.shared_draws or not method.analyzer.startswith("deep_lift."):
         return [{**options, "layers": steps}]
@@ -139,8 +139,8 @@ def _random_networks(
         {
             **options,
             "layers": [step],
-            "seed": maps.draw_seed(part, protocol, method, step),
-            "path": maps.scratch(part, f"{method.name} {step}"),
+            "seed": maps.draw_seed(task, protocol, method, step),
+            "path": maps.scratch(task, f"{method.name} {step}"),
         }
         for step in steps
     ]
@@ -340,7 +340,7 @@ def _noise(say, dataset: xr.Dataset, names) -> Finding:
 
 
 def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
-    """Draws the curves of all parts, and maps of a photograph for each part."""
+    """Draws the curves of all Datasets, and maps of a photograph for each."""
     figure = Figure(figsize=(8.5, 3.6 * len(datasets)), layout="constrained")
     figures = {"sanity_checks": figure}
     for ax, dataset in zip(

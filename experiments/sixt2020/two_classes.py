@@ -19,7 +19,7 @@ import sys
 import xarray as xr
 
 from experiments import networks
-from experiments.ledger import Criterion, Finding
+from experiments.claim_table import Criterion, Finding
 from experiments.runs import Experiment, finding
 from experiments.sixt2020.class_contrasts import (
     CHAINS,

@@ -1,6 +1,6 @@
 """The claims of the paper, in our own words: M1 to M12."""
 
-from experiments.ledger import Claim
+from experiments.claim_table import Claim
 
 MNIST, VGG = "a CNN for MNIST", "vgg16"
 BOTH = (MNIST, VGG)

@@ -45,11 +45,11 @@ def by_network(datasets: Sequence[xr.Dataset]) -> dict[str, list[xr.Dataset]]:
     return found
 
 
-def curves(parts: Sequence[xr.Dataset]) -> Figure:
+def curves(datasets: Sequence[xr.Dataset]) -> Figure:
     """Draws every measure over gamma and over noise, as fig. 3 and 4, and methods without either.
 
     Args:
-        parts: The parts of one network, one for each protocol.
+        datasets: The Datasets of one network, one for each protocol.
     """
     figure = Figure(figsize=(9, 11), layout="constrained")
     cells = figure.subplots(
@@ -57,14 +57,14 @@ def curves(parts: Sequence[xr.Dataset]) -> Figure:
     )
     for row, measure in zip(cells, LABELS, strict=True):
         for ax, method in zip(row[:2], PARAMETERS, strict=True):
-            for chosen, colour in _coloured(parts, [method], measure):
+            for chosen, colour in _coloured(datasets, [method], measure):
                 _curve(ax, of_method(chosen, method), measure, colour)
-        for chosen, colour in _coloured(parts, list(OTHERS), measure):
+        for chosen, colour in _coloured(datasets, list(OTHERS), measure):
             _points(row[2], chosen, measure, colour)
         if measure in ("stability", "sensitivity"):
             _logarithmic(row[0])
         if measure == "PF-AUC":
-            random = float(each_random(parts[0]).mean())
+            random = float(each_random(datasets[0]).mean())
             for ax in row[:2]:
                 ax.axhline(random, color="0.7", linewidth=0.8, linestyle=":", zorder=0)
             row[0].annotate(
@@ -79,38 +79,38 @@ def curves(parts: Sequence[xr.Dataset]) -> Figure:
         row[0].set_ylabel(LABELS[measure], fontsize=TEXT)
     for ax, method in zip(cells[-1], PARAMETERS, strict=False):
         ax.set_xlabel(PARAMETERS[method], fontsize=TEXT)
-        _parameter_axis(ax, of_method(parts[0], method)["value"].values)
+        _parameter_axis(ax, of_method(datasets[0], method)["value"].values)
     for ax, title in zip(cells[0], [*PARAMETERS, "others"], strict=True):
         ax.set_title(title, fontsize=TEXT + 1)
     for ax in cells.flat:
         ax.tick_params(labelsize=TEXT - 1)
         ax.grid(color="0.92", linewidth=0.6)
         ax.set_axisbelow(True)
-    _legend(figure, parts)
-    count, network = parts[0].attrs["images"], parts[0].attrs["network"]
+    _legend(figure, datasets)
+    count, network = datasets[0].attrs["images"], datasets[0].attrs["network"]
     figure.suptitle(f"{network}, {count} images", fontsize=TEXT + 2)
     return figure
 
 
-def spectra(parts: Sequence[xr.Dataset]) -> Figure:
+def spectra(datasets: Sequence[xr.Dataset]) -> Figure:
     """Draws stability, sensitivity and SSM over gamma.
 
     Args:
-        parts: The parts of one network, one for each protocol.
+        datasets: The Datasets of one network, one for each protocol.
     """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for ax, measure in zip(figure.subplots(1, len(SPECTRAL)), SPECTRAL, strict=True):
-        for part in parts:
-            _curve(ax, part, measure, COLOURS[part.attrs["protocol"]])
+        for dataset in datasets:
+            _curve(ax, dataset, measure, COLOURS[dataset.attrs["protocol"]])
         if measure != "SSM":
             _logarithmic(ax)
-        _parameter_axis(ax, parts[0]["value"].values)
+        _parameter_axis(ax, datasets[0]["value"].values)
         ax.set_title(LABELS[measure], fontsize=TEXT + 1)
         ax.set_xlabel(PARAMETERS[LRP], fontsize=TEXT)
         ax.tick_params(labelsize=TEXT - 1)
         ax.grid(color="0.92", linewidth=0.6)
-    _legend(figure, parts, shared=False)
-    one = parts[0].attrs
+    _legend(figure, datasets, shared=False)
+    one = datasets[0].attrs
     title = f"{one['network']}, {one['images']} images: outputs are the units of {one['layer']}"
     figure.suptitle(title, fontsize=TEXT + 2)
     return figure
@@ -130,14 +130,16 @@ def each_random(dataset: xr.Dataset) -> np.ndarray:
 
 
 def _coloured(
-    parts: Sequence[xr.Dataset], methods: Sequence[str], measure: str
+    datasets: Sequence[xr.Dataset], methods: Sequence[str], measure: str
 ) -> list[tuple[xr.Dataset, str]]:
-    """Returns the settings of methods with a colour; what is the same in all parts comes once."""
-    found = [part.isel(analyzer=np.isin(part["method"].values, methods)) for part in parts]
+    """Returns the settings of methods with a colour; what is the same in all of them comes once."""
+    found = [
+        dataset.isel(analyzer=np.isin(dataset["method"].values, methods)) for dataset in datasets
+    ]
     first = each(found[0], measure)
     if all(np.array_equal(first, each(one, measure), equal_nan=True) for one in found[1:]):
-        several = len(parts) > 1 or measure not in SPECTRAL
-        return [(found[0], SAME if several else COLOURS[parts[0].attrs["protocol"]])]
+        several = len(datasets) > 1 or measure not in SPECTRAL
+        return [(found[0], SAME if several else COLOURS[datasets[0].attrs["protocol"]])]
     return [(one, COLOURS[one.attrs["protocol"]]) for one in found]
 
 
@@ -152,11 +154,11 @@ def _curve(ax: Axes, chosen: xr.Dataset, measure: str, colour: str) -> None:
             ax.plot(values[place], found[place], "o", color=colour, markersize=5)
 
 
-def _points(ax: Axes, part: xr.Dataset, measure: str, colour: str) -> None:
+def _points(ax: Axes, dataset: xr.Dataset, measure: str, colour: str) -> None:
     """Draws methods without a parameter: the mean as a dash, the median as a ring."""
-    present = [method for method in OTHERS if of_method(part, method).sizes["analyzer"]]
+    present = [method for method in OTHERS if of_method(dataset, method).sizes["analyzer"]]
     for place, method in enumerate(present):
-        chosen = of_method(part, method)
+        chosen = of_method(dataset, method)
         for average, marker in (("mean", "_"), ("median", "o")):
             found = averaged(chosen, measure, average)
             style = {"color": colour, "markersize": 11 if marker == "_" else 4}
@@ -179,8 +181,10 @@ def _parameter_axis(ax: Axes, values: np.ndarray) -> None:
     ax.minorticks_off()
 
 
-def _legend(figure: Figure, parts: Sequence[xr.Dataset], shared: bool = True) -> None:
-    lines = [Line2D([], [], color=COLOURS[p.attrs["protocol"]], label=_described(p)) for p in parts]
+def _legend(figure: Figure, datasets: Sequence[xr.Dataset], shared: bool = True) -> None:
+    lines = [
+        Line2D([], [], color=COLOURS[p.attrs["protocol"]], label=_described(p)) for p in datasets
+    ]
     if shared:
         lines.append(Line2D([], [], color=SAME, label="same in both protocols"))
     lines += [
@@ -195,17 +199,17 @@ def _legend(figure: Figure, parts: Sequence[xr.Dataset], shared: bool = True) ->
     )
 
 
-def _described(part: xr.Dataset) -> str:
-    columns = part.attrs["policy"]
-    return f"{part.attrs['protocol']}: {columns}"
+def _described(dataset: xr.Dataset) -> str:
+    columns = dataset.attrs["policy"]
+    return f"{dataset.attrs['protocol']}: {columns}"
 
 
-def bound(parts: Sequence[xr.Dataset]) -> Figure:
+def bound(datasets: Sequence[xr.Dataset]) -> Figure:
     """Draws norms of explanations under their bound, and norms of layers, over gamma."""
     figure = Figure(figsize=(9, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2)
-    split = parts[0].sel(bias="split")
-    gammas = parts[0]["gamma"].values
+    split = datasets[0].sel(bias="split")
+    gammas = datasets[0]["gamma"].values
     for name, label, colour in (
         ("bound", "bound of ‖R‖₁ (eq. 9)", "0.25"),
         ("norm", "‖R‖₁, columns not renormalised", "#029e73"),
@@ -213,14 +217,14 @@ def bound(parts: Sequence[xr.Dataset]) -> Figure:
         low, middle, high = np.quantile(split[name].values, (0, 0.5, 1), axis=1)
         left.plot(gammas, middle, color=colour, label=label, linewidth=1.3)
         left.fill_between(gammas, low, high, color=colour, alpha=0.15, linewidth=0)
-    for part in parts:
-        lrp = of_method(part, LRP)
+    for dataset in datasets:
+        lrp = of_method(dataset, LRP)
         left.plot(
             lrp["value"].values,
             np.median(each(lrp, "sigma_1"), axis=1),
-            color=COLOURS[part.attrs["protocol"]],
+            color=COLOURS[dataset.attrs["protocol"]],
             linewidth=1.3,
-            label=f"σ₁ = ‖R‖₂, {part.attrs['protocol']}",
+            label=f"σ₁ = ‖R‖₂, {dataset.attrs['protocol']}",
         )
     forms = np.median(split["layer_closed_form"].values, axis=1)  # (gamma, layer)
     measured = np.median(split["layer_measured"].values, axis=1)
@@ -244,37 +248,36 @@ def bound(parts: Sequence[xr.Dataset]) -> Figure:
     return figure
 
 
-def class_maps(parts: Sequence[xr.Dataset]) -> Figure:
+def class_maps(datasets: Sequence[xr.Dataset]) -> Figure:
     """Draws maps of one digit for two classes and three gammas, as fig. 2."""
-    part = parts[-1]
-    classes, gammas = part["class_shown"].values, part["shown"].values
+    dataset = datasets[-1]
+    classes, gammas = dataset["class_shown"].values, dataset["shown"].values
     figure = Figure(figsize=(1.5 * (1 + len(gammas)), 3.6), layout="constrained")
     cells = figure.subplots(len(classes), 1 + len(gammas))
     for row, number in zip(cells, classes, strict=True):
-        row[0].imshow(part["digit"].values, cmap="gray_r", interpolation="nearest")
+        row[0].imshow(dataset["digit"].values, cmap="gray_r", interpolation="nearest")
         row[0].set_ylabel(f"class {number}", fontsize=TEXT)
         for ax, gamma in zip(row[1:], gammas, strict=True):
-            map = part["maps"].sel(gamma=gamma, class_shown=number).values
+            map = dataset["maps"].sel(gamma=gamma, class_shown=number).values
             low, high = plotting.symmetric_limits(map)
             ax.imshow(map, cmap=plotting.COLORMAP, vmin=low, vmax=high, interpolation="nearest")
             ax.set_xlabel(f"± {high:.3g}", fontsize=TEXT - 1)
         for ax in row:
             ax.set_xticks([])
             ax.set_yticks([])
-    figure.suptitle(f"{part.attrs['network']}: columns of R", fontsize=TEXT)
+    figure.suptitle(f"{dataset.attrs['network']}: columns of R", fontsize=TEXT)
     cells[0, 0].set_title("input", fontsize=TEXT)
     for ax, gamma in zip(cells[0, 1:], gammas, strict=True):
         ax.set_title(f"γ = {gamma:g}", fontsize=TEXT)
     return figure
 
 
-def terms(part: xr.Dataset) -> Figure:
+def terms(dataset: xr.Dataset) -> Figure:
     """Draws the spectral terms of one explanation for three gammas, as fig. 5."""
     names = ("term", "rest", "explanation", "singular_value", "coefficient")
-    dataset = part[list(names)].rename(shown="sample")
-    figure = plotting.term_maps(dataset)
+    figure = plotting.term_maps(dataset[list(names)].rename(shown="sample"))
     columns = 2 + dataset.sizes["rank"]
-    for ax, gamma in zip(figure.axes[::columns], part["shown"].values, strict=True):
+    for ax, gamma in zip(figure.axes[::columns], dataset["shown"].values, strict=True):
         ax.set_ylabel(f"γ = {gamma:g}", fontsize=TEXT)
-    figure.suptitle(f"{part.attrs['network']}, {part.attrs['protocol']}", fontsize=TEXT)
+    figure.suptitle(f"{dataset.attrs['network']}, {dataset.attrs['protocol']}", fontsize=TEXT)
     return figure

@@ -16,8 +16,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import networks
-from experiments.ledger import Finding
-from experiments.runs import Experiment, Part
+from experiments.claim_table import Finding
+from experiments.runs import Experiment, Task
 from experiments.spectral2025 import figures
 from experiments.spectral2025.judging import sayer, shared_findings
 from experiments.spectral2025.protocol import IMAGENET, TINY_IMAGENET
@@ -38,16 +38,16 @@ NOTE = (
 )
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Measures all settings."""
-    grid = TINY_IMAGENET if part.settings.tiny else IMAGENET
-    model = networks.load(part)
-    low, high = networks.input_range(part.model)
+    grid = TINY_IMAGENET if task.request.tiny else IMAGENET
+    model = networks.load(task)
+    low, high = networks.input_range(task.model)
     composite = functools.partial(gamma_in_front, model=model, low=low, high=high)
-    settings = analyzers(part, model, grid, composite)
-    with shared(part) as whole:
-        found = measure(part, whole, settings, grid, matrix_free=True)
-    x = networks.preprocess(part.model)(networks.pixels(part)[0])
+    settings = analyzers(task, model, grid, composite)
+    with shared(task) as whole:
+        found = measure(task, whole, settings, grid, matrix_free=True)
+    x = networks.preprocess(task.model)(networks.pixels(task)[0])
     maps = class_maps(settings, x, found["logit"].values)
     found = found.assign(class_numbers(maps)).assign_coords(gamma=list(map(float, grid.gammas)))
     return found.drop_vars("logit").assign_attrs(
@@ -79,8 +79,8 @@ def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
     """Draws the curves of each network."""
     found = figures.by_network(datasets)
     return {
-        "imagenet" if len(found) == 1 else f"imagenet_{name}": figures.curves(parts)
-        for name, parts in found.items()
+        "imagenet" if len(found) == 1 else f"imagenet_{name}": figures.curves(own)
+        for name, own in found.items()
     }
 
 

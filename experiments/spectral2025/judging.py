@@ -8,7 +8,7 @@ import numpy as np
 import scipy.stats
 import xarray as xr
 
-from experiments.ledger import Criterion, Finding
+from experiments.claim_table import Criterion, Finding
 from experiments.runs import finding
 from experiments.spectral2025.sweep import INTEGRATED, LRP, METHODS, SHAPLEY, SMOOTHGRAD, uniform
 
@@ -98,7 +98,7 @@ def sayer(dataset: xr.Dataset, more: str = "") -> Say:
     """Returns a function of claim, criteria and numbers that makes a finding of a Dataset.
 
     Args:
-        dataset: The Dataset of one part.
+        dataset: The Dataset of one task.
         more: Further text of its notes.
     """
     attributes = dataset.attrs
@@ -192,7 +192,7 @@ def noise_and_norms(dataset: xr.Dataset, say: Say, flat: bool) -> Finding:
     """M3: SmoothGrad gets stabler and less sensitive with noise; SSM is flat, or has an optimum.
 
     Args:
-        dataset: The Dataset of one part.
+        dataset: The Dataset of one task.
         say: See `sayer`.
         flat: What the paper says of SSM on these data.
     """
@@ -302,7 +302,7 @@ def coarse_and_alike(dataset: xr.Dataset, say: Say, everywhere: bool) -> Finding
     """M9: maps of two classes get alike and smooth with gamma.
 
     Args:
-        dataset: The Dataset of one part.
+        dataset: The Dataset of one task.
         say: See `sayer`.
         everywhere: LRP-gamma is in all layers, so that maps of classes have to become the same.
     """
@@ -350,7 +350,7 @@ def shared_findings(dataset: xr.Dataset, say: Say, digits: bool) -> list[Finding
     """Returns the findings on both data sets.
 
     Args:
-        dataset: The Dataset of one part.
+        dataset: The Dataset of one task.
         say: See `sayer`.
         digits: The data are MNIST.
     """

@@ -16,8 +16,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import networks
-from experiments.ledger import Criterion, Finding
-from experiments.runs import Experiment, Part
+from experiments.claim_table import Criterion, Finding
+from experiments.runs import Experiment, Task
 from experiments.spectral2025 import figures
 from experiments.spectral2025.judging import (
     COLLAPSED,
@@ -55,15 +55,15 @@ DOMINATED = 0.5
 NUM_TERMS = 4
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Measures all settings, norms of layers, and the maps and terms of one digit."""
-    grid = TINY_MNIST if part.settings.tiny else MNIST
-    protocol = PROTOCOLS[part.protocol]
-    model = networks.load(part)
-    settings = analyzers(part, model, grid, gamma_everywhere)
-    with shared(part) as whole:
-        found = measure(part, whole, settings, grid, matrix_free=False)
-        x = networks.preprocess(part.model)(networks.pixels(part)[0])
+    grid = TINY_MNIST if task.request.tiny else MNIST
+    protocol = PROTOCOLS[task.protocol]
+    model = networks.load(task)
+    settings = analyzers(task, model, grid, gamma_everywhere)
+    with shared(task) as whole:
+        found = measure(task, whole, settings, grid, matrix_free=False)
+        x = networks.preprocess(task.model)(networks.pixels(task)[0])
         norms = {
             bias: _norms(whole, model, x[: grid.images_of_norms], grid, bias) for bias in BIASES
         }
@@ -117,11 +117,11 @@ def compute(part: Part) -> xr.Dataset:
         bias=list(BIASES),
         layer=norms[BIASES[0]]["layer"].values,
     )
-    right, count = _tested(part, model)
+    right, count = _tested(task, model)
     return found.assign_attrs(accuracy=right, tested_images=count, example=example)
 
 
-def _norms(whole: Part, model: keras.Model, x: np.ndarray, grid: Grid, bias: str) -> xr.Dataset:
+def _norms(whole: Task, model: keras.Model, x: np.ndarray, grid: Grid, bias: str) -> xr.Dataset:
     """Measures norms of layers for all gammas."""
     named = {
         f"{gamma:g}": create_analyzer(
@@ -130,15 +130,15 @@ def _norms(whole: Part, model: keras.Model, x: np.ndarray, grid: Grid, bias: str
         for gamma in grid.gammas
     }
     path = scratch(whole, f"norms-{bias}")
-    return audits.layer_norms(named, x, columns=grid.columns, seed=whole.settings.seed, **path)
+    return audits.layer_norms(named, x, columns=grid.columns, seed=whole.request.seed, **path)
 
 
-def _tested(part: Part, model: keras.Model) -> tuple[float, int]:
+def _tested(task: Task, model: keras.Model) -> tuple[float, int]:
     """Returns the share of right answers on all test images, and how many these are."""
-    if part.model == networks.TINY:
+    if task.model == networks.TINY:
         return float("nan"), 0
-    data = datasets.load_mnist(part.settings.data.get(networks.MNIST))
-    x = networks.preprocess(part.model)(data.x_test)
+    data = datasets.load_mnist(task.request.data.get(networks.MNIST))
+    x = networks.preprocess(task.model)(data.x_test)
     outputs = model.predict(x, batch_size=500, verbose=0)
     return float((outputs.argmax(axis=1) == data.y_test).mean()), len(x)
 
@@ -283,13 +283,14 @@ def _collapse(dataset: xr.Dataset, say: Say) -> Finding:
 def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
     """Draws curves, the bound, maps and terms."""
     found = {}
-    for name, parts in figures.by_network(datasets).items():
+    for name, own in figures.by_network(datasets).items():
         suffix = "" if len(figures.by_network(datasets)) == 1 else f"_{name}"
-        found[f"mnist{suffix}"] = figures.curves(parts)
-        found[f"mnist_bound{suffix}"] = figures.bound(parts)
-        found[f"mnist_maps{suffix}"] = figures.class_maps(parts)
+        found[f"mnist{suffix}"] = figures.curves(own)
+        found[f"mnist_bound{suffix}"] = figures.bound(own)
+        found[f"mnist_maps{suffix}"] = figures.class_maps(own)
         found |= {
-            f"mnist_terms_{part.attrs['protocol']}{suffix}": figures.terms(part) for part in parts
+            f"mnist_terms_{dataset.attrs['protocol']}{suffix}": figures.terms(dataset)
+            for dataset in own
         }
     return found
 

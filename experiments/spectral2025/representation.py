@@ -16,8 +16,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import networks
-from experiments.ledger import Criterion, Finding
-from experiments.runs import Experiment, Part, finding
+from experiments.claim_table import Criterion, Finding
+from experiments.runs import Experiment, Task, finding
 from experiments.spectral2025 import figures
 from experiments.spectral2025.judging import (
     COLLAPSED,
@@ -34,24 +34,24 @@ POLICIES = {"published": "literal", "corrected": "active"}
 DESCRIBED = {"published": "all units", "corrected": "active units"}
 
 
-def compute(part: Part) -> xr.Dataset:
+def compute(task: Task) -> xr.Dataset:
     """Measures the spectra for all gammas."""
-    gammas = (TINY_MNIST if part.settings.tiny else MNIST).gammas
-    model = networks.load(part)
+    gammas = (TINY_MNIST if task.request.tiny else MNIST).gammas
+    model = networks.load(task)
     layer = model.layers[-2].name
-    x, _ = networks.images(part)
+    x, _ = networks.images(task)
     named = {
         f"{LRP} {gamma:g}": create_analyzer(
             "lrp.composite", model, composite=gamma_everywhere(gamma)
         )
         for gamma in gammas
     }
-    path = part.scratch(f"spectrum-{len(x)}-{part.settings.seed}")
-    found = audits.spectrum(named, x, start=layer, policy=POLICIES[part.protocol], path=path)
+    path = task.scratch(f"spectrum-{len(x)}-{task.request.seed}")
+    found = audits.spectrum(named, x, start=layer, policy=POLICIES[task.protocol], path=path)
     found = found[list(NUMBERS)].assign_coords(
         method=("analyzer", [LRP] * len(gammas)), value=("analyzer", list(map(float, gammas)))
     )
-    found.attrs = {"images": len(x), "layer": layer, "policy": DESCRIBED[part.protocol]}
+    found.attrs = {"images": len(x), "layer": layer, "policy": DESCRIBED[task.protocol]}
     return found
 
 
@@ -62,7 +62,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
         f"{attributes['images']} images; R has {attributes['policy']} of {attributes['layer']}, "
         f"{float(dataset['columns'].mean()):.4g} on average."
     )
-    # In the ledger beside the same network with its classes.
+    # In the table of claims beside the same network with its classes.
     explained = f"{attributes['network']}: units of {attributes['layer']}"
     dataset = dataset.assign_attrs(network=explained)
 
@@ -88,8 +88,8 @@ def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
     """Draws stability, sensitivity and SSM over gamma."""
     found = figures.by_network(datasets)
     return {
-        "representation" if len(found) == 1 else f"representation_{name}": figures.spectra(parts)
-        for name, parts in found.items()
+        "representation" if len(found) == 1 else f"representation_{name}": figures.spectra(own)
+        for name, own in found.items()
     }
 
 

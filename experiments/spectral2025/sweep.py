@@ -13,7 +13,7 @@ import xarray as xr
 
 from experiments import networks
 from experiments.frequencies import high_frequencies
-from experiments.runs import Part
+from experiments.runs import Task
 from experiments.spectral2025.protocol import PROTOCOLS, Grid
 from tfexplain import audits, create_analyzer
 from tfexplain.analyzers import Analyzer, ShapleySampling
@@ -113,19 +113,19 @@ def gamma_in_front(
 
 
 def analyzers(
-    part: Part, model: keras.Model, grid: Grid, composite: Callable[[float], Composite]
+    task: Task, model: keras.Model, grid: Grid, composite: Callable[[float], Composite]
 ) -> list[Setting]:
     """Returns the analyzers of all settings.
 
     Args:
-        part: The part.
+        task: The task.
         model: The network.
         grid: The settings.
         composite: Function of gamma.
     """
-    low, high = networks.input_range(part.model)
+    low, high = networks.input_range(task.model)
     black = np.broadcast_to(low, (1, *model.input_shape[1:])).astype("float32")
-    seed = part.settings.seed
+    seed = task.request.seed
     found = [
         Setting(LRP, gamma, create_analyzer("lrp.composite", model, composite=composite(gamma)))
         for gamma in grid.gammas
@@ -152,29 +152,29 @@ def analyzers(
 
 
 @contextlib.contextmanager
-def shared(part: Part) -> Iterator[Part]:
-    """Gives a part under which is kept what both protocols need: it is computed once."""
-    found = dataclasses.replace(part, protocol="both")
-    protocols = part.settings.protocols
-    if part.protocol == protocols[0] and not part.settings.resume:
+def shared(task: Task) -> Iterator[Task]:
+    """Gives a task under which is kept what both protocols need: it is computed once."""
+    found = dataclasses.replace(task, protocol="both")
+    protocols = task.request.protocols
+    if task.protocol == protocols[0] and not task.request.resume:
         found.clear()
     yield found
-    if part.protocol == protocols[-1]:
+    if task.protocol == protocols[-1]:
         found.clear()
 
 
-def scratch(part: Part, name: str) -> dict[str, object]:
+def scratch(task: Task, name: str) -> dict[str, object]:
     """Returns the `path` of an audit; runs with other images or seeds have others."""
-    return {"path": part.scratch(f"{name}-{part.settings.images}-{part.settings.seed}")}
+    return {"path": task.scratch(f"{name}-{task.request.images}-{task.request.seed}")}
 
 
 def measure(
-    part: Part, whole: Part, settings: Sequence[Setting], grid: Grid, *, matrix_free: bool
+    task: Task, whole: Task, settings: Sequence[Setting], grid: Grid, *, matrix_free: bool
 ) -> xr.Dataset:
     """Measures spectra, entropy and pixel flipping of all settings.
 
     Args:
-        part: The part.
+        task: The task.
         whole: What `shared` gave.
         settings: What `analyzers` returned.
         grid: The settings.
@@ -184,8 +184,8 @@ def measure(
     Returns:
         Dataset over (analyzer, sample), with the coordinates `method` and `value` of an analyzer.
     """
-    pixels, y = networks.pixels(part)
-    prepare = networks.preprocess(part.model)
+    pixels, y = networks.pixels(task)
+    prepare = networks.preprocess(task.model)
     x = prepare(pixels)
     named = {setting.name: setting.analyzer for setting in settings}
     first = settings[0].analyzer
@@ -193,9 +193,9 @@ def measure(
     targets = logits.argmax(axis=1)
     # The maps of all protocols at once: sampled maps are then computed once.
     spectra = {
-        name: _spectrum(whole, name, settings, x, matrix_free) for name in part.settings.protocols
+        name: _spectrum(whole, name, settings, x, matrix_free) for name in task.request.protocols
     }
-    maps = {"reduction": "sum", "seed": part.settings.seed, "batch_size": batch_size(x)}
+    maps = {"reduction": "sum", "seed": task.request.seed, "batch_size": batch_size(x)}
     focus = audits.entropy(named, x, targets, **maps, **scratch(whole, "entropy"))
     flipped = {
         fill: audits.pixel_flipping(
@@ -212,7 +212,7 @@ def measure(
         for fill in FILLS
     }
     each = ("analyzer", "sample")
-    ordered = spectra[part.protocol].sel(analyzer=list(named))
+    ordered = spectra[task.protocol].sel(analyzer=list(named))
     entries = int(np.prod(x.shape[1:3]))
     return xr.Dataset(
         {
@@ -237,7 +237,7 @@ def measure(
             "entries": entries,
             "outputs": logits.shape[1],
             "removed": int(flipped[FILLS[0]]["removed"].values[-1]),
-            "policy": str(PROTOCOLS[part.protocol]),
+            "policy": str(PROTOCOLS[task.protocol]),
             "maximum_entropy": float(np.log(entries)),
         },
     )
@@ -253,7 +253,7 @@ def _stacked(found: Mapping[str, xr.Dataset], name: str) -> np.ndarray:
 
 
 def _spectrum(
-    whole: Part, name: str, settings: Sequence[Setting], x: np.ndarray, matrix_free: bool
+    whole: Task, name: str, settings: Sequence[Setting], x: np.ndarray, matrix_free: bool
 ) -> xr.Dataset:
     """Measures the spectra under one protocol."""
     protocol = PROTOCOLS[name]
@@ -269,7 +269,7 @@ def _spectrum(
             propagated,
             x,
             method="matrix_free",
-            seed=whole.settings.seed,
+            seed=whole.request.seed,
             block_size=1,
             **own,
             **scratch(whole, f"spectrum-{name}"),

@@ -10,8 +10,8 @@ import xarray as xr
 from keras import layers
 
 from experiments import networks
-from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED
-from experiments.runs import Part, Settings
+from experiments.claim_table import CONFIRMED, NOT_TESTED, REFUTED
+from experiments.runs import Request, Task
 from experiments.sixt2020 import chains, matrix_chains, pattern_spectrum, theorem
 from experiments.sixt2020.patterns import fitted_patterns, taps
 from experiments.sixt2020.protocol import PROTOCOLS
@@ -216,14 +216,14 @@ def test_convolutions_are_those_of_keras():
     np.testing.assert_allclose(chains.convolve(x, kernel), expected, rtol=1e-10, atol=1e-12)
 
 
-def part(model, protocol="published", **settings):
-    return Part(Settings((model,), tiny=True, **settings), model, protocol)
+def task(model, protocol="published", **request):
+    return Task(Request((model,), tiny=True, **request), model, protocol)
 
 
 def test_random_chains_depend_on_the_seed_alone():
-    first, again = (matrix_chains.random_chains(part("random")) for _ in range(2))
+    first, again = (matrix_chains.random_chains(task("random")) for _ in range(2))
     xr.testing.assert_identical(first, again)
-    other = matrix_chains.random_chains(part("random", seed=1))
+    other = matrix_chains.random_chains(task("random", seed=1))
     assert (first["separation"] != other["separation"]).all()
     # alpha 1 beta 0 is the non-negative matrix.
     same = first["separation"].sel(kind="1,0").values
@@ -282,7 +282,7 @@ def test_slopes():
 
 
 def test_the_verdict_on_theorem_1_follows_from_the_numbers():
-    dataset = matrix_chains.exact_theorem(part("exact"))
+    dataset = matrix_chains.exact_theorem(task("exact"))
     dataset.attrs = dict(chain_dataset({"vanilla": [1.0]}).attrs, model="exact", network="exact")
     (found,) = matrix_chains.judge(dataset)
     assert found.verdict == REFUTED and [c.holds for c in found.criteria] == [False, True]
@@ -324,7 +324,7 @@ def test_branches_have_no_chain():
 
 
 def test_the_spectrum_of_both_protocols_differs_in_the_mean_only():
-    parts = [part("tiny", protocol, images=30) for protocol in PROTOCOLS]
+    parts = [task("tiny", protocol, images=30) for protocol in PROTOCOLS]
     first, second = (pattern_spectrum.compute(p) for p in parts)
     assert (first.attrs["output_mean"], second.attrs["output_mean"]) == ("all", "active")
     assert (first["ratio"] != second["ratio"]).sel(quantity="A").any()

@@ -6,8 +6,8 @@ import pytest
 import xarray as xr
 from keras import layers
 
-from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED
-from experiments.runs import Part, Settings
+from experiments.claim_table import CONFIRMED, NOT_TESTED, REFUTED
+from experiments.runs import Request, Task
 from experiments.sixt2020 import csc
 from experiments.sixt2020 import methods as shared
 from experiments.sixt2020.protocol import CORRECTED, PUBLISHED, methods
@@ -168,12 +168,12 @@ def test_the_clip_at_additions_makes_alpha_beta_converge():
 
 
 def test_settings_reach_the_audit(tmp_path):
-    settings = Settings(("tiny",), images=2, out=tmp_path, seed=4, tiny=True)
-    part = Part(settings, "tiny", "published", "csc")
+    request = Request(("tiny",), images=2, out=tmp_path, seed=4, tiny=True)
+    task = Task(request, "tiny", "published", "csc")
     csc_methods = {"LRP 1/0": methods(PUBLISHED)["LRP 1/0"]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared, "applicable", lambda *_: csc_methods)
-        found = csc.compute(part)
+        found = csc.compute(task)
     assert found["analyzer"].values.tolist() == ["LRP 1/0"]
     median = found["quantile"].values
     np.testing.assert_array_equal(median, median.astype("float32"))

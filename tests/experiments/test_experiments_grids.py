@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.ledger import CONFIRMED, REFUTED
-from experiments.runs import Part, Settings
+from experiments.claim_table import CONFIRMED, REFUTED
+from experiments.runs import Request, Task
 from experiments.sixt2020 import grids, matrix_chains
 from experiments.sixt2020.chains import VECTORS
 
@@ -29,7 +29,7 @@ def small():
         for name, value in {"GRIDS": SMALL, "CHANNELS": 16, "LAYERS": 8, "REPETITIONS": 2}.items():
             patch.setattr(grids, name, value)
         patch.setattr(grids, "DENSE_SIDE", 3)
-        return grids.chains(Part(Settings(()), "grids", "published"))
+        return grids.chains(Task(Request(()), "grids", "published"))
 
 
 def test_1x1_kernels_converge_at_each_location_only(small):
@@ -112,7 +112,7 @@ def test_verdicts(changes, expected):
 
 
 def test_smoke_runs_leave_grids_out():
-    dataset = grids.chains(Part(Settings((), tiny=True), "grids", "published"))
+    dataset = grids.chains(Task(Request((), tiny=True), "grids", "published"))
     assert dataset["grid"].values.tolist() == [grids.DENSE, "3x3 on 7x7"]
     dataset.attrs |= {"experiment": "matrix_chains", "protocol": "published", "command": ""}
     dataset.attrs |= {"network": "grids", "model": "grids", "tiny": 1}

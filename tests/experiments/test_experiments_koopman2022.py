@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 import models
+from experiments.claim_table import CONFIRMED, NOT_TESTED, REFUTED, Finding
 from experiments.koopman2022 import (
     averaging,
     blocks,
@@ -26,15 +27,14 @@ from experiments.koopman2022.protocol import (
     SCALES,
     definitions,
 )
-from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED, Finding
-from experiments.runs import Part, Settings
+from experiments.runs import Request, Task
 from tfexplain import koopman
 
 NAMES = {"averaging", "credits", "feature_weights", "meaning", "theorems"}
 
 
-def part_of(protocol="corrected", images=4, **more):
-    return Part(Settings(("tiny",), images=images, tiny=True, **more), "tiny", protocol)
+def task_of(protocol="corrected", images=4, **more):
+    return Task(Request(("tiny",), images=images, tiny=True, **more), "tiny", protocol)
 
 
 def attributes(experiment, protocol="corrected", **more):
@@ -73,8 +73,8 @@ def smoke(tmp_path_factory):
 
 
 def test_smoke_run_of_everything(smoke):
-    assert "**A smoke run" in (smoke / "ledger.md").read_text(encoding="utf-8")
-    claims = json.loads((smoke / "ledger.json").read_text(encoding="utf-8"))["claims"]
+    assert "**A smoke run" in (smoke / "claims.md").read_text(encoding="utf-8")
+    claims = json.loads((smoke / "claims.json").read_text(encoding="utf-8"))["claims"]
     assert [claim["id"] for claim in claims] == [f"K-C{number}" for number in range(1, 12)]
     assert all(claim["findings"] for claim in claims)
     assert all(claim["reason"] for claim in claims if claim["verdict"] == NOT_TESTED)
@@ -90,14 +90,14 @@ def test_smoke_run_of_everything(smoke):
 
 def test_the_ledger_says_under_which_definition(smoke):
     """Each definition is a finding of its own, in the protocols that have it."""
-    claims = json.loads((smoke / "ledger.json").read_text(encoding="utf-8"))["claims"]
+    claims = json.loads((smoke / "claims.json").read_text(encoding="utf-8"))["claims"]
     found = {(f["protocol"], f["network"]) for f in claims[0]["findings"]}
     assert found == {
         (protocol, f"tiny: {name}")
         for protocol in ("published", "corrected")
         for name in definitions(protocol)
     }
-    text = (smoke / "ledger.md").read_text(encoding="utf-8")
+    text = (smoke / "claims.md").read_text(encoding="utf-8")
     assert "tiny: normalised per dimension" in text
     assert "python -m experiments.koopman2022.credits --models tiny --images" in text
 
@@ -114,11 +114,11 @@ def test_help(name, capsys):
 
 
 def test_protocols():
-    model = blocks.load(part_of())
-    single = blocks.options(part_of("published"), model, 1)
+    model = blocks.load(task_of())
+    single = blocks.options(task_of("published"), model, 1)
     assert (single["alignment"], single["rescale"]) == ("gaussian", False)
     assert (single["underdetermined"], single["max_dimension"]) == ("minimum_norm", None)
-    full = Part(Settings(("tiny",), images=9), "tiny", "corrected")
+    full = Task(Request(("tiny",), images=9), "tiny", "corrected")
     many = blocks.options(full, model, 9)
     assert (many["alignment"], many["rescale"]) == ("orthonormal", True)
     assert many["underdetermined"] == "raise" and many["repeats"] == 10
@@ -130,15 +130,15 @@ def test_protocols():
 
 
 def test_digits_that_are_held_out_are_others():
-    part = part_of()
-    found = blocks.digits(part)
+    task = task_of()
+    found = blocks.digits(task)
     assert found.x.shape == (4, 6, 6, 1) and found.held_out.shape == (12, 6, 6, 1)
     assert not any((x == found.held_out).all(axis=(1, 2, 3)).any() for x in found.x)
 
 
 def test_known_digits():
-    model = blocks.load(part_of())
-    x = blocks.digits(part_of(images=6)).x
+    model = blocks.load(task_of())
+    x = blocks.digits(task_of(images=6)).x
     y = blocks.predicted(model, x)
     wrong = (y + 1) % 5
     mixed = np.where(np.arange(6) < 2, wrong, y)
@@ -152,15 +152,15 @@ def test_known_digits():
 
 
 def test_types_of_blocks():
-    model = blocks.load(part_of())
+    model = blocks.load(task_of())
     found = [blocks.type_of(model, block) for block in koopman.blocks(model)]
     assert found == ["convolution", "pooling", "convolution", "dense", "dense"]
 
 
 def test_a_rescaled_network_has_other_credits(smoke):
     """K19: the same function, and a log-volume that moves by rank times log 4."""
-    model = blocks.load(part_of())
-    x = blocks.digits(part_of(images=3)).x
+    model = blocks.load(task_of())
+    x = blocks.digits(task_of(images=3)).x
     (plain, given), (scaled, _) = credits._tails(model, [x], 4.0)
     np.testing.assert_allclose(plain(given[0]), model(x), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(scaled(given[0]), model(x), rtol=1e-4, atol=1e-5)
@@ -173,8 +173,8 @@ def test_a_rescaled_network_has_other_credits(smoke):
 
 def test_measured_credits_are_those_of_the_library(smoke):
     published, corrected = credits.EXPERIMENT.saved(smoke)
-    part = part_of(images=40)
-    model, found = blocks.load(part), blocks.digits(part)
+    task = task_of(images=40)
+    model, found = blocks.load(task), blocks.digits(task)
     direct = koopman.credit(
         model,
         found.x,
@@ -316,11 +316,11 @@ def test_auc_and_correlation():
 
 
 def test_control_images():
-    part = part_of(images=5)
-    x = blocks.digits(part).x
-    random = feature_weights.random_images(part, x)
+    task = task_of(images=5)
+    x = blocks.digits(task).x
+    random = feature_weights.random_images(task, x)
     np.testing.assert_array_equal(np.sort(random, axis=None), np.sort(x, axis=None))
-    moved = feature_weights.permuted(part, x)
+    moved = feature_weights.permuted(task, x)
     # One permutation: each place has the same values over images.
     before, after = (values.reshape(5, 36).T for values in (x, moved))
     np.testing.assert_array_equal(np.unique(before, axis=0), np.unique(after, axis=0))
@@ -344,8 +344,8 @@ def test_one_trajectory_copies_its_image():
     """K11: whatever the image is, the weights of the trained network resemble it."""
     model = models.pooled_mlp("mnist")
     image = np.random.default_rng(0).integers(0, 2, size=(1, 9, 9, 1)).astype("float32")
-    part = Part(Settings(("pooled_mlp",)), "pooled_mlp", "published")
-    options = blocks.options(part, model, 1)
+    task = Task(Request(("pooled_mlp",)), "pooled_mlp", "published")
+    options = blocks.options(task, model, 1)
     fitted = koopman.credit(model, image, kernels=(), **options)
     weights = fitted["feature_weight"].sel(operator="mean").values
     found = [abs(feature_weights.correlation(weight, image[0])) for weight in weights]
@@ -521,28 +521,28 @@ def test_kernels_of_lower_rank():
 
 def test_losses_of_accuracy():
     """Against a network that is changed by hand; the network itself stays."""
-    part = part_of()
-    model = blocks.load(part)
-    x = blocks.digits(part_of(images=30)).x
+    task = task_of()
+    model = blocks.load(task)
+    x = blocks.digits(task_of(images=30)).x
     y = blocks.predicted(model, x)
     found = koopman.blocks(model)
     weights = [weight.copy() for weight in model.get_weights()]
-    noise, reduced = meaning.changed_kernels(part, model, found, x, y, 1)
+    noise, reduced = meaning.changed_kernels(task, model, found, x, y, 1)
     for before, after in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
     assert noise.shape == (4, 5) and np.isnan(noise[:, 1]).all() and np.isnan(reduced[:, 1]).all()
-    copy = blocks.load(part_of())
+    copy = blocks.load(task_of())
     kernel = copy.get_layer("fc3").kernel
     kernel.assign(meaning.of_rank(kernel.numpy(), 0.125))
     assert reduced[0, 3] == pytest.approx(1 - (blocks.predicted(copy, x) == y).mean())
-    losses = meaning.output_noise(part, found, x, y, 1)
+    losses = meaning.output_noise(task, found, x, y, 1)
     assert losses.shape == (4, 5) and (losses >= 0).all() and (losses[-1, 1:] > 0).all()
 
 
 def test_attributions_at_blocks():
     """By hand at the last block: z = 0 gives x_i w_ij, and the gradient is the kernel."""
-    model = blocks.load(part_of())
-    x = blocks.digits(part_of(images=3)).x
+    model = blocks.load(task_of())
+    x = blocks.digits(task_of(images=3)).x
     found = meaning.attributions(model, koopman.blocks(model), x)
     units = keras.Model(model.inputs[0], model.get_layer("relu3").output)(x).numpy()
     logits = model(x).numpy()

@@ -9,7 +9,7 @@ from PIL import Image
 
 import models
 from experiments import networks
-from experiments.runs import Part, Settings
+from experiments.runs import Request, Task
 from experiments.sixt2020 import csc
 from experiments.sixt2020.__main__ import PAPER
 from models.weights import TRAINED
@@ -17,12 +17,12 @@ from models.weights import TRAINED
 
 def test_networks_have_to_be_given_weights():
     with pytest.raises(ValueError, match="no weights for cifar_cnn: give --weights cifar_cnn=FILE"):
-        networks.load(Part(Settings(("cifar_cnn",)), "cifar_cnn", "published"))
+        networks.load(Task(Request(("cifar_cnn",)), "cifar_cnn", "published"))
     with pytest.raises(ValueError, match="There is no network 'alexnet'. Known: cifar_cnn"):
-        networks.load(Part(Settings(("alexnet",)), "alexnet", "published"))
+        networks.load(Task(Request(("alexnet",)), "alexnet", "published"))
     with pytest.raises(FileNotFoundError, match="There is no file nowhere.h5"):
         weights = {"cifar_cnn": "nowhere.h5"}
-        networks.load(Part(Settings(("cifar_cnn",), weights=weights), "cifar_cnn", "published"))
+        networks.load(Task(Request(("cifar_cnn",), weights=weights), "cifar_cnn", "published"))
 
 
 def test_images_of_cifar(tmp_path):
@@ -30,16 +30,16 @@ def test_images_of_cifar(tmp_path):
     x = generator.integers(0, 256, (9, 32, 32, 3), dtype="uint8")
     path = tmp_path / "cifar.npz"
     np.savez(path, x=x, y=np.arange(9) % 10)
-    settings = Settings(("cifar_cnn",), images=6, data={"cifar10": path}, seed=2)
-    asked = Part(settings, "cifar_cnn", "published")
+    request = Request(("cifar_cnn",), images=6, data={"cifar10": path}, seed=2)
+    asked = Task(request, "cifar_cnn", "published")
     found, y = networks.images(asked)
     assert found.dtype == "float32" and len(set(y)) == 6
     np.testing.assert_allclose(found, x[y] / np.float32(255))
     assert list(asked.files) == ["cifar.npz"]
-    _, again = networks.images(Part(settings, "cifar_cnn", "corrected"))
+    _, again = networks.images(Task(request, "cifar_cnn", "corrected"))
     np.testing.assert_array_equal(y, again)
     with pytest.raises(ValueError, match="10 are to be drawn from 9"):
-        networks.images(Part(dataclasses.replace(settings, images=10), "cifar_cnn", "published"))
+        networks.images(Task(dataclasses.replace(request, images=10), "cifar_cnn", "published"))
 
 
 def test_weights_that_come_with_the_project(tmp_path):
@@ -47,23 +47,23 @@ def test_weights_that_come_with_the_project(tmp_path):
     path = TRAINED / "mnist_cnn.weights.h5"
     expected = models.mnist_cnn("mnist").get_weights()
     for weights in ({}, {"mnist_cnn": "mnist"}, {"mnist_cnn": str(path)}):
-        asked = Part(Settings(("mnist_cnn",), weights=weights), "mnist_cnn", "published")
+        asked = Task(Request(("mnist_cnn",), weights=weights), "mnist_cnn", "published")
         for value, other in zip(networks.load(asked).get_weights(), expected, strict=True):
             np.testing.assert_array_equal(value, other)
         assert asked.files == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
-        again = Part(asked.settings, "mnist_cnn", "published")
+        again = Task(asked.request, "mnist_cnn", "published")
         assert again.read_again(asked.files)
         assert not again.read_again({path.name: "other"})
     (tmp_path / path.name).write_bytes(b"another")
-    given = Settings(("mnist_cnn",), weights={"mnist_cnn": str(tmp_path / path.name)})
-    assert not Part(given, "mnist_cnn", "published").read_again(asked.files)
-    random = Settings(("mnist_cnn",), weights={"mnist_cnn": "random"})
-    drawn = networks.load(Part(random, "mnist_cnn", "published")).get_weights()
+    given = Request(("mnist_cnn",), weights={"mnist_cnn": str(tmp_path / path.name)})
+    assert not Task(given, "mnist_cnn", "published").read_again(asked.files)
+    random = Request(("mnist_cnn",), weights={"mnist_cnn": "random"})
+    drawn = networks.load(Task(random, "mnist_cnn", "published")).get_weights()
     assert not np.array_equal(drawn[0], expected[0])
     # The word means nothing to a network without such weights.
     with pytest.raises(FileNotFoundError, match="There is no file mnist"):
-        wrong = Settings(("cifar_cnn",), weights={"cifar_cnn": "mnist"})
-        networks.load(Part(wrong, "cifar_cnn", "published"))
+        wrong = Request(("cifar_cnn",), weights={"cifar_cnn": "mnist"})
+        networks.load(Task(wrong, "cifar_cnn", "published"))
 
 
 @pytest.mark.parametrize("name", networks.explained_on(networks.MNIST))
@@ -79,8 +79,8 @@ def test_digits(tmp_path, name):
     }
     path = tmp_path / "digits.npz"
     np.savez(path, **arrays)
-    settings = Settings((name,), images=6, data={"mnist": path}, seed=2)
-    asked = Part(settings, name, "published")
+    request = Request((name,), images=6, data={"mnist": path}, seed=2)
+    asked = Task(request, name, "published")
     found, y = networks.images(asked)
     x = arrays["x_test"][y] / np.float32(255)
     if name == "pooled_mlp":
@@ -108,11 +108,11 @@ def test_photographs(tmp_path):
     for name in ("a.png", "b.png"):
         Image.fromarray(pixels).save(tmp_path / name)
     (tmp_path / "labels.csv").write_text("file,index\na.png,3\nb.png,7\n")
-    settings = Settings(("squeezenet",), images=2, data={"imagenet": tmp_path})
-    x, y = networks.images(Part(settings, "squeezenet", "published"))
+    request = Request(("squeezenet",), images=2, data={"imagenet": tmp_path})
+    x, y = networks.images(Task(request, "squeezenet", "published"))
     assert x.shape == (2, 227, 227, 3) and sorted(y) == [3, 7]
     with pytest.raises(ValueError, match="vgg16 needs photographs: give --data imagenet=FOLDER"):
-        networks.images(Part(Settings(("vgg16",), images=2), "vgg16", "published"))
+        networks.images(Task(Request(("vgg16",), images=2), "vgg16", "published"))
 
 
 def test_every_network_exists():
@@ -127,9 +127,9 @@ def test_every_network_exists():
 
 
 def test_random_weights_come_from_the_seed():
-    settings = Settings(("cifar_resnet20",), weights={"cifar_resnet20": "random"})
+    request = Request(("cifar_resnet20",), weights={"cifar_resnet20": "random"})
     first, again = (
-        networks.load(Part(settings, "cifar_resnet20", "published")).get_weights() for _ in range(2)
+        networks.load(Task(request, "cifar_resnet20", "published")).get_weights() for _ in range(2)
     )
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 
 from experiments import networks
-from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED
-from experiments.runs import Part, Settings
+from experiments.claim_table import CONFIRMED, NOT_TESTED, REFUTED
+from experiments.runs import Request, Task
 from experiments.sixt2020 import maps, random_logit
 from experiments.sixt2020 import methods as table
 from experiments.sixt2020.protocol import CORRECTED, PROTOCOLS, PUBLISHED, methods
@@ -23,9 +23,9 @@ def few(monkeypatch):
     monkeypatch.setattr(table, "TINY_METHODS", FEW)
 
 
-def tiny_part(tmp_path, protocol="published", seed=0, images=3):
-    settings = Settings(("tiny",), images=images, out=tmp_path, seed=seed)
-    return Part(settings, "tiny", protocol, "random_logit")
+def tiny_task(tmp_path, protocol="published", seed=0, images=3):
+    request = Request(("tiny",), images=images, out=tmp_path, seed=seed)
+    return Task(request, "tiny", protocol, "random_logit")
 
 
 # --- what is computed ----------------------------------------------------------------------------
@@ -52,9 +52,9 @@ def test_a_smoke_run(few, tmp_path, capsys):
 def _check_by_hand(dataset, normalization, data_range, flips):
     """The similarities from maps, in the form of the protocol."""
     protocol = PROTOCOLS[dataset.attrs["protocol"]]
-    part = Part(Settings(("tiny",), images=3), "tiny", protocol.name)
-    x, y = table.images(part, protocol)
-    model = networks.load(part)
+    task = Task(Request(("tiny",), images=3), "tiny", protocol.name)
+    x, y = table.images(task, protocol)
+    model = networks.load(task)
     normalize = metrics.NORMALIZATIONS[normalization]
     for name, flip in flips.items():
         method = methods(protocol)[name]
@@ -92,7 +92,7 @@ def test_switches_reach_the_audit(protocol, monkeypatch, tmp_path):
 
     monkeypatch.setattr(table, "TINY_METHODS", tuple(methods(protocol)))
     monkeypatch.setattr(audits, "random_logit", recorded)
-    dataset = random_logit.compute(tiny_part(tmp_path, protocol.name))
+    dataset = random_logit.compute(tiny_task(tmp_path, protocol.name))
     assert tuple(dataset["analyzer"].values) == tuple(calls) == tuple(methods(protocol))
     published = protocol is PUBLISHED
     assert {options["data_range"] for _, options in calls.values()} == {2.0 if published else 1.0}
@@ -115,33 +115,33 @@ def test_raw_bytes_for_the_network_of_the_paper_only(monkeypatch):
     """T1, and drawing with replacement (T14)."""
     asked = []
 
-    def images(part, *, replace):
+    def images(task, *, replace):
         asked.append(replace)
         return np.full((2, 4, 4, 3), 51 / 255, "float32"), np.zeros(2, int)
 
     monkeypatch.setattr(networks, "images", images)
     for model, expected in (("cifar_cnn", 51.0), ("cifar_resnet20", 0.2)):
-        part = Part(Settings((model,)), model, "published")
-        assert table.images(part, PUBLISHED)[0][0, 0, 0, 0] == np.float32(expected)
-        assert table.images(part, CORRECTED)[0][0, 0, 0, 0] == np.float32(0.2)
+        task = Task(Request((model,)), model, "published")
+        assert table.images(task, PUBLISHED)[0][0, 0, 0, 0] == np.float32(expected)
+        assert table.images(task, CORRECTED)[0][0, 0, 0, 0] == np.float32(0.2)
     assert asked == [True, False] * 2
 
 
 def test_the_photograph_is_prepared_as_the_images():
-    part = Part(Settings(("squeezenet",)), "squeezenet", "corrected")
-    pixels, x = maps.photograph(part, CORRECTED, 227)
+    task = Task(Request(("squeezenet",)), "squeezenet", "corrected")
+    pixels, x = maps.photograph(task, CORRECTED, 227)
     assert pixels.shape == (227, 227, 3) and pixels.dtype == np.uint8
     np.testing.assert_array_equal(x[0, ..., ::-1] + np.array([123, 117, 104]), pixels)
-    part = Part(Settings(("cifar_cnn",)), "cifar_cnn", "published")
-    pixels, x = maps.photograph(part, PUBLISHED, 32)
+    task = Task(Request(("cifar_cnn",)), "cifar_cnn", "published")
+    pixels, x = maps.photograph(task, PUBLISHED, 32)
     np.testing.assert_array_equal(x[0], pixels)
-    np.testing.assert_allclose(maps.photograph(part, CORRECTED, 32)[1][0], pixels / 255, rtol=1e-6)
+    np.testing.assert_allclose(maps.photograph(task, CORRECTED, 32)[1][0], pixels / 255, rtol=1e-6)
 
 
 def test_other_runs_have_other_scratch_files(tmp_path):
     method = methods(CORRECTED)["LRP CMP 1/0"]
-    parts = [tiny_part(tmp_path), tiny_part(tmp_path, images=4), tiny_part(tmp_path, seed=1)]
-    names = [maps.scratch(part, method.name).name for part in parts]
+    tasks = [tiny_task(tmp_path), tiny_task(tmp_path, images=4), tiny_task(tmp_path, seed=1)]
+    names = [maps.scratch(task, method.name).name for task in tasks]
     assert names[0] == "random_logit-tiny-published-LRP_CMP_1_0-3-0.nc"
     assert len(set(names)) == 3
 
@@ -156,11 +156,11 @@ def test_patterns_are_fitted_to_many_small_images(monkeypatch, tmp_path):
     monkeypatch.setattr(table, "TINY_METHODS", ("PatternNet", "PatternAttr."))
     monkeypatch.setattr(table, "fitted_patterns", fitted)
     monkeypatch.setattr(table.Method, "create", lambda self, model, **options: options)
-    part, model = tiny_part(tmp_path), networks.tiny_network()
-    x, _ = table.images(part, CORRECTED)
-    assert len(list(table.analyzers(part, CORRECTED, model, x))) == 2
+    task, model = tiny_task(tmp_path), networks.tiny_network()
+    x, _ = table.images(task, CORRECTED)
+    assert len(list(table.analyzers(task, CORRECTED, model, x))) == 2
     large = np.zeros((2, 100, 100, 3), "float32")
-    assert len(list(table.analyzers(part, PUBLISHED, model, large))) == 2
+    assert len(list(table.analyzers(task, PUBLISHED, model, large))) == 2
     assert sizes == [(table.FITTED, "active"), (2, "all")]
 
 
@@ -244,6 +244,6 @@ def test_single_switches(monkeypatch, tmp_path):
         protocol = dataclasses.replace(CORRECTED, ssim_range=data_range)
         monkeypatch.setitem(PROTOCOLS, "corrected", protocol)
         monkeypatch.setattr(table, "TINY_METHODS", ("LRP z",))
-        part = tiny_part(tmp_path / str(number), "corrected")
-        found.append(random_logit.compute(part)["ssim"].values)
+        task = tiny_task(tmp_path / str(number), "corrected")
+        found.append(random_logit.compute(task)["ssim"].values)
     assert (found[1] > found[0]).all()

@@ -11,17 +11,17 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import runs
-from experiments.ledger import Claim, Criterion, Finding
-from experiments.runs import Experiment, Paper, Part, Settings, finding
+from experiments.claim_table import Claim, Criterion, Finding
+from experiments.runs import Experiment, Paper, Request, Task, finding
 
 CALLS = []
 
 
-def compute(part):
-    CALLS.append((part.model, part.protocol))
-    if part.settings.data:
-        part.uses(part.settings.data["cifar10"])
-    value = part.generator("value").normal()
+def compute(task):
+    CALLS.append((task.model, task.protocol))
+    if task.request.data:
+        task.uses(task.request.data["cifar10"])
+    value = task.generator("value").normal()
     return xr.Dataset({"value": ((), value), "missing": ((), math.nan)})
 
 
@@ -110,11 +110,11 @@ def test_reruns_are_identical(tmp_path):
 
 
 def test_seeds_matter_and_keys_too():
-    parts = [Part(Settings(("net",), seed=seed), "net", "published") for seed in (0, 0, 1)]
-    draws = [part.generator("x", 1).normal() for part in parts]
+    parts = [Task(Request(("net",), seed=seed), "net", "published") for seed in (0, 0, 1)]
+    draws = [task.generator("x", 1).normal() for task in parts]
     assert draws[0] == draws[1] != draws[2]
     assert parts[0].generator("x", 2).normal() != draws[0]
-    other = Part(Settings(("net",)), "net", "corrected")
+    other = Task(Request(("net",)), "net", "corrected")
     assert other.generator("x", 1).normal() == draws[0]
 
 
@@ -135,9 +135,9 @@ def test_only_names_of_files_are_kept(tmp_path):
 
 
 def test_random_weights_are_said():
-    settings = Settings(("net",), weights={"net": "random"})
-    assert Part(settings, "net", "published").network == "net (random weights)"
-    assert Part(settings, "other", "published").network == "other"
+    request = Request(("net",), weights={"net": "random"})
+    assert Task(request, "net", "published").network == "net (random weights)"
+    assert Task(request, "other", "published").network == "other"
 
 
 def test_resume_reads_files_again(tmp_path, calls):
@@ -151,10 +151,10 @@ def test_resume_reads_files_again(tmp_path, calls):
 
 
 def test_what_parts_keep_on_their_way_is_removed(tmp_path, calls):
-    part = Part(Settings(("net",), out=tmp_path), "net", "published", "toy")
-    left = part.scratch("old")
+    task = Task(Request(("net",), out=tmp_path), "net", "published", "toy")
+    left = task.scratch("old")
     left.write_text("numbers of yesterday")
-    other = Part(Settings(("net",), out=tmp_path), "net", "corrected", "toy").scratch("old")
+    other = Task(Request(("net",), out=tmp_path), "net", "corrected", "toy").scratch("old")
     other.write_text("of another part")
     assert TOY.main(["--models", "net", "--protocol", "published", "--out", str(tmp_path)]) == 0
     assert not left.exists() and other.exists()
@@ -164,13 +164,13 @@ def test_results_say_what_is_known_of_weights(tmp_path, monkeypatch):
     path = tmp_path / "weights.npz"
     path.write_bytes(b"numbers")
     checksum = hashlib.sha256(b"numbers").hexdigest()
-    part = Part(Settings(("net",)), "net", "published")
-    assert part.uses(path) == path and part.network == "net"
+    task = Task(Request(("net",)), "net", "published")
+    assert task.uses(path) == path and task.network == "net"
     monkeypatch.setitem(runs.REMARKS, checksum, "trained on little")
-    part.uses(path)
-    part.uses(path)
-    assert part.network == "net (trained on little)"
-    assert part.files == {"weights.npz": checksum}
+    task.uses(path)
+    task.uses(path)
+    assert task.network == "net (trained on little)"
+    assert task.files == {"weights.npz": checksum}
 
 
 def test_tiny(tmp_path, calls):
@@ -211,17 +211,17 @@ def test_bad_options(options, message, capsys, calls):
 
 
 def test_a_missing_file_is_named():
-    part = Part(Settings(("net",)), "net", "published")
+    task = Task(Request(("net",)), "net", "published")
     with pytest.raises(FileNotFoundError, match="There is no file nowhere.h5. Check --data"):
-        part.uses(pathlib.Path("nowhere.h5"))
+        task.uses(pathlib.Path("nowhere.h5"))
 
 
 def test_all_experiments_and_the_ledger(tmp_path, calls):
     out, kept = tmp_path / "out", tmp_path / "kept"
     assert PAPER.main(["--out", str(out), "--results", str(kept)]) == 0
     assert len(calls) == 2
-    assert list(contents(kept)) == ["ledger.json", "ledger.md", "toy.json", "toy.png"]
-    text = (kept / "ledger.md").read_text(encoding="utf-8")
+    assert list(contents(kept)) == ["claims.json", "claims.md", "toy.json", "toy.png"]
+    text = (kept / "claims.md").read_text(encoding="utf-8")
     assert text.startswith("# Claims of Toys\n\nRead this.\n\nTrained on toys.\n\n| claim |")
     assert "| C1 | It is small. | small | confirmed | yes | net |  |" in text
     before = contents(kept)
@@ -232,8 +232,8 @@ def test_all_experiments_and_the_ledger(tmp_path, calls):
 
 def test_smoke_runs_say_so_and_are_not_kept(tmp_path, capsys):
     PAPER.main(["--tiny", "--out", str(tmp_path)])
-    assert "**A smoke run" in (tmp_path / "ledger.md").read_text(encoding="utf-8")
-    assert json.loads((tmp_path / "ledger.json").read_text())["tiny"] is True
+    assert "**A smoke run" in (tmp_path / "claims.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "claims.json").read_text())["tiny"] is True
     for options in (["--tiny"], ["--collect", "--out", str(tmp_path)]):
         assert PAPER.main([*options, "--results", str(tmp_path / "kept")]) == 2
         assert "not for smoke runs" in capsys.readouterr().err
@@ -245,11 +245,11 @@ def test_a_ledger_of_random_weights_says_so(tmp_path, calls):
     TOY.main(["--out", str(out), "--weights", "net=random", "--protocol", "corrected"])
     assert PAPER.main(["--out", str(out), "--results", str(kept), "--collect"]) == 0
     for folder in (out, kept):
-        text = (folder / "ledger.md").read_text(encoding="utf-8")
+        text = (folder / "claims.md").read_text(encoding="utf-8")
         title = "# Claims of Toys, on networks with random weights\n\n"
         assert text.startswith(f"{title}{runs.RANDOM_NOTE}\n\nRead this.\n\n| claim |")
         assert "Trained on toys." not in text and "| net (random weights) |" in text
-        assert json.loads((folder / "ledger.json").read_text())["random_weights"] is True
+        assert json.loads((folder / "claims.json").read_text())["random_weights"] is True
 
 
 def test_trained_and_random_networks_are_not_kept_together(tmp_path, capsys):
@@ -258,16 +258,16 @@ def test_trained_and_random_networks_are_not_kept_together(tmp_path, capsys):
     assert PAPER.main([*options, "--results", str(kept)]) == 2
     assert f"for trained networks or for random ones; {out} holds both" in capsys.readouterr().err
     assert not kept.exists()
-    # Beside each other they are no ledger of random weights.
+    # Beside each other they are no claims of random weights.
     assert PAPER.main(["--out", str(out), "--collect"]) == 0
-    assert (out / "ledger.md").read_text().startswith("# Claims of Toys\n\nRead this.")
-    assert json.loads((out / "ledger.json").read_text())["random_weights"] is False
+    assert (out / "claims.md").read_text().startswith("# Claims of Toys\n\nRead this.")
+    assert json.loads((out / "claims.json").read_text())["random_weights"] is False
 
 
 def test_nothing_collected_is_not_tested(tmp_path, calls):
     (tmp_path / "out").mkdir()
     PAPER.main(["--collect", "--out", str(tmp_path / "out")])
-    text = (tmp_path / "out" / "ledger.md").read_text(encoding="utf-8")
+    text = (tmp_path / "out" / "claims.md").read_text(encoding="utf-8")
     assert "not tested: toy did not report on it" in text and not calls
 
 
@@ -290,8 +290,8 @@ def test_experiments_of_a_paper_have_names(capsys, calls):
 
 
 def test_a_failure_leaves_no_half_written_file(tmp_path):
-    def broken(part):
-        dataset = compute(part)
+    def broken(task):
+        dataset = compute(task)
         dataset.attrs["object"] = {"not": "text"}
         return dataset
 
@@ -302,15 +302,15 @@ def test_a_failure_leaves_no_half_written_file(tmp_path):
 
 
 def test_scratch_files_are_no_results(tmp_path):
-    part = Part(Settings(("net",), out=tmp_path), "net", "published", "toy")
-    assert part.path == tmp_path / "toy-net-published.nc"
-    path = part.scratch("csc")
+    task = Task(Request(("net",), out=tmp_path), "net", "published", "toy")
+    assert task.path == tmp_path / "toy-net-published.nc"
+    path = task.scratch("csc")
     assert path == tmp_path / "scratch" / "toy-net-published-csc.nc"
     xr.Dataset().to_netcdf(path, engine="h5netcdf")
     assert TOY.saved(tmp_path) == []
 
 
 def test_generators_are_independent_of_the_model_order():
-    settings = Settings(("a", "b"))
-    values = {m: Part(settings, m, "published").generator("x").normal() for m in ("a", "b")}
+    request = Request(("a", "b"))
+    values = {m: Task(request, m, "published").generator("x").normal() for m in ("a", "b")}
     np.testing.assert_equal(values["a"], values["b"])

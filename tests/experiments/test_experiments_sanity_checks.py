@@ -11,8 +11,8 @@ import xarray as xr
 import models
 import tfexplain
 from experiments import frequencies, networks
-from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED
-from experiments.runs import Part, Settings
+from experiments.claim_table import CONFIRMED, NOT_TESTED, REFUTED
+from experiments.runs import Request, Task
 from experiments.sixt2020 import maps, sanity_checks
 from experiments.sixt2020 import methods as table
 from experiments.sixt2020.protocol import CORRECTED, PROTOCOLS, PUBLISHED, methods
@@ -24,9 +24,9 @@ FEW = ("PatternAttr.", "LRP 1/0", "Gradient")
 SMALL = {"vgg16": {"input_shape": (32, 32, 3)}, "resnet50": {"input_shape": (32, 32, 3)}}
 
 
-def tiny_part(tmp_path, protocol):
-    settings = Settings(("tiny",), images=3, out=tmp_path)
-    return Part(settings, "tiny", protocol, "sanity_checks")
+def tiny_task(tmp_path, protocol):
+    request = Request(("tiny",), images=3, out=tmp_path)
+    return Task(request, "tiny", protocol, "sanity_checks")
 
 
 # --- steps ---------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_a_smoke_run(monkeypatch, tmp_path, capsys):
         # Gradient maps are those of the network with this photograph.
         protocol = PROTOCOLS[dataset.attrs["protocol"]]
         model = networks.tiny_network()
-        _, x = maps.photograph(tiny_part(tmp_path, protocol.name), protocol, 8)
+        _, x = maps.photograph(tiny_task(tmp_path, protocol.name), protocol, 8)
         relevance = tfexplain.create_analyzer("gradient", model).analyze(x)[0]
         expected = np.abs(relevance).max(-1) if protocol is PUBLISHED else np.abs(relevance).sum(-1)
         shown = dataset["relevance"].sel(analyzer="Gradient", shown="trained").values
@@ -99,7 +99,7 @@ def test_a_method_with_infinite_relevance_is_counted(monkeypatch, tmp_path):
         return outputs, [part * np.float32(np.inf) for part in relevance]
 
     monkeypatch.setattr(LRPAnalyzer, "explain_part", overflowing)
-    dataset = sanity_checks.compute(tiny_part(tmp_path, "corrected"))
+    dataset = sanity_checks.compute(tiny_task(tmp_path, "corrected"))
     assert dataset["missing"].sel(analyzer="LRP z").values.tolist() == [3] * 4
     assert np.isnan(dataset["median"].sel(analyzer="LRP z")).all()
     assert np.isfinite(dataset["median"].sel(analyzer="Gradient")).all()
@@ -143,7 +143,7 @@ def test_switches_reach_the_audit(protocol, monkeypatch, tmp_path):
     monkeypatch.setattr(table, "TINY_METHODS", tuple(methods(protocol)))
     monkeypatch.setattr(audits, "parameter_randomization", scored)
     monkeypatch.setattr(audits, "cascade_maps", cascaded)
-    dataset = sanity_checks.compute(tiny_part(tmp_path, protocol.name))
+    dataset = sanity_checks.compute(tiny_task(tmp_path, protocol.name))
     assert tuple(calls) == tuple(cascades) == tuple(methods(protocol))
     published = protocol is PUBLISHED
     for name, runs in calls.items():
@@ -170,17 +170,17 @@ def test_each_step_of_deep_lift_has_a_random_network(monkeypatch, tmp_path):
     """T14, as published: a step is that of a cascade of all steps with the seed of this one."""
     name, steps = "DeepLIFT Resc", sanity_checks.STEPS["tiny"]
     monkeypatch.setattr(table, "TINY_METHODS", (name,))
-    part = tiny_part(tmp_path, "published")
-    dataset = sanity_checks.compute(part).sel(analyzer=name)
+    task = tiny_task(tmp_path, "published")
+    dataset = sanity_checks.compute(task).sel(analyzer=name)
     assert dataset["step"].values.tolist() == list(steps)
-    method, model = methods(PUBLISHED)[name], networks.load(part)
-    x, y = table.images(part, PUBLISHED)
-    _, photograph = maps.photograph(part, PUBLISHED, x.shape[1])
+    method, model = methods(PUBLISHED)[name], networks.load(task)
+    x, y = table.images(task, PUBLISHED)
+    _, photograph = maps.photograph(task, PUBLISHED, x.shape[1])
     classes = model(photograph).numpy().argmax(axis=1)
-    similar = maps.options(part, PUBLISHED, method, x) | {"path": None}
+    similar = maps.options(task, PUBLISHED, method, x) | {"path": None}
     before = None
     for step in steps:
-        options = {"layers": list(steps), "seed": maps.draw_seed(part, PUBLISHED, method, step)}
+        options = {"layers": list(steps), "seed": maps.draw_seed(task, PUBLISHED, method, step)}
         analyzer = method.create(model)
         whole = audits.parameter_randomization(analyzer, x, y, **{**similar, **options})
         found = whole.isel(analyzer=0).sel(step=step)

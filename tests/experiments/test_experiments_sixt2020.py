@@ -9,8 +9,8 @@ from keras import layers
 
 import tests.helpers.reference_rules as reference
 from experiments import networks
-from experiments.ledger import NOT_TESTED, Finding
-from experiments.runs import Part, Settings
+from experiments.claim_table import NOT_TESTED, Finding
+from experiments.runs import Request, Task
 from experiments.sixt2020 import methods as table
 from experiments.sixt2020.__main__ import PAPER
 from experiments.sixt2020.claims import CLAIMS
@@ -32,8 +32,8 @@ def test_smoke_run_of_everything(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(table, "TINY_METHODS", ("PatternAttr.", "LRP 1/0", "Gradient"))
     assert PAPER.main(["--tiny", "--out", str(tmp_path)]) == 0
     assert "S16 refuted (exact, published)" in capsys.readouterr().out
-    assert "**A smoke run" in (tmp_path / "ledger.md").read_text(encoding="utf-8")
-    claims = json.loads((tmp_path / "ledger.json").read_text(encoding="utf-8"))["claims"]
+    assert "**A smoke run" in (tmp_path / "claims.md").read_text(encoding="utf-8")
+    claims = json.loads((tmp_path / "claims.json").read_text(encoding="utf-8"))["claims"]
     assert [claim["id"] for claim in claims] == [f"S{number}" for number in range(1, 26)]
     assert all(claim["reason"] for claim in claims if claim["verdict"] == NOT_TESTED)
     for name, experiment in PAPER.experiments().items():
@@ -237,7 +237,7 @@ def test_the_published_ablation_overflows():
 def test_an_audit_takes_the_methods():
     """What an experiment does with them, on the smallest network."""
     model, bounds = networks.tiny_network(), networks.input_range("tiny")
-    x, _ = networks.images(Part(Settings(("tiny",), images=6, tiny=True), "tiny", "published"))
+    x, _ = networks.images(Task(Request(("tiny",), images=6, tiny=True), "tiny", "published"))
     chosen = {name: methods(PUBLISHED)[name] for name in ("LRP 1/0", "DTD", "Gradient")}
     analyzers = {name: method.create(model, bounds=bounds) for name, method in chosen.items()}
     found = cosine_convergence(analyzers, x, num_vectors=3)

@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 
 from experiments import networks
-from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED, Finding
-from experiments.runs import Part, Settings
+from experiments.claim_table import CONFIRMED, NOT_TESTED, REFUTED, Finding
+from experiments.runs import Request, Task
 from experiments.spectral2025 import figures, imagenet, judging, mnist, representation, sweep
 from experiments.spectral2025.__main__ import PAPER
 from experiments.spectral2025.claims import CLAIMS
@@ -41,8 +41,8 @@ def smoke(tmp_path_factory):
 
 
 def test_smoke_run_of_everything(smoke):
-    assert "**A smoke run" in (smoke / "ledger.md").read_text(encoding="utf-8")
-    claims = json.loads((smoke / "ledger.json").read_text(encoding="utf-8"))["claims"]
+    assert "**A smoke run" in (smoke / "claims.md").read_text(encoding="utf-8")
+    claims = json.loads((smoke / "claims.json").read_text(encoding="utf-8"))["claims"]
     assert [claim["id"] for claim in claims] == [f"M{number}" for number in range(1, 13)]
     assert all(claim["findings"] for claim in claims)
     assert all(claim["reason"] for claim in claims if claim["verdict"] == NOT_TESTED)
@@ -86,12 +86,12 @@ def test_protocols_differ_in_spectra_alone(smoke):
 def test_numbers_by_hand(smoke):
     """Spectra of one setting of each method from its maps."""
     (published, _) = mnist.EXPERIMENT.saved(smoke)
-    part = Part(Settings(("tiny",), images=3, tiny=True), "tiny", "published", "mnist")
-    pixels, y = networks.pixels(part)
+    task = Task(Request(("tiny",), images=3, tiny=True), "tiny", "published", "mnist")
+    pixels, y = networks.pixels(task)
     x = networks.preprocess("tiny")(pixels)
     np.testing.assert_array_equal(published["label"], y)
-    model = networks.load(part)
-    settings = sweep.analyzers(part, model, TINY_MNIST, sweep.gamma_everywhere)
+    model = networks.load(task)
+    settings = sweep.analyzers(task, model, TINY_MNIST, sweep.gamma_everywhere)
     assert [setting.name for setting in settings] == published["analyzer"].values.tolist()
     for place in (1, 5, 7, 8):
         maps = settings[place].analyzer.analyze(x, target="all").astype("float64").sum(axis=-1)
@@ -120,8 +120,8 @@ def test_representation_by_hand(smoke):
     published, corrected = representation.EXPERIMENT.saved(smoke)
     assert published.attrs["layer"] == "relu3" and (published["columns"] == 12).all()
     assert (corrected["columns"] < 12).all() and (corrected["columns"] > 0).all()
-    part = Part(Settings(("tiny",), images=3, tiny=True), "tiny", "corrected", "representation")
-    model, x = networks.load(part), networks.images(part)[0]
+    task = Task(Request(("tiny",), images=3, tiny=True), "tiny", "corrected", "representation")
+    model, x = networks.load(task), networks.images(task)[0]
     analyzer = create_analyzer("lrp.composite", model, composite=sweep.gamma_everywhere(1))
     sent = np.tile(np.eye(12, dtype="float32"), (3, 1, 1))
     maps = analyzer.propagate(x, sent, start="relu3")["input"].astype("float64").sum(axis=-1)
@@ -142,18 +142,18 @@ def test_shared_numbers_are_computed_once(monkeypatch, tmp_path):
     monkeypatch.setattr(
         sweep.RememberedShapley, "_explain", lambda *given: calls.append(1) or measured(*given)
     )
-    settings = Settings(("tiny",), images=2, tiny=True, out=tmp_path)
+    request = Request(("tiny",), images=2, tiny=True, out=tmp_path)
     counts = []
-    for protocol in settings.protocols:
+    for protocol in request.protocols:
         calls.clear()
-        mnist.compute(Part(settings, "tiny", protocol, "mnist"))
+        mnist.compute(Task(request, "tiny", protocol, "mnist"))
         counts.append(len(calls))
     assert counts[0] > 0 and counts[1] == 0
 
 
 def test_shapley_is_computed_once_for_each_sample(monkeypatch):
-    part = Part(Settings(("tiny",), images=3), "tiny", "published")
-    model, x = networks.load(part), networks.images(part)[0]
+    task = Task(Request(("tiny",), images=3), "tiny", "published")
+    model, x = networks.load(task), networks.images(task)[0]
     remembered = sweep.RememberedShapley(model, cycles=1)
     plain = create_analyzer("shapley_sampling", model, cycles=1)
     runs, explain = [], sweep.ShapleySampling._explain
@@ -206,15 +206,15 @@ def test_composite_of_photographs():
 
 
 def test_settings():
-    part = Part(Settings(("tiny",), images=1, seed=3), "tiny", "published")
-    settings = sweep.analyzers(part, networks.load(part), TINY_MNIST, sweep.gamma_everywhere)
+    task = Task(Request(("tiny",), images=1, seed=3), "tiny", "published")
+    settings = sweep.analyzers(task, networks.load(task), TINY_MNIST, sweep.gamma_everywhere)
     assert [s.name for s in settings[:4]] == [f"LRP-gamma {g}" for g in ("0", "0.1", "1", "1024")]
     noisy, integrated, shapley = settings[5].analyzer, settings[-2].analyzer, settings[-1].analyzer
     assert (noisy.noise_scale, noisy.noise_range, noisy.times_input) == (0.1, (0.0, 1.0), True)
     assert (noisy.samples, noisy.seed) == (3, 3)
     assert (integrated.steps, integrated.quadrature) == (3, "midpoint")
     assert (shapley.cycles, shapley.seed) == (2, 3)
-    without = sweep.analyzers(part, networks.load(part), TINY_IMAGENET, sweep.gamma_everywhere)
+    without = sweep.analyzers(task, networks.load(task), TINY_IMAGENET, sweep.gamma_everywhere)
     assert without[-1].method == sweep.INTEGRATED
 
 
@@ -228,9 +228,9 @@ def test_grids():
 
 
 def test_pixels_make_the_inputs():
-    part = Part(Settings(("tiny",), images=2), "tiny", "published")
-    pixels, y = networks.pixels(part)
-    x, labels = networks.images(part)
+    task = Task(Request(("tiny",), images=2), "tiny", "published")
+    pixels, y = networks.pixels(task)
+    x, labels = networks.images(task)
     assert pixels.dtype == np.uint8 and pixels.shape == (2, 8, 8, 3)
     np.testing.assert_array_equal(y, labels)
     np.testing.assert_allclose(networks.preprocess("tiny")(pixels), x, atol=0.5 / 255 + 1e-6)

@@ -10,8 +10,8 @@ from keras import layers
 
 import tfexplain
 from experiments import networks
-from experiments.ledger import CONFIRMED, NOT_TESTED, REFUTED, Finding
-from experiments.runs import Part, Settings
+from experiments.claim_table import CONFIRMED, NOT_TESTED, REFUTED, Finding
+from experiments.runs import Request, Task
 from experiments.sixt2020 import class_contrasts, two_classes
 from experiments.sixt2020.__main__ import PAPER
 from experiments.sixt2020.class_contrasts import (
@@ -34,8 +34,8 @@ from tests.helpers.networks import randomize
 from tfexplain import metrics
 
 
-def part(model=networks.TINY, protocol="corrected", **settings):
-    return Part(Settings((model,), tiny=True, **settings), model, protocol, "two_classes")
+def task(model=networks.TINY, protocol="corrected", **request):
+    return Task(Request((model,), tiny=True, **request), model, protocol, "two_classes")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_chains(tiny):
 def test_what_the_last_layer_hands_down(tiny):
     """Shares of positive contributions, less those of negative ones if it contrasts."""
     model = networks.tiny_network(0)
-    _, x = class_contrasts._images(part())
+    _, x = class_contrasts._images(task())
     h = keras.Model(model.inputs, model.get_layer("relu3").output).predict(x, verbose=0)
     kernel = model.get_layer("fc4").kernel.numpy()
     for place, image in enumerate(SCENES):
@@ -152,7 +152,7 @@ def test_single_objects_have_the_published_method_alone(tiny):
 
 def test_classes_and_predictions(tiny):
     model = networks.tiny_network(0)
-    _, x = class_contrasts._images(part())
+    _, x = class_contrasts._images(task())
     logits = model.predict(x, verbose=0)
     for image, row in zip(CLASSES, logits, strict=True):
         found = tiny.sel(image=image)
@@ -168,14 +168,14 @@ def test_classes_and_predictions(tiny):
 
 
 def test_targets_are_drawn_once_for_all_images_of_a_pair():
-    found = class_contrasts._targets(part("googlenet"), 1000)
+    found = class_contrasts._targets(task("googlenet"), 1000)
     assert found.shape == (6, 3)
     for row, classes in zip(found, CLASSES.values(), strict=True):
         assert tuple(row[:2]) == classes and row[2] not in classes
     assert len({*found[[0, 2, 3], 2]}) == len({*found[[1, 4, 5], 2]}) == 1
-    again = class_contrasts._targets(part("googlenet", "published"), 1000)
+    again = class_contrasts._targets(task("googlenet", "published"), 1000)
     np.testing.assert_array_equal(found, again)
-    other = class_contrasts._targets(part("googlenet", seed=1), 1000)
+    other = class_contrasts._targets(task("googlenet", seed=1), 1000)
     assert (found[:, 2] != other[:, 2]).any()
 
 
@@ -208,8 +208,8 @@ def test_the_switches_of_both_protocols():
 def test_other_classes_start_with_magnitudes():
     """Against the maps of all classes one by one, turned to the sign of relevance 1."""
     model = networks.tiny_network(0)
-    _, x = class_contrasts._images(part())
-    targets = class_contrasts._targets(part(), 5)
+    _, x = class_contrasts._images(task())
+    targets = class_contrasts._targets(task(), 5)
     lrp = methods(CORRECTED)[LRP]
     analyzer = lrp.create(model)
     signs = np.sign(analyzer.outputs(x))
@@ -239,7 +239,7 @@ def test_layers_without_a_rule_are_left_out(monkeypatch):
     h = layers.GlobalAveragePooling2D(name="mean")(h)
     model = randomize(keras.Model(inputs, layers.Dense(5, name="logits")(h)))
     monkeypatch.setattr(networks, "load", lambda part: model)
-    dataset = class_contrasts.compute(part())
+    dataset = class_contrasts.compute(task())
     assert dataset.attrs["left_out"] == "DeepLIFT Resc (it has no rule for a layer)"
     assert "DeepLIFT Resc" not in dataset["analyzer"].values
     assert list(dataset["layer"].values) == ["last layer's input", "input"]
@@ -286,14 +286,14 @@ def test_a_last_layer_beside_another():
 
 def test_images_have_to_be_given(tmp_path):
     with pytest.raises(ValueError, match="--data two_classes=FOLDER, with cat_dog_224.jpg"):
-        class_contrasts._images(part("googlenet"))
+        class_contrasts._images(task("googlenet"))
     with pytest.raises(FileNotFoundError, match="There is no file .*cat_dog_224.jpg"):
-        class_contrasts._images(part("googlenet", data={"two_classes": tmp_path}))
+        class_contrasts._images(task("googlenet", data={"two_classes": tmp_path}))
 
 
 @pytest.mark.data
 def test_the_authors_images(data_dir):
-    asked = part("squeezenet", data={"two_classes": data_dir / "two_classes"})
+    asked = task("squeezenet", data={"two_classes": data_dir / "two_classes"})
     pictures, x = class_contrasts._images(asked)
     assert pictures.shape == x.shape == (6, 227, 227, 3) and pictures.dtype == "uint8"
     assert set(asked.files) == {f"{name}_224.jpg" for name in CLASSES}
@@ -388,7 +388,7 @@ def test_verdicts(values, verdicts):
     first, second = two_classes.judge(measured(**values))
     assert (first.claim, second.claim) == ("S1", "S22")
     assert (first.verdict, second.verdict) == verdicts
-    PAPER.ledger([first, second])
+    PAPER.claim_table([first, second])
 
 
 def test_numbers_of_findings():

@@ -1,7 +1,7 @@
-"""Claims of a paper, what experiments found about them, and the ledger that joins both.
+"""Claims of a paper, what experiments found about them, and the table that joins both.
 
 An experiment states no verdict: it gives criteria, which are a measured number, a relation and a
-bound, and the verdict follows from them, here and whenever a ledger is read again.
+bound, and the verdict follows from them, here and whenever a table is read again.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ class Row:
         return tuple(dict.fromkeys(f.network for f in self.findings if f.verdict == verdict))
 
 
-class Ledger:
+class ClaimTable:
     """All claims of a paper with all findings.
 
     Args:
@@ -301,7 +301,7 @@ class Ledger:
                 problems.append(f"{where}, {finding.protocol}: reported twice")
             seen.add(finding.key)
         if problems:
-            raise ValueError(f"The ledger is inconsistent: {'; '.join(problems)}.")
+            raise ValueError(f"The table of claims is inconsistent: {'; '.join(problems)}.")
         self.rows = tuple(self._row(claim, findings) for claim in claims)
 
     @staticmethod
@@ -316,7 +316,7 @@ class Ledger:
         return Row(claim, own, "; ".join(dict.fromkeys(reasons)))
 
     def to_config(self) -> dict[str, Any]:
-        """Returns the ledger as JSON-able data."""
+        """Returns the table as JSON-able data."""
         return {
             "claims": [
                 {
@@ -336,7 +336,7 @@ class Ledger:
         }
 
     def markdown(self, title: str, introduction: str = "") -> str:
-        """Returns the ledger as Markdown: a table of all claims, then each with its numbers.
+        """Returns the table as Markdown: a table of all claims, then each with its numbers.
 
         Args:
             title: Heading of the page.

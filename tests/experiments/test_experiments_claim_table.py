@@ -1,4 +1,4 @@
-"""Claims, criteria, findings and the ledger that joins them."""
+"""Claims, criteria, findings and the table that joins them."""
 
 import dataclasses
 import json
@@ -6,14 +6,14 @@ import math
 
 import pytest
 
-from experiments.ledger import (
+from experiments.claim_table import (
     CONFIRMED,
     NOT_TESTED,
     REFUTED,
     Claim,
+    ClaimTable,
     Criterion,
     Finding,
-    Ledger,
 )
 
 CLAIMS = (
@@ -97,12 +97,12 @@ def test_an_edited_verdict_is_refused():
 
 
 def row(*findings, claim="C1"):
-    (result,) = (r for r in Ledger(CLAIMS, findings).rows if r.claim.id == claim)
+    (result,) = (r for r in ClaimTable(CLAIMS, findings).rows if r.claim.id == claim)
     return result
 
 
 def test_a_claim_that_nobody_reported_has_a_reason():
-    untested = {r.claim.id: (r.verdict(), r.reason) for r in Ledger(CLAIMS, [found()]).rows}
+    untested = {r.claim.id: (r.verdict(), r.reason) for r in ClaimTable(CLAIMS, [found()]).rows}
     assert untested["C1"] == (CONFIRMED, "")
     assert untested["C2"] == (NOT_TESTED, "another machine")
     assert untested["C3"] == (NOT_TESTED, "second did not report on it")
@@ -147,15 +147,15 @@ def test_one_network_refutes():
 )
 def test_inconsistent_ledgers(findings, message):
     with pytest.raises(ValueError, match=message):
-        Ledger(CLAIMS, findings)
+        ClaimTable(CLAIMS, findings)
     with pytest.raises(ValueError, match="claim C2 occurs twice"):
-        Ledger((*CLAIMS, dataclasses.replace(CLAIMS[1])), [])
+        ClaimTable((*CLAIMS, dataclasses.replace(CLAIMS[1])), [])
 
 
 def test_markdown_and_json():
     findings = [found(numbers={"median": 1.5}, note="A note."), found(5, protocol="corrected")]
-    ledger = Ledger(CLAIMS, findings)
-    text = ledger.markdown("Claims", "How to read it.")
+    table = ClaimTable(CLAIMS, findings)
+    text = table.markdown("Claims", "How to read it.")
     assert "| C1 | The ratio is > 6. | > 6 | refuted | no, not in corrected | net | net |" in text
     assert (
         "| C2 | It takes a day. | a day | not tested: another machine | not tested |  |  |" in text
@@ -165,7 +165,7 @@ def test_markdown_and_json():
     assert "| net | corrected | refuted | ratio > 6 | 5 | no |" in text
     assert "net, published: median 1.5." in text
     assert text.count("A note.") == text.count("    python -m experiments.paper.first") == 1
-    config = ledger.to_config()["claims"]
+    config = table.to_config()["claims"]
     assert [c["id"] for c in config] == ["C1", "C2", "C3"]
     assert config[0]["protocols"] == {"published": CONFIRMED, "corrected": REFUTED}
     json.dumps(config, allow_nan=False)
