@@ -17,8 +17,8 @@ from tfexplain.audits.pixel_flipping import (
     area,
     most_relevant_first,
     random_order,
-    removed_pixels,
 )
+from tfexplain.audits.removal import removed_pixels
 
 SHAPE = (8, 9, 3)
 

@@ -26,8 +26,8 @@ from tfexplain.analyzers.reversed import explained_output
 from tfexplain.audits.base import PRESETS, Audit
 from tfexplain.audits.case import Case
 from tfexplain.audits.judging import Thresholds
-from tfexplain.audits.pixel_flipping import check_pixels
 from tfexplain.audits.registry import AUDITS, in_reports
+from tfexplain.audits.removal import check_pixels
 from tfexplain.checks import choice, frozen, integer, is_integer, optional_integer
 from tfexplain.errors import nearest
 from tfexplain.graph import check_built, has_graph, trace
