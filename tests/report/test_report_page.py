@@ -380,7 +380,7 @@ def test_options_are_no_walls_of_numbers():
     found = tfexplain.audit(model, x, methods="pattern.net", audits=parts, preset="quick")
     page = Page(found.to_html())
     (options,) = re.findall(r"Options: (.*?) Settings", page.text)
-    assert "pattern.net: patterns stay as they were fitted to the trained model" in page.text
+    assert "pattern.net: what was fitted to the trained model stays" in page.text
     assert "patterns=" in options and "estimator=relu" in options and len(options) < 300
 
 

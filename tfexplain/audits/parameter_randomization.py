@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -191,6 +190,12 @@ class ParameterRandomization(Audit):
         small = case.layout.too_small
         notes = [*random.notes(), *case.layout.notes()]
         notes += [f"no structural similarity: {small}"] if small else []
+        fitted = [name for name, analyzer in case.analyzers.items() if analyzer.fits]
+        if fitted:
+            notes.append(
+                f"{', '.join(fitted)}: what was fitted to the trained model stays, so that of "
+                "these methods only the weights, where they use them, become random."
+            )
         return _Work(
             case,
             options,
@@ -302,21 +307,6 @@ class ParameterRandomization(Audit):
                 [str(step) for step in one.map_step.values],
                 {str(row.analyzer.item()): [_tile(map) for map in row] for row in one},
             )
-
-    @classmethod
-    def page_notes(cls, dataset: xr.Dataset) -> list[str]:
-        """Says what a reader has to know of methods that are fitted."""
-        from tfexplain.analyzers import ANALYZERS
-
-        analyzers = json.loads(dataset.attrs["analyzers"])
-        fitted = {name for name, entry in ANALYZERS.items() if entry.fits}
-        names = [name for name, found in analyzers.items() if found["analyzer"] in fitted]
-        if not names:
-            return []
-        return [
-            f"{', '.join(names)}: patterns stay as they were fitted to the trained model, so that "
-            "of these methods only the weights, where they use them, become random."
-        ]
 
 
 def _tile(map: xr.DataArray) -> Tile | None:
