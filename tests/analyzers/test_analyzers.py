@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import scipy.integrate
 import tensorflow as tf
 from keras import layers
 
@@ -138,6 +139,12 @@ def test_quadrature_is_exact_to_its_order(name, order):
     for power in range(order + 1):
         assert weights @ nodes**power == pytest.approx(1 / (power + 1), abs=1e-12)
     assert abs(weights @ nodes ** (order + 1) - 1 / (order + 2)) > 1e-6
+
+
+def test_the_ends_of_trapezoids_count_half():
+    nodes, weights = quadrature_rule("trapezoid", 6)
+    values = np.random.default_rng(0).normal(size=6)
+    assert weights @ values == pytest.approx(scipy.integrate.trapezoid(values, nodes), rel=1e-12)
 
 
 @pytest.mark.parametrize("quadrature", QUADRATURES)

@@ -293,6 +293,16 @@ def test_contributions_add_up_where_two_multipliers_arrive(kind):
     assert_complete(contributions(analyzer, x, x0), difference(model, x, x0))
 
 
+def test_a_rectifier_of_the_input_itself_has_the_parts_of_the_difference():
+    """One of D+ and D- is 0 at each element, so that its whole difference is its own share."""
+    model = sequential((5,), layers.ReLU(dtype="float64"), dense(2))
+    set_random_weights(model.layers[-1], np.random.default_rng(3))
+    x, x0 = normal(6, 5), normal(6, 5, seed=2)
+    opened = np.maximum(x, 0) - np.maximum(x0, 0)
+    expected = opened[:, None] * model.layers[-1].kernel.numpy().T
+    assert_same(contributions(create("deep_lift.reveal_cancel", model), x, x0), expected, 1e-12)
+
+
 # --- the gradient as a special case and as a limit ------------------------------------------------
 
 

@@ -301,6 +301,9 @@ def test_either_name_means_the_output_of_the_pair(pairs):
     np.testing.assert_array_equal(found["norm"], found["conv"])
     assert_same(found["hidden"], expected["hidden"])
     np.testing.assert_array_equal(found["norm_2"], found["hidden"])
+    # A name means the activated output; with closed units the tensor before it has less relevance.
+    readout = create_analyzer("gradient", pairs).readout
+    assert readout("norm_2") is readout("hidden")
     # Unfolded, the other two names mean other tensors.
     assert np.abs(expected["conv"] - found["conv"]).max() > 0.01
     assert expected["norm_2"].shape != found["norm_2"].shape
