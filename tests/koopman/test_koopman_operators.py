@@ -8,7 +8,7 @@ import pytest
 
 from tfexplain import koopman
 from tfexplain.koopman.coordinates import coordinates_of, principal_components
-from tfexplain.koopman.fitting import Settings, fit_block, plan
+from tfexplain.koopman.fitting import FitOptions, fit_block, snapshot_budget
 from tfexplain.koopman.trajectories import roll_out
 
 
@@ -28,7 +28,7 @@ def settings(**changes):
         "precision": "float64",
         "underdetermined": "raise",
     }
-    return Settings(**{**default, **changes})
+    return FitOptions(**{**default, **changes})
 
 
 def fitted(weights, inputs, offset=0.0, **changes):
@@ -36,7 +36,7 @@ def fitted(weights, inputs, offset=0.0, **changes):
     chosen = settings(**changes)
     q, p = weights.shape
     start = matrix(inputs, p, seed=1)
-    planned = plan("linear", p, q, min(p, q), inputs, chosen)
+    planned = snapshot_budget("linear", p, q, min(p, q), inputs, chosen)
 
     def function(y):
         return y @ weights.T + offset
@@ -333,7 +333,7 @@ def test_inputs_are_taken_from_everywhere():
     # Sorted by class: the first ones alone would leave half of the directions out.
     weights, start = matrix(4, 4), np.repeat(np.eye(4), 50, axis=0)
     chosen = settings()
-    planned = plan("sorted", 4, 4, 4, 200, chosen)
+    planned = snapshot_budget("sorted", 4, 4, 4, 200, chosen)
     assert planned.inputs == 16
     found = fit_block(
         lambda y: y @ weights.T,
@@ -397,7 +397,7 @@ def test_an_offset_is_fitted_with_an_intercept_only():
 )
 def test_the_number_of_snapshots_stays_within_bounds(sizes, inputs, options, expected):
     chosen = settings(**options)
-    planned = plan("block", *sizes, inputs, chosen)
+    planned = snapshot_budget("block", *sizes, inputs, chosen)
     assert (planned.inputs, planned.steps) == expected
     assert planned.inputs * planned.steps <= (chosen.max_snapshots or 4 * sizes[0])
 
@@ -411,7 +411,7 @@ def test_the_number_of_snapshots_stays_within_bounds(sizes, inputs, options, exp
 )
 def test_too_few_inputs_are_refused(sizes, inputs, message):
     with pytest.raises(ValueError, match=message):
-        plan("b", *sizes, inputs, settings()).check()
+        snapshot_budget("b", *sizes, inputs, settings()).check()
 
 
 def test_trajectories_that_diverge_end():
@@ -473,6 +473,23 @@ def test_rescaling_keeps_the_mean_norm():
     norms = np.linalg.norm(found.before, axis=1)
     assert norms[12:].mean() == pytest.approx(norms[:12].mean())
     assert found.scale > 5
+
+
+def test_every_step_of_a_trajectory_is_rescaled():
+    weights, aligned, start = 9 * matrix(6, 6), matrix(6, 6, seed=2), matrix(12, 6, seed=1)
+    found = roll_out(
+        lambda y: np.tanh(y @ weights.T),
+        start,
+        np.tanh(start @ weights.T),
+        aligned,
+        steps=4,
+        rescale=True,
+    )
+    expected = [start]
+    for _ in range(3):
+        expected.append(np.tanh(expected[-1] @ weights.T) @ aligned.T / found.scale)
+    np.testing.assert_allclose(found.before, np.concatenate(expected), rtol=1e-12)
+    assert abs(found.scale - 1) > 0.1
 
 
 # --- coordinates ---------------------------------------------------------------------------------

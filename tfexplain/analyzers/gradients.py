@@ -78,14 +78,11 @@ class RectifierAnalyzer(ReversedAnalyzer):
 
     def composite(self) -> Composite:
         """A rule at rectifiers, the gradient elsewhere."""
-        return Composite(self.name, ((RECTIFIER, self._rule()), (ANY, Gradient())))
+        # A row concerns what its rule fits: the first one rectifiers only.
+        return Composite(self.name, ((ANY, self._rule()), (ANY, Gradient())))
 
     def _rule(self) -> RectifierRule:
         raise NotImplementedError
-
-
-# Rows with a rule for rectifiers concern rectifiers only, because a row needs a rule that fits.
-RECTIFIER = ANY
 
 
 class GuidedBackprop(RectifierAnalyzer):

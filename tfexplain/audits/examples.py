@@ -184,7 +184,6 @@ def examples(
     *,
     examples: int = 4,
     pixels: np.ndarray | None = None,
-    seed: int = 0,
     batch_size: int = 32,
     block_size: int = 32,
     path: str | os.PathLike | None = None,
@@ -198,7 +197,6 @@ def examples(
         examples: Samples whose maps are kept, of as many different outputs as there are.
         pixels: uint8 images of which x was made, (n, height, width, 1 or 3); those of examples are
             kept to look at.
-        seed: Kept in the attributes; nothing is drawn here.
         batch_size: Samples that are computed together.
         block_size: Samples after which the work done so far is kept, if there is a path.
         path: NetCDF file of the result; a run that was stopped continues.
@@ -225,7 +223,7 @@ def examples(
     """
     from tfexplain.audits.case import Case
 
-    case = Case(analyzers, x, y, seed=seed, batch_size=batch_size, pixels=pixels)
+    case = Case(analyzers, x, y, batch_size=batch_size, pixels=pixels)
     return Examples(examples).run(case, block_size=block_size, path=path)
 
 

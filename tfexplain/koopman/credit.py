@@ -14,7 +14,7 @@ from tfexplain import results
 from tfexplain.checks import choice, flag, integer, is_integer, optional_integer, real
 from tfexplain.koopman import kernels as kernel_credit
 from tfexplain.koopman.alignment import ALIGNMENTS
-from tfexplain.koopman.fitting import UNDERDETERMINED, Settings, plan
+from tfexplain.koopman.fitting import UNDERDETERMINED, FitOptions, snapshot_budget
 from tfexplain.koopman.flow import Flow
 from tfexplain.koopman.measures import measure
 from tfexplain.koopman.partition import blocks, inputs_of
@@ -173,7 +173,7 @@ def credit(
     found = blocks(
         model, partition, output=output, output_activation=output_activation, dtype=dtype
     )
-    settings = Settings(**given, precision=found[0].dtype)
+    fit_options = FitOptions(**given, precision=found[0].dtype)
     (samples,) = inputs_of(found).arrays(x)
     (tested,) = (samples,) if held_out is None else inputs_of(found).arrays(held_out)
     if options["normalize"] and len(samples) < 2:
@@ -186,14 +186,14 @@ def credit(
     if definitions is None:
         definitions = _default_definitions(flow)
     fixed = _fixed_rank(fixed_rank, flow)
-    if settings.underdetermined == "raise":
+    if fit_options.underdetermined == "raise":
         for block, (p, q) in zip(found, flow.expected_sizes(), strict=True):
-            plan(block.name, p, q, block.narrowest, len(samples), settings).check()
+            snapshot_budget(block.name, p, q, block.narrowest, len(samples), fit_options).check()
     described = {
         "audit": "koopman.credit",
         "partition": partition if isinstance(partition, str) else list(partition),
         "blocks": {block.name: list(block.layers) for block in found},
-        **{f"fit_{key}": value for key, value in vars(settings).items()},
+        **{f"fit_{key}": value for key, value in vars(fit_options).items()},
         **options,
         "fixed_rank": fixed,
         "kernels": list(definitions),
@@ -215,7 +215,7 @@ def credit(
         place = part.start
         state = flow.at(place)
         return measure(
-            found[place], state, place, settings, fixed, definitions, flow, seed, advance
+            found[place], state, place, fit_options, fixed, definitions, flow, seed, advance
         )
 
     def combine(parts: list[Arrays]) -> xr.Dataset:
@@ -230,7 +230,7 @@ def credit(
         title="Koopman credit",
         count=len(found),
         block_size=1,
-        steps=settings.repeats,
+        steps=fit_options.repeats,
         settings=described,
         path=path,
     )

@@ -15,7 +15,7 @@ UNDERDETERMINED = ("raise", "minimum_norm")
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitOptions:
     """How operators are fitted; see `tfexplain.koopman.credit`."""
 
     steps: int | None
@@ -42,7 +42,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SnapshotBudget:
     """How many snapshots are made of a block.
 
     Attributes:
@@ -76,7 +76,9 @@ class Plan:
             )
 
 
-def plan(name: str, p: int, q: int, narrowest: int, count: int, settings: Settings) -> Plan:
+def snapshot_budget(
+    name: str, p: int, q: int, narrowest: int, count: int, fit_options: FitOptions
+) -> SnapshotBudget:
     """Decides on the snapshots of a block.
 
     Args:
@@ -85,15 +87,15 @@ def plan(name: str, p: int, q: int, narrowest: int, count: int, settings: Settin
         q: Output coordinates.
         narrowest: d, the least width inside the block.
         count: Inputs that there are.
-        settings: The settings of the run.
+        fit_options: How operators are fitted.
     """
-    most = 4 * p if settings.max_snapshots is None else settings.max_snapshots
-    if settings.steps is None:
+    most = 4 * p if fit_options.max_snapshots is None else fit_options.max_snapshots
+    if fit_options.steps is None:
         steps = max(1, min(2 * min(narrowest, p, q), most // min(count, most)))
     else:
-        steps = min(settings.steps, most)
+        steps = min(fit_options.steps, most)
     inputs = min(count, max(1, most // steps))
-    free = 1 if settings.intercept else 0
+    free = 1 if fit_options.intercept else 0
     wanted = max(1, p - q) + free
     note = ""
     if q < p and inputs < wanted:
@@ -106,7 +108,7 @@ def plan(name: str, p: int, q: int, narrowest: int, count: int, settings: Settin
             f"block {name!r} takes {p} numbers, and {inputs} inputs with {steps} steps give "
             f"{inputs * steps} pairs of snapshots: they do not determine the operator"
         )
-    return Plan(inputs, steps, note, count, free)
+    return SnapshotBudget(inputs, steps, note, count, free)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +152,8 @@ def fit_block(
     function: Function,
     start: np.ndarray,
     first: np.ndarray,
-    planned: Plan,
-    settings: Settings,
+    budget: SnapshotBudget,
+    fit_options: FitOptions,
     generator: Callable[[int], np.random.Generator],
     advance: Callable[[], None] = lambda: None,
 ) -> Fitted:
@@ -166,33 +168,33 @@ def fit_block(
         function: The block f in coordinates, from (n, p) to (n, q).
         start: Its inputs, (count, p).
         first: f of them, (count, q).
-        planned: How many of them are used, and for how many steps.
-        settings: The settings of the run.
+        budget: How many of them are used, and for how many steps.
+        fit_options: How operators are fitted.
         generator: Function of the number of the repeat.
         advance: Called after each repeat.
     """
     # From everywhere: files are often sorted by class.
-    places = np.linspace(0, len(start) - 1, planned.inputs).round().astype(int)
+    places = np.linspace(0, len(start) - 1, budget.inputs).round().astype(int)
     start, first = start[places], first[places]
     p, q = start.shape[1], first.shape[1]
-    drawn = q > p or (q < p and planned.steps > 1)
+    drawn = q > p or (q < p and budget.steps > 1)
     rows, unprojected = [], np.zeros((q, p))
-    repeats = settings.repeats if drawn else 1
+    repeats = fit_options.repeats if drawn else 1
     for repeat in range(repeats):
-        composition, decomposition = alignment(p, q, generator(repeat), settings.alignment)
+        composition, decomposition = alignment(p, q, generator(repeat), fit_options.alignment)
         snapshots = roll_out(
             function,
             start,
             first,
             composition,
-            steps=planned.steps,
-            rescale=settings.rescale,
+            steps=budget.steps,
+            rescale=fit_options.rescale,
         )
         found = fit(
             snapshots.before,
             snapshots.after,
-            tolerance=settings.tolerance_of(snapshots.before),
-            intercept=settings.intercept,
+            tolerance=fit_options.tolerance_of(snapshots.before),
+            intercept=fit_options.intercept,
         )
         matrix, offset = found.matrix, found.offset
         unprojected += matrix / repeats

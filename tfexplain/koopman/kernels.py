@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers
 
 from tfexplain.koopman.coordinates import Coordinates, coordinates_of
-from tfexplain.koopman.fitting import Fitted, Settings, fit_block, plan
+from tfexplain.koopman.fitting import FitOptions, Fitted, fit_block, snapshot_budget
 from tfexplain.koopman.operators import Volume, volume
 from tfexplain.koopman.partition import Block
 from tfexplain.operations import (
@@ -58,7 +58,7 @@ def _keeps_channels(operation: Operation) -> bool:
 
 
 def row_volumes(
-    block: Block, matrix: np.ndarray, outputs: Coordinates, settings: Settings
+    block: Block, matrix: np.ndarray, outputs: Coordinates, fit_options: FitOptions
 ) -> list[Volume]:
     """Returns the volume of the rows of an operator that belong to each output channel.
 
@@ -66,14 +66,14 @@ def row_volumes(
         block: The block.
         matrix: Its operator in coordinates, (q, p).
         outputs: Coordinates of its output.
-        settings: The settings of the run.
+        fit_options: How operators are fitted.
     """
     places = np.arange(block.output_size).reshape(block.output_shape)
     found = []
     for channel in range(block.output_shape[-1]):
         rows = places[..., channel].ravel()
         part = matrix[rows] if outputs.components is None else outputs.components[rows] @ matrix
-        found.append(volume(part, settings.rounding_of(part)))
+        found.append(volume(part, fit_options.rounding_of(part)))
     return found
 
 
@@ -84,7 +84,7 @@ def fit_kernel(
     narrowest: int,
     name: str,
     options: dict[str, Any],
-    settings: Settings,
+    fit_options: FitOptions,
     generator: Callable[[int], np.random.Generator],
 ) -> tuple[Fitted | None, str]:
     """Fits the way from the input maps of a convolution to one output channel, as a block.
@@ -97,22 +97,22 @@ def fit_kernel(
         narrowest: The least width inside the block.
         name: What notes call it.
         options: The options of `coordinates_of`.
-        settings: The settings of the run.
+        fit_options: How operators are fitted.
         generator: Function of the number of the repeat.
 
     Returns:
         The operators, or None where the data do not determine them, and a note.
     """
     outputs = coordinates_of(maps, **options)
-    planned = plan(name, start.shape[1], outputs.size, narrowest, len(start), settings)
-    if planned.note and settings.underdetermined == "raise":
-        return None, planned.note
+    budget = snapshot_budget(name, start.shape[1], outputs.size, narrowest, len(start), fit_options)
+    if budget.note and fit_options.underdetermined == "raise":
+        return None, budget.note
     fitted = fit_block(
         lambda z: run(z, outputs.encode),
         start,
         outputs.encode(maps),
-        planned,
-        settings,
+        budget,
+        fit_options,
         generator,
     )
-    return fitted, planned.note
+    return fitted, budget.note

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfexplain.koopman import kernels as kernel_credit
 from tfexplain.koopman.coordinates import principal_components
-from tfexplain.koopman.fitting import Settings, fit_block, plan
+from tfexplain.koopman.fitting import FitOptions, fit_block, snapshot_budget
 from tfexplain.koopman.flow import Flow, State
 from tfexplain.koopman.operators import Volume, eigenvalue_volume, fit, volume
 from tfexplain.koopman.partition import Block
@@ -20,7 +20,7 @@ def measure(
     block: Block,
     state: State,
     place: int,
-    settings: Settings,
+    fit_options: FitOptions,
     fixed: int,
     definitions: Sequence[str],
     flow: Flow,
@@ -30,22 +30,24 @@ def measure(
     """Fits the operators of one block; returns all that is known of it."""
     start, first = state.before.encode(state.inputs), state.after.encode(state.outputs)
     p, q = start.shape[1], first.shape[1]
-    planned = plan(block.name, p, q, block.narrowest, len(start), settings)
+    budget = snapshot_budget(block.name, p, q, block.narrowest, len(start), fit_options)
     fitted = fit_block(
         lambda z: flow.run(block, z, state.before, state.after.encode),
         start,
         first,
-        planned,
-        settings,
+        budget,
+        fit_options,
         lambda repeat: np.random.default_rng([seed, place, repeat]),
         advance,
     )
-    direct = fit(start, first, tolerance=settings.tolerance_of(start), intercept=settings.intercept)
+    direct = fit(
+        start, first, tolerance=fit_options.tolerance_of(start), intercept=fit_options.intercept
+    )
     tested = state.before.encode(state.tested[0]), state.after.encode(state.tested[1])
     matrix = fitted.matrix
 
     def measured(operator: np.ndarray) -> Volume:
-        return volume(operator, settings.rounding_of(operator))
+        return volume(operator, fit_options.rounding_of(operator))
 
     mean, unprojected = measured(matrix), measured(fitted.unprojected)
     least_squares = measured(direct.matrix)
@@ -54,7 +56,7 @@ def measure(
     same = p == q and state.before.components is None and state.after.components is None
     eigenvalues = math.nan
     if same:
-        eigenvalues = eigenvalue_volume(matrix, settings.rounding_of(matrix)).log_volume
+        eigenvalues = eigenvalue_volume(matrix, fit_options.rounding_of(matrix)).log_volume
     numbers = {
         "log_volume": mean.log_volume,
         "log_volume_per_dimension": mean.per_dimension,
@@ -75,8 +77,8 @@ def measure(
     }
     counts = {
         "rank": mean.rank,
-        "inputs": planned.inputs,
-        "steps": planned.steps,
+        "inputs": budget.inputs,
+        "steps": budget.steps,
         "columns": fitted.columns.max(),
         "diverged": fitted.diverged.sum(),
         "collapsed": fitted.collapsed.sum(),
@@ -84,20 +86,20 @@ def measure(
         "input_coordinates": p,
         "output_coordinates": q,
     }
-    if settings.underdetermined == "raise":
-        planned.check()
-    notes = [planned.note] if planned.note else []
-    if (rank := int(fitted.ranks.min())) < p and not planned.note:
+    if fit_options.underdetermined == "raise":
+        budget.check()
+    notes = [budget.note] if budget.note else []
+    if (rank := int(fitted.ranks.min())) < p and not budget.note:
         notes.append(
             f"snapshots of block {block.name!r} have rank {rank} of {p} ({counts['columns']} pairs "
-            f"of {planned.inputs * planned.steps}): its operator is 0 for what they leave out"
+            f"of {budget.inputs * budget.steps}): its operator is 0 for what they leave out"
         )
     if not mean.rank:
         notes.append(f"the operator of block {block.name!r} is 0: it has no volume")
     if math.isnan(numbers["log_volume_fixed_rank"]):
         notes.append(f"inputs or outputs of block {block.name!r} have a rank below {fixed}")
     found, more = _of_kernels(
-        block, state, place, fitted.unprojected, settings, definitions, flow, seed
+        block, state, place, fitted.unprojected, fit_options, definitions, flow, seed
     )
     notes += more
     return {
@@ -141,7 +143,7 @@ def _of_kernels(
     state: State,
     place: int,
     matrix: np.ndarray,
-    settings: Settings,
+    fit_options: FitOptions,
     definitions: Sequence[str],
     flow: Flow,
     seed: int,
@@ -157,7 +159,7 @@ def _of_kernels(
     found: Arrays = {}
     notes: list[str] = []
     if "rows" in definitions:
-        volumes = kernel_credit.row_volumes(block, matrix, state.after, settings)
+        volumes = kernel_credit.row_volumes(block, matrix, state.after, fit_options)
         found |= _kernel_arrays("rows", volumes)
     if "block" in definitions:
         start = state.before.encode(state.inputs)
@@ -172,12 +174,12 @@ def _of_kernels(
                 block.narrowest,
                 f"{block.name}, kernel {channel}",
                 flow.options,
-                settings,
+                fit_options,
                 lambda repeat, c=channel: np.random.default_rng(  # type: ignore[misc]  # has a default
                     [seed, place, repeat, c]
                 ),
             )
-            rounding = None if fitted is None else settings.rounding_of(fitted.matrix)
+            rounding = None if fitted is None else fit_options.rounding_of(fitted.matrix)
             of_fits.append(None if fitted is None else volume(fitted.matrix, rounding))
             if note:
                 notes.append(note)
