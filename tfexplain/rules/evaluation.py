@@ -2,10 +2,10 @@
 
 Every pass through a kernel is expensive, every division by a denominator too. So
 
-* Negative contributions are not summed: sum_i c_ij^- = z_j - b_j - sum_i c_ij^+. This is exact up
-  to a few roundings of its largest term, so its relative error is about
-  eps (sum_i c_ij^+ + |b_j|) / |sum_i c_ij^-|. What is not larger than 8 eps of these terms is taken
-  for rounding and counts as 0: no relevance is divided by noise.
+* Where relevance arrives at outputs z_j > 0 only, positive contributions are not summed:
+  sum_i c_ij^+ = z_j - b_j - sum_i c_ij^-. With the bias that its group adds, this is at least as
+  large as |z_j| and as the negative sum, so that nothing cancels. Elsewhere both are summed: the
+  difference of z and the larger sum would leave the smaller one with the rounding of the larger.
 * Where a_g = n_g, the sum of contributions is z_j - b_j, known from the forward pass.
 * Groups for negative outputs are left out where no relevance arrives at such outputs, and with
   them the gates of the others. This is exact: they would share zeros.
@@ -24,7 +24,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfexplain.numerics import Stabilizer, Tensor, expand, negative, positive, rounding
+from tfexplain.numerics import Stabilizer, Tensor, expand, negative, positive
 from tfexplain.rules.base import RecordedCall
 from tfexplain.rules.groups import Group
 
@@ -80,15 +80,15 @@ def denominators(
     # What the contributions add up to is known from the forward pass.
     everything = z if bias is None else z - bias
     given = call.inputs, call.nonnegative
-    groups = _counting(groups, call, bias is not None)
+    above_zero = _above_zero(groups, call, bias is not None)
+    if above_zero:
+        groups = _counting(groups)
     above: Tensor | None = None
     # Made where a group has a factor of it.
     below: Any = None
     if len(groups) > 1 and any(group.positive != group.negative for group in groups):
-        above = operation.weighted_sum(*given, 1, 0)
-        if any(group.negative for group in groups):
-            offset = tf.zeros((), z.dtype) if bias is None else bias
-            below = _remainder(everything, above, offset)
+        below = operation.weighted_sum(*given, 0, 1)
+        above = everything - below if above_zero else operation.weighted_sum(*given, 1, 0)
     sums = []
     for group in groups:
         biased = tf.zeros((), z.dtype)
@@ -141,17 +141,12 @@ def _add(first: Tensor | None, second: Tensor) -> Tensor:
     return second if first is None else first + second
 
 
-def _remainder(everything: Tensor, above: Tensor, bias: Tensor) -> Tensor:
-    """Returns the sum of negative contributions, z - b - z+, without another pass."""
-    below = everything - above
-    noise = rounding(below.dtype) * (above + tf.abs(bias))
-    return tf.where(-below > noise, below, tf.zeros((), below.dtype))
+def _above_zero(groups: Sequence[Group], call: RecordedCall, biased: bool) -> bool:
+    """Tells whether relevance arrives only where what all groups sum together is > 0."""
+    return call.vanishing and not (biased and any(not group.biased for group in groups))
 
 
-def _counting(groups: Sequence[Group], call: RecordedCall, bias: bool) -> list[Group]:
+def _counting(groups: Sequence[Group]) -> list[Group]:
     """Leaves out groups for negative outputs, at which nothing arrives in front of a ReLU."""
-    decided = call.vanishing and not (bias and any(not group.biased for group in groups))
-    if not decided:
-        return list(groups)
     kept = [replace(group, gate=None) for group in groups if group.gate != "negative"]
     return kept or list(groups)

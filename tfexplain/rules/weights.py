@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfexplain.numerics import Tensor, expand, rounding
 from tfexplain.operations import Additive, Affine, Linear, Operation
-from tfexplain.operations.base import ALL, NEGATIVE, ONES, POSITIVE, SQUARE
+from tfexplain.operations.base import NEGATIVE, ONES, POSITIVE, SQUARE
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, freeze_array, undefined_where
 
 
@@ -123,7 +123,10 @@ class ZBox(Rule):
             operation.apply(end, operation.kernel(x.dtype, part))
             for end, part in ((low, POSITIVE), (high, NEGATIVE))
         ]
-        z = call.outputs[0] - bias - ends[0] - ends[1]
+        # Both terms are >= 0. Their sum is z - b - low W+ - high W-, in which digits cancel where
+        # inputs lie near their bounds.
+        z = operation.apply(x - low, operation.kernel(x.dtype, POSITIVE))
+        z += operation.apply(x - high, operation.kernel(x.dtype, NEGATIVE))
         # Where the whole receptive field lies on its bounds, rounding is all that is left.
         size = sum(tf.abs(term) for term in (call.outputs[0], bias, *ends))
         z = tf.where(tf.abs(z) > rounding(x.dtype) * size, z, tf.zeros((), x.dtype))
@@ -137,12 +140,11 @@ class ZBox(Rule):
         low, high = call.bounds
         x = call.inputs[0]
         _, share = self._sum_and_share(call, relevance[0])
-        pulled = {
-            part: operation.transpose(share, operation.kernel(x.dtype, part), x)
-            for part in (ALL, POSITIVE)
-        }
-        below = pulled[ALL] - pulled[POSITIVE]
-        return (expand(x) * pulled[ALL] - expand(low) * pulled[POSITIVE] - expand(high) * below,)
+        above, below = (
+            operation.transpose(share, operation.kernel(x.dtype, part), x)
+            for part in (POSITIVE, NEGATIVE)
+        )
+        return (expand(x - low) * above + expand(x - high) * below,)
 
     def absorbed(self, call: BoundedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
         """Outputs with an empty box give their relevance to nobody."""
