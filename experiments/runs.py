@@ -32,11 +32,13 @@ from PIL import Image
 from experiments.claim_table import NOT_TESTED, PROTOCOLS, Claim, ClaimTable, Criterion, Finding
 from experiments.commands import Options, PaperOptions, run_experiment, run_paper
 from models.weights import TRAINED
-from tfexplain import results
+from tfexplain import netcdf, results
 from tfexplain.files import write_atomically
 from tfexplain.runs import differing
 
 OUTPUT = pathlib.Path("experiments") / "output"
+# What to do with a Dataset that is damaged.
+RECOMPUTED = "Remove it, and it is computed again."
 # What findings call networks whose weights were never trained.
 RANDOM = "random weights"
 # Checksum of a weight file -> what every result with these weights has to say.
@@ -87,7 +89,7 @@ class Task:
         remarks: What every result on the network has to say; `uses` fills it.
     """
 
-    settings: Request
+    request: Request
     model: str
     protocol: str
     experiment: str = ""
@@ -235,10 +237,7 @@ class Experiment:
 
     def saved(self, out: pathlib.Path) -> list[xr.Dataset]:
         """Returns the Datasets of this experiment in a folder, in the order of a run."""
-        found = [
-            xr.load_dataset(path, engine="h5netcdf")
-            for path in sorted(out.glob(f"{self.name}-*.nc"))
-        ]
+        found = [netcdf.read(path, RECOMPUTED) for path in sorted(out.glob(f"{self.name}-*.nc"))]
         models = [*self.models, *self.known_models]
 
         def order(dataset: xr.Dataset) -> tuple:
@@ -267,7 +266,7 @@ class Experiment:
         command = self.command(task)
         versions = json.dumps(results.versions(), sort_keys=True)
         if task.request.resume and task.path.is_file():
-            saved = xr.load_dataset(task.path, engine="h5netcdf")
+            saved = netcdf.read(task.path, RECOMPUTED)
             before = {key: saved.attrs[key] for key in ("command", "versions")}
             same = not differing({"command": command, "versions": versions}, before)
             if same and task.read_again(json.loads(saved.attrs["files"])):
@@ -287,7 +286,7 @@ class Experiment:
             "files": json.dumps(task.files, sort_keys=True),
             "versions": versions,
         }
-        write_atomically(task.path, lambda name: dataset.to_netcdf(name, engine="h5netcdf"))
+        netcdf.write(dataset, task.path)
         task.clear()
         return dataset
 

@@ -190,19 +190,20 @@ def test_save_refuses_another_dataset(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.* has no checksum")
 def test_load_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no file .*none.nc"):
         results.load(tmp_path / "none.nc")
     (tmp_path / "damaged.nc").write_bytes(b"no netcdf")
-    with pytest.raises(ValueError, match="damaged.nc cannot be read as NetCDF"):
+    with pytest.raises(ValueError, match="damaged.nc is damaged: it cannot be read as NetCDF"):
         results.load(tmp_path / "damaged.nc")
     results.save(make(), tmp_path / "cut.nc")
     content = (tmp_path / "cut.nc").read_bytes()
     (tmp_path / "cut.nc").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="cut.nc cannot be read as NetCDF"):
+    with pytest.raises(ValueError, match="cut.nc is damaged: it cannot be read as NetCDF"):
         results.load(tmp_path / "cut.nc")
     xr.Dataset({"a": 1}).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
-    with pytest.raises(ValueError, match="other.nc: The Dataset has the schema None"):
+    with pytest.raises(ValueError, match="other.nc is damaged: The Dataset has the schema None"):
         results.load(tmp_path / "other.nc")
     make().assign_attrs(schema_version=99).to_netcdf(tmp_path / "new.nc", engine="h5netcdf")
     with pytest.raises(ValueError, match="schema version 99; this tfexplain reads version 1"):
@@ -213,11 +214,11 @@ def test_nothing_half_written_remains(tmp_path, monkeypatch):
     results.save(make(), tmp_path / "a.nc")
     before = (tmp_path / "a.nc").read_bytes()
 
-    def fail(self, name, engine):
-        name.write_bytes(b"half")
+    def fail(source, target):
+        assert source.exists()
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(RuntimeError, match="disk full"):
         results.save(make(draw=1), tmp_path / "a.nc")
     assert os.listdir(tmp_path) == ["a.nc"]

@@ -1,11 +1,30 @@
-"""Writing files so that a failure never leaves a half-written one behind."""
+"""Files that are never half-written, never silently altered, and folders that have one owner."""
 
 import contextlib
+import errno
+import hashlib
+import json
 import os
 import pathlib
 import secrets
 import shutil
+import socket
 from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+
+from tfexplain.errors import DamagedFileError, InUseError, NotWritableError
+
+# What the system says where it is not the content that is wrong.
+RESOURCES = {
+    getattr(errno, name)
+    for name in "EACCES EDQUOT EFBIG EIO EMFILE ENFILE ENOMEM ENOSPC EPERM EROFS".split()
+    if hasattr(errno, name)
+}
+# A sealed file ends in this and 64 hexadecimal digits, which NetCDF and zip archives may have.
+_SEAL = b"\ntfexplain sha256 "
+_SEAL_SIZE = len(_SEAL) + 64
 
 
 def write_atomically(path: str | os.PathLike, writer: Callable[[pathlib.Path], object]) -> None:
@@ -21,6 +40,7 @@ def write_atomically(path: str | os.PathLike, writer: Callable[[pathlib.Path], o
     Raises:
         FileNotFoundError: If the folder of `path` does not exist.
         IsADirectoryError: If `path` is a folder.
+        NotWritableError: If there is no space, or the folder cannot be written to.
 
     Example:
         >>> write_atomically("notes.txt", lambda name: name.write_text("done"))
@@ -36,8 +56,172 @@ def write_atomically(path: str | os.PathLike, writer: Callable[[pathlib.Path], o
     try:
         writer(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if isinstance(error, NotWritableError) or error.errno not in RESOURCES:
+            raise
+        raise not_writable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def not_writable(path: str | os.PathLike, error: OSError, size: int | None = None) -> OSError:
+    """Returns the error that says what to do where the system refuses to write.
+
+    Args:
+        path: The file.
+        error: What the system said.
+        size: Bytes that are needed, if that is known.
+    """
+    needed = "" if size is None else f"It needs {size:,} bytes. "
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = "Choose a folder that you may write to."
+    else:
+        advice = "Free space, raise the limit, or choose a folder on another disk."
+    return NotWritableError(
+        path, error, f"{needed}{advice} Nothing that was there before has changed."
+    )
+
+
+def write_sealed(path: str | os.PathLike, content: bytes) -> None:
+    """Writes bytes with a checksum behind them, whole or not at all.
+
+    Args:
+        path: The file; see `write_atomically`, also for errors.
+        content: A format that ignores what follows it, such as NetCDF or a zip archive.
+    """
+    seal = _SEAL + hashlib.sha256(content).hexdigest().encode()
+
+    def write(name: pathlib.Path) -> None:
+        try:
+            with name.open("wb") as file:
+                file.write(content)
+                file.write(seal)
+        except OSError as error:
+            if error.errno not in RESOURCES:
+                raise
+            raise not_writable(path, error, len(content) + _SEAL_SIZE) from error
+
+    write_atomically(path, write)
+
+
+def check_seal(path: str | os.PathLike, advice: str) -> bool:
+    """Compares a file with the checksum behind it.
+
+    Args:
+        path: The file.
+        advice: What to do with a damaged file, as a sentence.
+
+    Returns:
+        Whether there is a checksum: other programs write none, and old versions did not.
+
+    Raises:
+        DamagedFileError: If the content is another one than was written.
+    """
+    with open(path, "rb") as file:
+        left = file.seek(0, os.SEEK_END) - _SEAL_SIZE
+        file.seek(max(0, left))
+        seal = file.read()
+        if not seal.startswith(_SEAL):
+            if _SEAL in seal:
+                raise DamagedFileError(path, "its end is cut off", advice)
+            return False
+        file.seek(0)
+        found = hashlib.sha256()
+        while left:
+            chunk = file.read(min(left, 2**20))
+            found.update(chunk)
+            left -= len(chunk)
+    if found.hexdigest().encode() != seal[len(_SEAL) :]:
+        raise DamagedFileError(path, "its content does not have the checksum at its end", advice)
+    return True
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike, what: str) -> Iterator[None]:
+    """Keeps what a lock file stands for to this process, as long as the context lasts.
+
+    The file says which process has it: host, number, and when it began, because numbers are used
+    again. That of a process of this host that is gone is taken over.
+
+    Args:
+        path: The lock file; its folder must exist.
+        what: What is locked, for the message.
+
+    Raises:
+        InUseError: If another process has it, or a host that cannot be asked from here.
+        NotWritableError: If the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    me = psutil.Process()
+    mine = {"host": socket.gethostname(), "process": me.pid, "began": me.create_time()}
+    while True:
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            break
+        except FileExistsError:
+            _take_over(path, what)
+        except OSError as error:
+            if error.errno not in RESOURCES:
+                raise
+            raise not_writable(path, error) from error
+    try:
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                json.dump(mine, file)
+        except OSError as error:
+            raise not_writable(path, error) from error
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _take_over(path: pathlib.Path, what: str) -> None:
+    """Removes the lock file of a process of this host that is gone.
+
+    Raises:
+        InUseError: If it is not gone, or that cannot be told.
+    """
+    owner = _owner(path)
+    free = f"If nothing runs there any more, delete {path}."
+    if owner is None:
+        raise InUseError(f"{what} is in use, and {path} does not say by which process. {free}")
+    host, process = owner["host"], owner["process"]
+    if host != socket.gethostname():
+        raise InUseError(f"{what} is in use by process {process} on the host {host}. {free}")
+    if _runs(process, owner["began"]):
+        raise InUseError(
+            f"{what} is in use by process {process} on this host. Wait for it to end, or choose "
+            "another place."
+        )
+    # Of two processes that see this, one renames it; the other finds it gone, or a new one.
+    gone = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, gone)
+        if _owner(gone) != owner and not path.exists():
+            os.rename(gone, path)
+        gone.unlink(missing_ok=True)
+
+
+def _owner(path: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        return {"host": str(owner["host"]), "process": int(owner["process"])} | {
+            "began": float(owner["began"])
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _runs(process: int, began: float) -> bool:
+    """Tells whether a process of this host that began at that time is there."""
+    try:
+        # Clocks are set a little now and then.
+        return abs(psutil.Process(process).create_time() - began) < 5
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def check_folder(path: str | os.PathLike) -> pathlib.Path:

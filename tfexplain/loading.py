@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
+from tfexplain import numpy_files
 from tfexplain.errors import nearest
 
 if TYPE_CHECKING:
@@ -362,34 +363,80 @@ def _read_image(path: pathlib.Path, shape: tuple[int | None, ...]) -> np.ndarray
 
 def _read_array(path: pathlib.Path, shape: tuple[int | None, ...]) -> np.ndarray:
     """The array in a NumPy file as (n, *shape)."""
+
+    def wrong(header: numpy_files.Header) -> str:
+        given = header.shape
+        if header.dtype.kind not in "biuf":
+            return f"an array of type {header.dtype}. Expected numbers."
+        grey = shape[-1:] == (1,) and _fits(given[1:], shape[:-1])
+        if not (_fits(given[1:], shape) or _fits(given, shape) or grey):
+            sizes = ", ".join(str(size) for size in shape)
+            return f"an array of shape {given}. The model takes (n, {sizes})."
+        return "" if 0 not in given else f"an array of shape {given}. Give at least one sample."
+
     try:
-        array = np.load(path, allow_pickle=False)
-        if isinstance(array, np.lib.npyio.NpzFile):
-            with array as archive:
-                if not archive.files:
-                    raise ValueError("it holds no array")
-                array = archive["x" if "x" in archive.files else archive.files[0]]
+        found = list(numpy_files.headers(path))
+        if not found:
+            raise ValueError("it holds no array")
     except Exception as error:  # zipfile, zlib and NumPy raise many classes
-        raise ValueError(
-            f"{path} cannot be read as NumPy arrays ({_short(error)}). Expected .npy, or .npz with "
-            "the key 'x'."
-        ) from error
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{path} holds values of type {array.dtype}. Expected numbers.")
-    given = array.shape
-    if not _fits(given[1:], shape):
-        if _fits(given, shape):
-            array = array[None]
-        elif shape[-1:] == (1,) and _fits(given[1:], shape[:-1]):
-            array = array[..., None]
-        else:
-            raise ValueError(
-                f"{path} holds an array of shape {given}. The model takes (n, "
-                f"{', '.join(str(size) for size in shape)})."
+        raise _no_numpy_file(path, error) from error
+    array = _array(path, "x" if "x" in found else found[0], wrong)
+    if _fits(array.shape[1:], shape):
+        return array
+    return array[None] if _fits(array.shape, shape) else array[..., None]
+
+
+def _array(path: pathlib.Path, name: str, wrong: Callable[[numpy_files.Header], str]) -> np.ndarray:
+    refused = ""
+
+    def check(header: numpy_files.Header) -> str:
+        nonlocal refused
+        refused = wrong(header)
+        return refused
+
+    try:
+        return numpy_files.read(path, name, check)
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise many classes
+        if refused:
+            raise
+        raise _no_numpy_file(path, error) from error
+
+
+def _no_numpy_file(path: pathlib.Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} cannot be read as NumPy arrays ({_short(error)}). Expected .npy, or .npz with the "
+        "key 'x'."
+    )
+
+
+def read_labels(path: pathlib.Path) -> np.ndarray | None:
+    """Returns the labels in a NumPy file: `.npy` as it is, of `.npz` the key `y` if it is there.
+
+    Raises:
+        ValueError: If the file is damaged, or its labels are no numbers of one or two axes.
+        MemoryError: If they need more memory than there is.
+    """
+
+    def wrong(header: numpy_files.Header) -> str:
+        if header.dtype.kind not in "biuf" or len(header.shape) not in (1, 2):
+            return (
+                f"labels of type {header.dtype} and shape {header.shape}. Expected a class index "
+                "for each sample; --labels none explains the predictions."
             )
-    if not array.size:
-        raise ValueError(f"{path} holds an array of shape {given}. Give at least one sample.")
-    return array
+        return ""
+
+    try:
+        found = list(numpy_files.headers(path))
+    except Exception as error:  # zipfile, zlib and NumPy raise many classes
+        raise _no_numpy_file(path, error) from error
+    if path.suffix.lower() != ".npy" and "x" not in found and len(found) > 1:
+        raise ValueError(
+            f"{path} has the keys {', '.join(found)}. Expected the samples as x and, for labels, y."
+        )
+    name = "" if path.suffix.lower() == ".npy" else "y"
+    return _array(path, name, wrong) if name in found else None
 
 
 def _fits(given: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:

@@ -7,7 +7,9 @@ An attribution has the variables
 * `output` (sample, output_index): all values of the explained tensor (the logits by default);
 * `target` (sample, vector): index of the explained output;
 * `conservation_error` (sample, vector): sum of the relevance minus the value of the explained
-  output, in the unit of that output.
+  output, in the unit of that output;
+* `side` (sample), for one sigmoid unit that was asked for by such a word: for which class the map
+  speaks, "positive" (1) or "negative" (0, whose output is that of the unit times -1, or 1 - p).
 
 The dimensions of the input are (height, width, channel), (step, feature), (feature), or axis_1,
 axis_2 ... for other ranks. With several inputs there are `relevance_<name>` and `input_<name>`
@@ -33,7 +35,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tfexplain.files import write_atomically
+from tfexplain import netcdf
+from tfexplain.errors import DamagedFileError
 
 SCHEMA_VERSION = 1
 ATTRIBUTION = "attribution"
@@ -62,6 +65,7 @@ def attribution_dataset(
     assignment: Sequence[Sequence[str]],
     seed: int | None = None,
     notes: str | Sequence[str] | None = None,
+    sides: Sequence[str] | None = None,
 ) -> xr.Dataset:
     """Builds the Dataset of an attribution (see the module's text for its variables).
 
@@ -76,6 +80,7 @@ def attribution_dataset(
         assignment: Rows (call, operation, rule), as `describe().rows` has them.
         seed: Seed of a random analyzer.
         notes: What was left out and why, as text or several texts.
+        sides: For which class of a sigmoid unit each map speaks, "positive" or "negative", (n,).
 
     Returns:
         Dataset with variables, coordinates (0, 1, ... along each dimension) and attributes.
@@ -119,6 +124,8 @@ def attribution_dataset(
     variables["output"] = (("sample", "output_index"), _storable(outputs))
     variables["target"] = (_VECTORS, targets.astype(np.int64))
     variables["conservation_error"] = (_VECTORS, total - value)
+    if sides is not None:
+        variables["side"] = (("sample",), np.asarray(sides, dtype=str))
     attributes = {
         "schema": ATTRIBUTION,
         "schema_version": SCHEMA_VERSION,
@@ -303,9 +310,10 @@ def save(dataset: xr.Dataset, path: str | os.PathLike) -> None:
     Raises:
         ValueError: If `dataset` does not follow the schema.
         FileNotFoundError: If the folder does not exist.
+        NotWritableError: If there is no space, or the folder cannot be written to.
     """
     check(dataset)
-    write_atomically(path, lambda name: dataset.to_netcdf(name, engine="h5netcdf"))
+    netcdf.write(dataset, path)
 
 
 def load(path: str | os.PathLike) -> xr.Dataset:
@@ -313,24 +321,20 @@ def load(path: str | os.PathLike) -> xr.Dataset:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no NetCDF or its content does not follow the schema.
+        DamagedFileError: If the file is no NetCDF, is not as it was written, or does not follow the
+            schema.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no file {path}. Expected a NetCDF file that tfexplain.results.save wrote."
         )
-    try:
-        dataset = xr.load_dataset(path, engine="h5netcdf").drop_encoding()
-    except Exception as error:  # h5py, h5netcdf and xarray raise different classes
-        raise ValueError(
-            f"{path} cannot be read as NetCDF ({type(error).__name__}: {error}). It is damaged or "
-            "another format; expected a file that tfexplain.results.save wrote."
-        ) from error
+    advice = "Expected a file that tfexplain.results.save wrote."
+    dataset = netcdf.read(path, advice)
     try:
         check(dataset)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise DamagedFileError(path, str(error).rstrip("."), advice) from error
     return dataset
 
 

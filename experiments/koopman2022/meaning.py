@@ -43,8 +43,8 @@ from experiments.koopman2022.blocks import (
     short,
 )
 from experiments.koopman2022.protocol import PROTOCOLS, definitions, sizes
-from experiments.runs import Experiment, Task, finding
-from tfexplain import create_analyzer, koopman, metrics, results
+from experiments.runs import RECOMPUTED, Experiment, Task, finding
+from tfexplain import create_analyzer, koopman, metrics, netcdf, results
 
 # Noise, relative to the root mean square of what it is added to.
 LEVELS = (0.25, 0.5, 1.0, 2.0)
@@ -101,7 +101,7 @@ def credits_of(task: Task, model: keras.Model, x: np.ndarray, held_out: np.ndarr
     """
     path = replace(task, experiment="credits").path
     if task.request.resume and path.is_file():
-        saved = xr.load_dataset(path, engine="h5netcdf")
+        saved = netcdf.read(path, RECOMPUTED)
         same = {
             "command": EXPERIMENT.command(task).replace(".meaning", ".credits"),
             "files": json.dumps(task.files, sort_keys=True),

@@ -69,11 +69,11 @@ CASES = {name: (name, OPTIONS.get(name, {})) for name in tfexplain.ANALYZERS} | 
         {"composite": "epsilon_gamma_box", "low": LOW.min(), "high": 5, "gamma": 0.5},
     ),
     "one baseline": ("integrated_gradients", {"steps": 3, "baseline": LOW[None]}),
-    "baselines": ("integrated_gradients", {"steps": 3, "baseline": [LOW, 0.5, LOW[None]]}),
+    "baselines": ("integrated_gradients", {"steps": 3, "background": np.stack([LOW, LOW + 0.5])}),
     "baseline per sample": ("integrated_gradients", {"steps": 3, "baseline": np.stack([LOW] * 3)}),
     "baseline function": ("integrated_gradients", {"steps": 3, "baseline": mean_image}),
     "shapley patches": ("shapley_sampling", {"cycles": 2, "features": 3, "seed": 7}),
-    "shapley baselines": ("shapley_sampling", {"cycles": 1, "baseline": [LOW, 0.5, mean_image]}),
+    "shapley baselines": ("shapley_sampling", {"cycles": 1, "background": LOW[None]}),
     "noise range": ("smoothgrad", {"samples": 2, "noise_range": (0, 2), "seed": 7}),
     "contrastive rule": ("lrp.contrastive", {"rule": {"name": "lrp.gamma", "gamma": 0.5}}),
     "contrastive arrays": (
@@ -280,7 +280,7 @@ def test_foreign_and_damaged_files(model, tmp_path):
     for name, content in damaged.items():
         path = tmp_path / "damaged.tfx"
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="no complete analyzer file.*analyzer.save") as error:
+        with pytest.raises(ValueError, match="is damaged: .*Write it with analyzer.save") as error:
             tfexplain.load_analyzer(path)
         assert str(path) in str(error.value), name
 

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from tests.helpers.networks import create, small_cnn
-from tfexplain import metrics, runs
+from tfexplain import files, metrics, runs
 from tfexplain.audits.case import Case, structural_similarity
 from tfexplain.runs import digest, in_blocks
 
@@ -201,12 +201,15 @@ def test_damaged_settings_and_files_are_refused(tmp_path):
         Squares().run(path)
     path = tmp_path / "text.nc"
     path.write_text("no NetCDF")
-    with pytest.raises(ValueError, match="text.nc exists and cannot be read as NetCDF"):
+    with pytest.raises(ValueError, match="text.nc is damaged: .*NetCDF.*Choose another"):
         Squares().run(path)
     assert path.read_text() == "no NetCDF"
     foreign = tmp_path / "foreign.nc"
     xr.Dataset({"a": 1}).to_netcdf(foreign, engine="h5netcdf")
-    with pytest.raises(ValueError, match="foreign.nc holds a run with other settings"):
+    with (
+        pytest.warns(UserWarning, match="foreign.nc has no checksum"),
+        pytest.raises(ValueError, match="foreign.nc holds a run with other settings"),
+    ):
         Squares().run(foreign)
     with pytest.raises(FileNotFoundError, match="the folder .*nowhere does not exist"):
         Squares().run(tmp_path / "nowhere" / "squares.nc")
@@ -219,13 +222,16 @@ def test_wrong_block_sizes(size):
 
 
 def test_a_failed_write_leaves_no_half_block(tmp_path, monkeypatch):
-    def failing(name, **arrays):
-        name.write_bytes(b"half")
-        raise OSError("disk full")
+    def failing(path, content):
+        def half(name):
+            name.write_bytes(content[: len(content) // 2])
+            raise OSError("disk full")
+
+        files.write_atomically(path, half)
 
     path = tmp_path / "squares.nc"
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr(np, "savez", failing)
+        patch.setattr(files, "write_sealed", failing)
         Squares().run(path)
     folder = tmp_path / "squares.nc.blocks"
     assert [file.name for file in folder.iterdir()] == ["settings.json"]

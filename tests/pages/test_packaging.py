@@ -27,6 +27,8 @@ ORDER = (
     "references",
     "names",
     "files",
+    "numpy_files",
+    "netcdf",
     "tables",
     "numerics",
     "operations",

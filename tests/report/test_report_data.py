@@ -1,5 +1,8 @@
 """Data of an audit: folders, tables, archives and functions, and what is wrong with them."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +12,9 @@ from tests.helpers.audit_networks import write_data
 from tfexplain import report
 
 FUNCTIONS = """
+import io
+import zipfile
+
 import numpy as np
 import tensorflow as tf
 
@@ -310,7 +316,7 @@ def test_an_archive_says_which_array_is_x(place):
     np.savez(place / "data.npz", only=np.ones((2, 3)))
     assert read(source="data.npz").x.shape == (2, 3)
     np.savez(place / "data.npz", x=np.ones((1, 3)), y=np.array([None]))
-    with pytest.raises(ValueError, match="data.npz cannot be read as NumPy arrays"):
+    with pytest.raises(ValueError, match="data.npz holds labels of type object"):
         read(source="data.npz")
 
 
@@ -348,3 +354,65 @@ def test_datasets_of_unknown_shapes():
     data = targets("functions_of_audits:unknown_shapes")
     np.testing.assert_array_equal(data.x, np.arange(40).reshape(8, 5))
     assert data.y.tolist() == [place % 3 for place in range(8)]
+
+
+# --- what would be other numbers, or too many ---
+
+
+@pytest.mark.parametrize("label", ["1e20", "-1e20", "9007199254740992"])
+def test_labels_that_are_no_integers_of_64_bits_are_refused(label, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text(f"a,b,label\n1,2,0\n3,4,{label}\n")
+    with pytest.raises(ValueError, match="t.csv: row 2 of the data has the label"):
+        report.load_data(str(table), (2,), 3, count=9)
+    np.savez(tmp_path / "a.npz", x=np.ones((2, 2)), y=np.array([0.0, float(label)]))
+    with pytest.raises(ValueError, match=r"a.npz: row 2 of the data has the label"):
+        report.load_data(str(tmp_path / "a.npz"), (2,), 3, count=9)
+
+
+@pytest.mark.parametrize("cell", ["1e39", "-4e38"])
+def test_a_number_beyond_float32_is_named_with_its_row(cell, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text(f"a,b,label\n1,2,0\n3,{cell},1\n")
+    with pytest.raises(ValueError, match=rf"t.csv: row 2 of the data has {cell}, .*float32"):
+        report.load_data(str(table), (2,), 3, count=9)
+
+
+def declared(path, shape, dtype="float32"):
+    """Writes an archive whose array declares a shape, and holds next to nothing."""
+    header = io.BytesIO()
+    fields = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(header, fields)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", header.getvalue() + bytes(1000))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "error", "message"),
+    [
+        ((2**40, 2), "float32", MemoryError, r"needs 8,796,093,022,208 bytes, and [\d,]+ are"),
+        ((2**40, 3), "float32", ValueError, r"shape \(1099511627776, 3\). The model takes \(n, 2"),
+        ((2**40, 2), "complex64", ValueError, "type complex64. Expected numbers"),
+        ((0, 2), "float32", ValueError, "at least one sample"),
+        ((4, 2), "float32", None, ""),
+        ((400, 2), "float32", ValueError, "cannot be read"),
+    ],
+)
+def test_arrays_are_refused_by_their_header(shape, dtype, error, message, tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    declared(path, shape, dtype)
+    if error is None:
+        assert report.load_data(str(path), (2,), 3, count=9).x.shape == shape
+        return
+    if "cannot" not in message:
+        # Nothing is unpacked before.
+        monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(error, match=message) as seen:
+        report.load_data(str(path), (2,), 3, count=9)
+    assert "a.npz" in str(seen.value)
+
+
+def test_labels_are_refused_by_their_header(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones((2, 2)), y=np.array(["a", "b"]))
+    with pytest.raises(ValueError, match="a.npz holds labels of type <U1"):
+        report.load_data(str(tmp_path / "a.npz"), (2,), 3, count=9)

@@ -12,6 +12,7 @@ import tfexplain
 from tests.helpers.audit_networks import table_columns, table_network
 from tfexplain import audits, report
 from tfexplain.report import Thresholds
+from tfexplain.report.folder import DIGEST, checksum
 
 METHODS = ["gradient", "lrp.z"]
 
@@ -116,9 +117,9 @@ def test_another_audit_in_the_folder_is_refused(table, columns, tmp_path):
     with pytest.raises(ValueError, match="differ in samples_sha256, targets_sha256"):
         tfexplain.audit(table, columns[::-1], **options)
     (tmp_path / "audit.json").write_text("{")
-    with pytest.raises(ValueError, match="audit.json cannot be read"):
+    with pytest.raises(ValueError, match="audit.json is damaged: it is no JSON"):
         tfexplain.audit(table, columns, **options)
-    with pytest.raises(ValueError, match="audit.json cannot be read"):
+    with pytest.raises(ValueError, match="audit.json is damaged: it is no JSON"):
         report.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="There is no audit in"):
         report.load(tmp_path / "nowhere")
@@ -172,7 +173,7 @@ def test_a_damaged_result_is_an_error_and_no_reason(table, columns, tmp_path, pa
     first = tfexplain.audit(table, columns, **options)
     path = tmp_path / "results" / f"{part}.nc"
     path.write_bytes(b"half")
-    with pytest.raises(ValueError, match=f"{part}.nc cannot be read as NetCDF.*Remove it"):
+    with pytest.raises(ValueError, match=f"{part}.nc is damaged: .* read as NetCDF.*Remove it"):
         tfexplain.audit(table, columns, **options)
     path.unlink()
     again = tfexplain.audit(table, columns, **options)
@@ -200,6 +201,8 @@ def test_thresholds_are_kept(table, columns, tmp_path):
     assert report.load(tmp_path, thresholds=Thresholds()).thresholds == Thresholds()
     record = json.loads((tmp_path / "audit.json").read_text())
     record["thresholds"] = {"directions": 2}
+    del record[DIGEST]
+    record[DIGEST] = checksum(record)
     (tmp_path / "audit.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="its thresholds are wrong.*directions must be"):
         report.load(tmp_path)
@@ -207,7 +210,7 @@ def test_thresholds_are_kept(table, columns, tmp_path):
 
 def test_another_json_is_no_record(table, columns, tmp_path):
     (tmp_path / "audit.json").write_text('{"settings": {}, "schema": "npm", "schema_version": 9}')
-    with pytest.raises(ValueError, match="audit.json cannot be read"):
+    with pytest.raises(ValueError, match="audit.json has the schema npm 9; .*another folder"):
         tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY)
     assert "npm" in (tmp_path / "audit.json").read_text()
 

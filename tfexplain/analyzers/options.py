@@ -7,12 +7,17 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfexplain.composites import Composite
 from tfexplain.rules import Rule, rule_from_config
 
 # So many numbers of an array are written in full at most where no one has to read it again.
 MOST_NUMBERS = 10_000
+
+
+class UnknownFunctionError(ValueError):
+    """A function that an option names is not registered in this process."""
 
 
 def option_config(value: Any, key: str, arrays: dict[str, np.ndarray] | None = None) -> Any:
@@ -30,7 +35,7 @@ def option_config(value: Any, key: str, arrays: dict[str, np.ndarray] | None = N
         return value
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, np.dtype):
+    if isinstance(value, np.dtype | tf.DType):
         return value.name
     if isinstance(value, Composite):
         return {"__composite__": value.to_config()}
@@ -63,7 +68,7 @@ def option_value(config: Any, arrays: dict[str, np.ndarray], custom: dict[str, A
     """Returns the option that `option_config` wrote.
 
     Raises:
-        ValueError: If a function is not known in this process.
+        UnknownFunctionError: If a function is not known in this process.
     """
     if isinstance(config, list):
         return [option_value(item, arrays, custom) for item in config]
@@ -87,7 +92,7 @@ def option_value(config: Any, arrays: dict[str, np.ndarray], custom: dict[str, A
         name = config["__function__"]
         found = keras.saving.get_registered_object(name) or custom.get(_plain(name))
         if found is None:
-            raise ValueError(
+            raise UnknownFunctionError(
                 f"The function {name!r} is not known here; import the module that registers it, "
                 "or pass it in custom_objects."
             )

@@ -79,8 +79,8 @@ def load_analyzer(path: Any, custom_objects: dict[str, Any] | None = None) -> An
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no complete analyzer file.
+        DamagedFileError: If it is no complete analyzer file, or what it says makes no analyzer.
+        ValueError: If it is of another format, has Python code, or a function that is not known.
+        UnsupportedLayerError: If operations of the model have no rule in this version.
     """
-    name, model, options = persistence.read(path, custom_objects)
-    entry, suffixed = resolve_name(name)
-    return entry.cls.named(name, model, {**entry.preset, **suffixed}, options)
+    return persistence.analyzer_of(path, *persistence.read(path, custom_objects))

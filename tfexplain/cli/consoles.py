@@ -1,6 +1,7 @@
 """What all commands print: texts, tables, progress, and errors with their exit status."""
 
 import contextlib
+import errno
 import signal
 import sys
 import traceback
@@ -47,15 +48,25 @@ def reported(debug: bool) -> Iterator[Stage]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
+        from tfexplain.errors import DamagedFileError, InUseError, NotWritableError
+        from tfexplain.files import RESOURCES
+
         if debug:
             err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
         expected = isinstance(error, (ValueError, TypeError, OSError, ImportError))
         message = str(error) if expected else f"{type(error).__name__}: {error}"
+        # Of arguments and input nothing is wrong.
+        outer = isinstance(error, (DamagedFileError, InUseError, NotWritableError))
+        outer |= isinstance(error, OSError) and error.errno in RESOURCES - {errno.EACCES}
+        if isinstance(error, MemoryError):
+            needed = str(error) or "what this command computes at a time does not fit"
+            message = f"not enough memory: {needed}. A smaller --batch-size, or fewer samples, do."
         lines = (message or type(error).__name__).splitlines()
         if len(lines) > _MOST_LINES and not debug:
             lines[_MOST_LINES:] = [f"... {len(lines) - _MOST_LINES} more lines, see --debug"]
         print_text("\n".join(lines), console=err, label="error", style="bold red")
-        raise typer.Exit(BAD_INPUT if expected and not stage.working else FAILED) from None
+        bad_input = expected and not outer and not stage.working
+        raise typer.Exit(BAD_INPUT if bad_input else FAILED) from None
 
 
 @contextlib.contextmanager

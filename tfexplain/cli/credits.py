@@ -201,9 +201,9 @@ def _parsed_partition(text: str) -> str | list[str]:
 
 def _write(dataset: "xr.Dataset", inputs: "np.ndarray", folder: pathlib.Path) -> str:
     """Writes the Dataset and its pictures; returns sentences on what cannot be drawn."""
-    from tfexplain import plotting
+    from tfexplain import netcdf, plotting
 
-    dataset.to_netcdf(folder / "koopman.nc", engine="h5netcdf")
+    netcdf.write(dataset, folder / "koopman.nc")
     plotting.block_credits(dataset).savefig(folder / "block_credits.png")
     left_out = ""
     if "kernel" in dataset.dims:

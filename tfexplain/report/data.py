@@ -25,6 +25,7 @@ FORMS = (
 # Names of the column of a table that holds labels, the surest first: y can be a coordinate.
 LABELS = ("label", "labels", "target", "class", "y")
 NAMES = (".txt", ".json")
+LARGEST = float(np.finfo("float32").max)
 
 
 @dataclass
@@ -92,7 +93,7 @@ def load_data(
     elif path.suffix.lower() == ".csv":
         data = _from_table(path, shape, outputs, names, preprocess)
     elif path.suffix.lower() in (*loading.ARRAY_SUFFIXES, *loading.IMAGE_SUFFIXES):
-        y = _labels_of(path) if path.suffix.lower() == ".npz" and path.is_file() else None
+        y = loading.read_labels(path) if path.suffix.lower() == ".npz" and path.is_file() else None
         data = _from_files([path], shape, preprocess)
         data.y = y
     elif ":" in source:
@@ -135,9 +136,9 @@ def _labels(text: str | None) -> tuple[list[str] | None, np.ndarray | None]:
         )
     if not path.is_file():
         raise FileNotFoundError(f"The file with labels {text} does not exist.")
+    if path.suffix == ".npy":
+        return None, loading.read_labels(path)
     try:
-        if path.suffix == ".npy":
-            return None, np.load(path, allow_pickle=False)
         content = path.read_text(encoding="utf-8")
         names = json.loads(content) if path.suffix == ".json" else content.rstrip().splitlines()
     except ValueError as error:
@@ -148,24 +149,6 @@ def _labels(text: str | None) -> tuple[list[str] | None, np.ndarray | None]:
     if not names or not all(names):
         raise ValueError(f"The labels {text} must be names, at least one, and none of them empty.")
     return names, None
-
-
-def _labels_of(path: pathlib.Path) -> np.ndarray | None:
-    """Returns the labels of an archive, if it has some."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            known = archive.files
-            y = archive["y"] if "y" in known else None
-    except Exception as error:  # zipfile, zlib and NumPy raise many classes
-        raise ValueError(
-            f"{path} cannot be read as NumPy arrays ({type(error).__name__}: {error}). Expected "
-            "the keys x and, for labels, y."
-        ) from error
-    if "x" not in known and len(known) > 1:
-        raise ValueError(
-            f"{path} has the keys {', '.join(known)}. Expected the samples as x and, for labels, y."
-        )
-    return y
 
 
 def _from_files(paths: Sequence[pathlib.Path], shape: tuple, preprocess: str | None) -> Data:
@@ -310,6 +293,10 @@ def _from_table(
     for number, row in enumerate(rows):
         if wrong := [cell for cell in row if not _is_number(cell)]:
             raise ValueError(f"{path}: row {number + 1} of the data has {wrong[0]!r}, no number.")
+        if large := [cell for cell in row if abs(float(cell)) > LARGEST]:
+            raise ValueError(
+                f"{path}: row {number + 1} of the data has {large[0]}, which is beyond float32."
+            )
     x = np.array(rows, "float32")
     if preprocess:
         x = np.asarray(loading.preprocessing(preprocess)(x), "float32")
@@ -323,6 +310,7 @@ def _column(
     if names is None and all(_is_number(text) for text in texts):
         values = np.array(texts, "float64")
         if (values % 1 == 0).all():
+            _check_range(values, path)
             return values.astype("int64"), {}, ""
         return None, {}, f"the labels of {path} are no classes: predictions are explained."
     indices, note = _indices(sorted(set(texts)), outputs, names, f"the labels of {path}")
@@ -330,6 +318,20 @@ def _column(
         return None, {}, note
     classes = {str(index): name for name, index in indices.items()}
     return np.array([indices[text] for text in texts]), classes, ""
+
+
+def _check_range(labels: np.ndarray, source: str | pathlib.Path) -> None:
+    """Refuses labels that are no indices in any model: as integers they would be other numbers.
+
+    Raises:
+        ValueError: If there is one; the message says where.
+    """
+    wrong = np.flatnonzero(np.abs(labels) >= 2**53)
+    if wrong.size:
+        raise ValueError(
+            f"{source}: row {wrong[0] + 1} of the data has the label {labels.flat[wrong[0]]:g}. "
+            "Expected class indices; --labels none explains the predictions."
+        )
 
 
 def _is_number(text: str) -> bool:
@@ -425,6 +427,7 @@ def _checked(
     if y.ndim != 1 or len(y) != count:
         raise ValueError(f"{source} has {count} samples and labels of shape {y.shape}.")
     if y.dtype.kind == "f" and (y % 1 == 0).all():
+        _check_range(y, source)
         y = y.astype("int64")
     if y.dtype.kind not in "iu":
         raise ValueError(

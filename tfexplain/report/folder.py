@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pathlib
 import shutil
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import xarray as xr
 
-from tfexplain import files
+from tfexplain import files, netcdf
 from tfexplain.audits.base import Audit
 from tfexplain.audits.registry import AUDITS, in_reports
+from tfexplain.checks import is_integer
+from tfexplain.errors import DamagedFileError
 from tfexplain.runs import differing
 
 RECORD, RESULTS, VERDICT, REPORT = "audit.json", "results", "verdict.json", "report.html"
-SCHEMA, SCHEMA_VERSION = "tfexplain.audit", 3
+LOCK = "audit.lock"
+SCHEMA, SCHEMA_VERSION, DIGEST = "tfexplain.audit", 3, "sha256"
+_ADVICE = "Choose another folder, or remove this one."
 
 
 def check_owner(folder: pathlib.Path) -> None:
@@ -40,23 +46,30 @@ def read_record(file: pathlib.Path) -> dict[str, Any]:
     """Returns the record of an audit.
 
     Raises:
-        ValueError: If it cannot be read, or is none.
+        DamagedFileError: If it cannot be read, or is not as it was written.
+        ValueError: If it is of another version, or of audits that are not known here.
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        known = (record["schema"], record["schema_version"])
-        for key in ("settings", "audits", "reasons", "seconds"):
-            dict(record[key])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} cannot be read ({type(error).__name__}: {error}). Choose another folder, or "
-            "remove this one."
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(file, f"it is no JSON ({error})", _ADVICE) from error
+    if not isinstance(record, dict):
+        raise DamagedFileError(file, f"it is a {type(record).__name__}", _ADVICE)
+    known = (record.get("schema"), record.get("schema_version"))
     if known != (SCHEMA, SCHEMA_VERSION):
         raise ValueError(
             f"{file} has the schema {known[0]} {known[1]}; this tfexplain reads {SCHEMA} "
             f"{SCHEMA_VERSION}. Run the audit again in another folder, or remove this one."
         )
+    if (written := record.pop(DIGEST, None)) is None:
+        warnings.warn(
+            f"{file} has no checksum, because an earlier version wrote it: whether it is as it was "
+            "written is not known.",
+            stacklevel=3,
+        )
+    elif written != checksum(record):
+        raise DamagedFileError(file, "its content does not have the checksum in it", _ADVICE)
+    _check_record(record, file)
     if unknown := [name for name in record["audits"] if name not in AUDITS]:
         raise ValueError(
             f"{file} has the audit(s) {', '.join(unknown)}, which are not registered here. Import "
@@ -65,24 +78,152 @@ def read_record(file: pathlib.Path) -> dict[str, Any]:
     return record
 
 
+def checksum(record: Mapping[str, Any]) -> str:
+    """Returns the checksum of a record, which has to be as JSON reads it."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _check_record(record: Mapping[str, Any], file: pathlib.Path) -> None:
+    """Refuses a record of which something is missing, or of another type.
+
+    Raises:
+        DamagedFileError: If that is so; the message names the key.
+    """
+    for key, check in _RECORDED.items():
+        if key not in record:
+            raise DamagedFileError(file, f"{key!r} is missing", _ADVICE)
+        if not check(record[key]):
+            raise DamagedFileError(
+                file, f"{key!r} is not what an audit writes: {str(record[key])[:80]}", _ADVICE
+            )
+    try:
+        check_about(record["about"], record["samples"]["given"])
+    except (TypeError, ValueError) as error:
+        raise DamagedFileError(file, str(error).rstrip("."), _ADVICE) from error
+    if record["methods"].keys() != record["settings"]["analyzers"].keys():
+        raise DamagedFileError(file, "'methods' are not those of 'settings'", _ADVICE)
+    if strange := record["seconds"].keys() - record["audits"].keys():
+        raise DamagedFileError(
+            file, f"'seconds' has the audit(s) {', '.join(sorted(strange))}", _ADVICE
+        )
+
+
+def check_about(about: Any, count: int) -> None:
+    """Refuses what a report cannot print.
+
+    Args:
+        about: See `tfexplain.audit`.
+        count: The number of samples.
+
+    Raises:
+        TypeError: If something is of another type.
+        ValueError: If numbers do not fit.
+    """
+    try:
+        found = dict(about or {})
+        json.dumps(found, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"about must be a dict of JSON-able data, received {about!r}.") from error
+    given = {"notes": [], "names": [], "classes": {}, "given": count, **found}
+    for key, kind in (("notes", list), ("names", list), ("classes", dict)):
+        if not isinstance(given[key], kind):
+            raise TypeError(f"about has the {key} {given[key]!r}. Expected a {kind.__name__}.")
+    texts = [given.get(key, "") for key in ("command", "data")]
+    texts += [*given["notes"], *given["names"], *given["classes"], *given["classes"].values()]
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise TypeError(
+            f"about has {wrong[0]!r} where the report prints text: command, data, notes, names and "
+            "classes hold texts."
+        )
+    enough = is_integer(given["given"]) and given["given"] >= count
+    if len(given["names"]) not in (0, count) or not enough:
+        raise ValueError(
+            f"about has {len(given['names'])} names and given={given['given']!r} for {count} "
+            "samples. Expected a name for each, or none, and a number that is not smaller."
+        )
+
+
 def read_results(folder: pathlib.Path, names: Iterable[str]) -> dict[str, xr.Dataset]:
     """Returns the Datasets of those audits that are done.
 
     Raises:
-        ValueError: If one cannot be read.
+        DamagedFileError: If one cannot be read, or is not as it was written.
     """
     datasets = {}
     for name in names:
         path = folder / RESULTS / f"{name}.nc"
         if path.exists():
-            try:
-                datasets[name] = xr.load_dataset(path, engine="h5netcdf")
-            except Exception as error:  # h5py, h5netcdf and xarray raise different classes
-                raise ValueError(
-                    f"{path} cannot be read as NetCDF ({type(error).__name__}: {error}). Remove "
-                    "it, and the same audit computes it again."
-                ) from error
+            advice = "Remove it, and the same audit computes it again."
+            datasets[name] = netcdf.read(path, advice)
     return datasets
+
+
+def _maps_to(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(check(item) for item in value.values())
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_method(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("summary"), str)
+        and isinstance(value.get("references"), list)
+        and all(map(_is_text, value["references"]))
+    )
+
+
+def _are_samples(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and is_integer(value.get("given"))
+        and isinstance(value.get("positions"), list)
+        and all(map(is_integer, value["positions"]))
+    )
+
+
+def _are_settings(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and _maps_to(lambda one: isinstance(one, dict) and isinstance(one.get("options"), dict))(
+            value.get("analyzers")
+        )
+        and all(key in value for key in ("preset", "seed", "versions"))
+    )
+
+
+def _is_hardware(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(key), str) for key in ("system", "processor"))
+        and is_integer(value.get("cpus"))
+        and isinstance(value.get("gpus"), list)
+        and all(map(_is_text, value["gpus"]))
+    )
+
+
+# Key of a record -> whether its value is of the kind that an audit writes.
+_RECORDED: dict[str, Callable[[Any], bool]] = {
+    "settings": _are_settings,
+    "model": _is_text,
+    "methods": _maps_to(_is_method),
+    "audits": _maps_to(lambda value: isinstance(value, dict)),
+    "samples": _are_samples,
+    "explained": _is_text,
+    "left_out": _maps_to(_is_text),
+    "reasons": _maps_to(_maps_to(_is_text)),
+    "thresholds": _maps_to(_is_number),
+    "notes": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "about": lambda value: isinstance(value, dict),
+    "seconds": _maps_to(_is_number),
+    "hardware": _is_hardware,
+}
 
 
 class Folder:
@@ -134,7 +275,10 @@ class Folder:
     def write(self) -> None:
         """Writes the record, whole or not at all."""
         if self.path is not None:
-            text = json.dumps(self.record, indent=2, allow_nan=False) + "\n"
+            # As it will be read: keys are texts then, and tuples lists.
+            record = json.loads(json.dumps(self.record, allow_nan=False))
+            record[DIGEST] = checksum(record)
+            text = json.dumps(record, indent=2) + "\n"
             files.write_atomically(
                 self.path / RECORD, lambda name: name.write_text(text, encoding="utf-8")
             )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,16 +28,18 @@ from tfexplain.audits.judging import Thresholds
 from tfexplain.audits.registry import AUDITS, in_reports
 from tfexplain.audits.removal import check_pixels
 from tfexplain.checks import choice, frozen, integer, is_integer, optional_integer
-from tfexplain.errors import nearest
+from tfexplain.errors import DamagedFileError, InUseError, NotWritableError, nearest
 from tfexplain.graph import check_built, has_graph, trace
 from tfexplain.report import methods as chosen_methods
 from tfexplain.report.folder import (
+    LOCK,
     REPORT,
     RESULTS,
     SCHEMA,
     SCHEMA_VERSION,
     VERDICT,
     Folder,
+    check_about,
     check_owner,
 )
 from tfexplain.report.methods import FAILURES, why
@@ -137,6 +138,9 @@ def audit(
             audit.
         UnsupportedModelError: For a model that is not built.
         NotADirectoryError: If `folder` is a file.
+        InUseError: If another process writes into the folder.
+        NotWritableError: If there is no space; the message says what is kept.
+        DamagedFileError: If a file of the folder is not as it was written.
 
     Example:
         >>> found = audit(model, x, methods=["gradient", "lrp.z"], audits="entropy")
@@ -145,7 +149,7 @@ def audit(
     """
     check_built(model)
     chosen_audits = _chosen(audits)
-    _check_about(about, len(x) if hasattr(x, "__len__") else 0)
+    check_about(about, len(x) if hasattr(x, "__len__") else 0)
     _check(preset, images, thresholds, seed, batch_size, announce)
     thresholds = thresholds or Thresholds()
     path = None if folder is None else files.check_folder(folder)
@@ -154,7 +158,7 @@ def audit(
     samples = _choose_samples(x, y, pixels, IMAGES[preset] if images is None else images, seed)
     output = int(output) if is_integer(output) else output
     _check_samples(model, samples.x, output)
-    with _rows_of_progress() as show:
+    with _owned(path), _rows_of_progress() as show:
         show("preparing methods", 0, 1)
         candidates = chosen_methods.choose(
             model, methods, samples.x, fit_data=fit_data, output=output, preset=preset
@@ -162,7 +166,7 @@ def audit(
         case, left_out, first_maps = _case(
             candidates, samples, preprocess, int(seed), int(batch_size)
         )
-        reasons = _reasons(chosen_audits, case)
+        reasons = _reasons(chosen_audits, case, path)
         settings = run_settings(
             "audit",
             case.analyzers,
@@ -204,14 +208,14 @@ def audit(
                 raise KeyboardInterrupt(_how_to_continue(audit.name, path)) from None
             if dataset is not None:
                 datasets[audit.name] = dataset
-    ordered = {name: datasets[name] for name in AUDITS if name in datasets}
-    result = Outcome(ordered, state.record, thresholds)
-    if path is not None:
-        try:
-            result.verdict().to_json(path / VERDICT)
-            result.to_html(path / REPORT)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_how_to_continue("report", path)) from None
+        ordered = {name: datasets[name] for name in AUDITS if name in datasets}
+        result = Outcome(ordered, state.record, thresholds)
+        if path is not None:
+            try:
+                result.verdict().to_json(path / VERDICT)
+                result.to_html(path / REPORT)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(_how_to_continue("report", path)) from None
     return result
 
 
@@ -264,31 +268,6 @@ def _check(
     integer("batch_size", batch_size, 1)
     if announce is not None and not callable(announce):
         raise TypeError(f"announce must be a function of a Plan, received {announce!r}.")
-
-
-def _check_about(about: Any, count: int) -> None:
-    try:
-        found = dict(about or {})
-        json.dumps(found, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"about must be a dict of JSON-able data, received {about!r}.") from error
-    given = {"notes": [], "names": [], "classes": {}, "given": count, **found}
-    for key, kind in (("notes", list), ("names", list), ("classes", dict)):
-        if not isinstance(given[key], kind):
-            raise TypeError(f"about has the {key} {given[key]!r}. Expected a {kind.__name__}.")
-    texts = [given.get(key, "") for key in ("command", "data")]
-    texts += [*given["notes"], *given["names"], *given["classes"], *given["classes"].values()]
-    if wrong := [text for text in texts if not isinstance(text, str)]:
-        raise TypeError(
-            f"about has {wrong[0]!r} where the report prints text: command, data, notes, names and "
-            "classes hold texts."
-        )
-    enough = is_integer(given["given"]) and given["given"] >= count
-    if len(given["names"]) not in (0, count) or not enough:
-        raise ValueError(
-            f"about has {len(given['names'])} names and given={given['given']!r} for {count} "
-            "samples. Expected a name for each, or none, and a number that is not smaller."
-        )
 
 
 @dataclass(frozen=True)
@@ -400,11 +379,15 @@ def _nothing_left(left_out: Mapping[str, str]) -> str:
     return f"No method fits the model, so there is nothing to audit. {' '.join(few)}"
 
 
-def _reasons(audits: Sequence[type[Audit]], case: Case) -> dict[str, dict[str, str]]:
+def _reasons(
+    audits: Sequence[type[Audit]], case: Case, folder: pathlib.Path | None
+) -> dict[str, dict[str, str]]:
     """Returns, by audit, what is left out and why; "" stands for the whole audit."""
     found: dict[str, dict[str, str]] = {}
     for audit in audits:
-        if reason := _said(audit.suits, case) or _said(audit.lacks, case):
+        # A result that is there already needs no package any more.
+        done = folder is not None and (folder / RESULTS / f"{audit.name}.nc").exists()
+        if reason := _said(audit.suits, case) or ("" if done else _said(audit.lacks, case)):
             found[audit.name] = {"": reason}
             continue
         refused = {name: _said(audit.refuses, a, case) for name, a in case.analyzers.items()}
@@ -449,7 +432,7 @@ def _run_audit(
         try:
             instance, sampled = _configured(audit, suited, settings)
             return instance.run(sampled, path=state.file(audit))
-        except OtherSettingsError:
+        except (OtherSettingsError, DamagedFileError, InUseError, NotWritableError):
             # Nothing of the model or of a method failed: what is stored must not be replaced.
             raise
         except FAILURES as error:
@@ -460,8 +443,10 @@ def _run_audit(
             names = ", ".join(filter(None, found)) or "everything"
             warnings.warn(f"{audit.title}: left out {names}. {why(error)}", stacklevel=3)
         finally:
-            # Also of an audit that is stopped here and continued later.
-            state.took(audit, time.perf_counter() - began)
+            # Also of an audit that is stopped here and continued later; the time alone, which a
+            # full disk cannot take, is no reason to hide another error.
+            with contextlib.suppress(NotWritableError):
+                state.took(audit, time.perf_counter() - began)
 
 
 def _culprits(audit: type[Audit], case: Case, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -479,6 +464,39 @@ def _culprits(audit: type[Audit], case: Case, settings: Mapping[str, Any]) -> di
         if found:
             return found
     return {}
+
+
+@contextlib.contextmanager
+def _owned(path: pathlib.Path | None) -> Iterator[None]:
+    """Keeps the folder of an audit to this process; without one there is nothing to keep.
+
+    Raises:
+        InUseError: If another process writes into it.
+        NotWritableError: If it cannot be written to, or no longer.
+    """
+    if path is None:
+        yield
+        return
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with files.lock(path / LOCK, f"The folder {path}"):
+            yield
+    except NotWritableError as error:
+        error.advice += (
+            f" Finished audits and blocks are kept in {path / RESULTS}; the same call with that "
+            "folder continues."
+        )
+        raise
+    except OSError as error:
+        if error.errno not in files.RESOURCES or error.filename is None:
+            raise
+        raise files.not_writable(error.filename, error) from error
+    finally:
+        if is_new:
+            # Nothing is left of an audit that was refused before it wrote anything.
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 def _how_to_continue(name: str, path: pathlib.Path | None) -> str:

@@ -125,16 +125,20 @@ class Rule:
         return {"rule": type(self).__name__, **{k: plain(v) for k, v in fields.items()}}
 
 
+class UnknownRuleError(ValueError):
+    """A rule that a configuration names is not defined in this process."""
+
+
 def rule_from_config(config: dict[str, Any]) -> Rule:
     """Returns the rule that `to_config` described.
 
     Raises:
-        ValueError: If there is no such rule.
+        UnknownRuleError: If there is no such rule.
     """
     values = dict(config)
     name = values.pop("rule", None)
     if name not in RULES:
-        raise ValueError(
+        raise UnknownRuleError(
             f"There is no rule {name!r}; known rules: {', '.join(sorted(RULES))}. Of a rule of "
             "your own, import the module that defines it first."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import io
 import json
 import os
 import pathlib
@@ -26,8 +27,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from tfexplain import files, netcdf
 from tfexplain.checks import integer
-from tfexplain.files import write_atomically
 from tfexplain.runs.settings import differing
 
 Arrays = dict[str, np.ndarray]
@@ -126,7 +127,7 @@ class _Store:
             self._check(noted.read_text(encoding="utf-8"), self.folder)
             return
         self.folder.mkdir(exist_ok=True)
-        write_atomically(noted, lambda name: name.write_text(self.settings, encoding="utf-8"))
+        files.write_atomically(noted, lambda name: name.write_text(self.settings, encoding="utf-8"))
 
     def _check(self, other: str, place: pathlib.Path) -> None:
         if other == self.settings:
@@ -147,16 +148,7 @@ class _Store:
         """Returns the finished Dataset, if there is one of these settings."""
         if not self.path.exists():
             return None
-        try:
-            with xr.open_dataset(self.path, engine="h5netcdf") as dataset:
-                # With the encoding of the file, names that are longer would be cut when it is
-                # joined with others and written again.
-                loaded = dataset.load().drop_encoding()
-        except Exception as error:
-            raise ValueError(
-                f"{self.path} exists and cannot be read as NetCDF ({error}). Choose another path, "
-                "or remove it."
-            ) from error
+        loaded = netcdf.read(self.path, "Choose another path, or remove it.")
         self._check(loaded.attrs.get("settings", "{}"), self.path)
         # Left behind where a run was killed between writing the result and removing its blocks.
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -171,6 +163,8 @@ class _Store:
         if not file.exists():
             return None
         try:
+            if not files.check_seal(file, ""):
+                raise ValueError("it has no checksum")
             # Opened here, because np.load leaves what is no archive open.
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 return dict(stored)
@@ -183,19 +177,19 @@ class _Store:
 
     def write(self, block: slice, arrays: Mapping[str, Any]) -> None:
         """Writes the arrays of a block, whole or not at all."""
-        write_atomically(self._file(block), lambda name: np.savez(name, **arrays))
+        stored = io.BytesIO()
+        np.savez(stored, **arrays)
+        files.write_sealed(self._file(block), stored.getvalue())
 
     def finish(self, dataset: xr.Dataset) -> xr.Dataset:
         """Writes the result and removes the blocks."""
         dataset = dataset.assign_attrs(settings=self.settings)
         packed = {
-            name: {"zlib": True, "complevel": 4}
+            str(name): {"zlib": True, "complevel": 4}
             for name, variable in dataset.variables.items()
             if variable.dtype.kind in "iufb" and variable.size > 1000
         }
-        write_atomically(
-            self.path, lambda name: dataset.to_netcdf(name, engine="h5netcdf", encoding=packed)
-        )
+        netcdf.write(dataset, self.path, packed)
         shutil.rmtree(self.folder, ignore_errors=True)
         return dataset
 

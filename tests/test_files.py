@@ -1,0 +1,482 @@
+"""Files are whole or not there, say so where they are damaged, and have one writer at a time."""
+
+import copy
+import errno
+import json
+import os
+import pathlib
+import pickle
+import socket
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import psutil
+import pytest
+import xarray as xr
+from keras import layers
+
+import tfexplain
+from tests.helpers.deep_lift_networks import KERAS_SAVES
+from tests.helpers.networks import randomize, sequential
+from tfexplain import files, netcdf, results
+from tfexplain.audits import entropy
+from tfexplain.errors import DamagedFileError, InUseError, NotWritableError
+
+pytestmark = KERAS_SAVES
+
+
+@pytest.fixture(scope="module")
+def model():
+    return randomize(sequential((6,), layers.Dense(5, activation="relu"), layers.Dense(3)))
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(1).normal(size=(9, 6)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def analyzer(model):
+    return tfexplain.create_analyzer("lrp.epsilon", model, epsilon=0.25)
+
+
+def dataset():
+    return xr.Dataset(
+        {
+            "a": (("n", "m"), np.eye(3, 4)),
+            "t": (("n",), np.array(["x", "yy", ""])),
+        },
+        coords={"n": [1, 2, 3]},
+        attrs={"text": "gr\u00fcn", "number": 3, "list": [1.5, 2.5]},
+    )
+
+
+def listed(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+# --- what is read is what was written ---
+
+
+def test_a_dataset_comes_back_as_it_was(tmp_path):
+    netcdf.write(dataset(), tmp_path / "a.nc")
+    found = netcdf.read(tmp_path / "a.nc", "")
+    xr.testing.assert_identical(found, dataset())
+    # Other programs read it too, and what they write is read with a notice.
+    with xr.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as opened:
+        xr.testing.assert_identical(opened.load(), dataset())
+    dataset().to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
+    with pytest.warns(UserWarning, match="b.nc has no checksum"):
+        xr.testing.assert_identical(netcdf.read(tmp_path / "b.nc", ""), dataset())
+
+
+def flips(path, count, seed=0):
+    """Yields the content of a file with one bit flipped, at random places."""
+    content = path.read_bytes()
+    generator = np.random.default_rng(seed)
+    for place in generator.integers(0, len(content), count):
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(generator.integers(8))
+        yield bytes(changed)
+
+
+def readers(folder, analyzer, x):
+    """Files of all kinds that are written, each with a function that reads its numbers."""
+    analyzer.save(folder / "a.tfx")
+    results.save(analyzer.attribute(x), folder / "a.nc")
+    return {
+        folder / "a.tfx": lambda path: tfexplain.load_analyzer(path).analyze(x),
+        folder / "a.nc": lambda path: results.load(path)["relevance"].values,
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*has no checksum")
+def test_a_flipped_bit_is_seen_or_without_effect(analyzer, x, tmp_path):
+    for path, read in readers(tmp_path, analyzer, x).items():
+        expected, seen = read(path), 0
+        for content in flips(path, 12):
+            path.write_bytes(content)
+            try:
+                np.testing.assert_array_equal(read(path), expected)
+            except DamagedFileError as error:
+                assert error.path == path and str(path) in str(error)
+                seen += 1
+        assert seen >= 11
+
+
+@pytest.mark.parametrize("length", [0, 10, 1000, -1, -100])
+def test_a_file_that_was_cut_is_damaged(length, analyzer, x, tmp_path):
+    for path, read in readers(tmp_path, analyzer, x).items():
+        path.write_bytes(path.read_bytes()[:length])
+        with pytest.raises(DamagedFileError):
+            read(path)
+
+
+def test_a_changed_block_is_computed_again(analyzer, x, tmp_path, monkeypatch):
+    path = tmp_path / "entropy.nc"
+    expected = entropy({"a": analyzer}, x, block_size=3)
+    rename = os.replace
+
+    def stop_before_the_result(source, target):
+        if str(target) == str(path):
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    monkeypatch.setattr(os, "replace", stop_before_the_result)
+    with pytest.raises(KeyboardInterrupt):
+        entropy({"a": analyzer}, x, block_size=3, path=path)
+    monkeypatch.undo()
+    blocks = sorted((tmp_path / "entropy.nc.blocks").glob("*.npz"))
+    assert len(blocks) == 3
+    # Other numbers in a valid archive, which no checksum of zip tells.
+    with np.load(blocks[1]) as stored:
+        arrays = {key: array + 1 for key, array in stored.items()}
+    seal = blocks[1].read_bytes()[-files._SEAL_SIZE :]
+    np.savez(blocks[1], **arrays)
+    blocks[1].write_bytes(blocks[1].read_bytes() + seal)
+    with pytest.warns(UserWarning, match="is damaged.*computed again"):
+        found = entropy({"a": analyzer}, x, block_size=3, path=path)
+    np.testing.assert_array_equal(found["entropy"], expected["entropy"])
+
+
+# --- damaged analyzers ---
+
+
+def rewritten(path, target, **members):
+    """Copies an archive without its checksum, with other contents of some members."""
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(target, "w") as other:
+        for name in archive.namelist():
+            content = members.get(name, archive.read(name))
+            if content is not None:
+                other.writestr(name, content)
+    return target
+
+
+def changes(value, path=()):
+    """Yields copies of JSON-able data with one key dropped, or one value of another type."""
+    if isinstance(value, dict):
+        for key in value:
+            yield {k: v for k, v in value.items() if k != key}
+            for changed in changes(value[key], (*path, key)):
+                yield {**value, key: changed}
+    elif isinstance(value, list):
+        for place in range(len(value)):
+            for changed in changes(value[place], (*path, place)):
+                yield [*value[:place], changed, *value[place + 1 :]]
+    for other in (None, "q", -7, [], {}, [[]], {"__stored__": "q"}, {"__rule__": 3}, True):
+        if type(other) is not type(value):
+            yield other
+
+
+def test_every_wrong_key_of_a_configuration_is_damage(model, x, tmp_path):
+    composite = tfexplain.create_analyzer(
+        "lrp.composite", model, composite="epsilon_plus", dtype="float64"
+    )
+    path, target = tmp_path / "a.tfx", tmp_path / "b.tfx"
+    composite.save(path)
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("analyzer.json"))
+    tried = damaged = 0
+    for changed in changes(config):
+        rewritten(path, target, **{"analyzer.json": json.dumps(changed)})
+        tried += 1
+        try:
+            found = tfexplain.load_analyzer(target)
+        except DamagedFileError as error:
+            assert error.path == target and "safe_mode" not in str(error)
+            damaged += 1
+        except ValueError as error:
+            # A number of the format, or an option that says itself what is wrong.
+            assert "format" in str(error)
+        else:
+            # Nothing but an option that has this value too.
+            assert found.analyze(x).shape == x.shape
+    assert tried > 60 and damaged > 0.6 * tried
+
+
+def test_a_deep_configuration_ends_in_an_error(analyzer, tmp_path):
+    analyzer.save(tmp_path / "a.tfx")
+    for text in ("[" * 100_000, '{"format": ' * 50_000, "\x00", '{"a": NaN}'):
+        target = rewritten(tmp_path / "a.tfx", tmp_path / "b.tfx", **{"analyzer.json": text})
+        with pytest.raises(DamagedFileError, match="analyzer.json"):
+            tfexplain.load_analyzer(target)
+
+
+def test_a_damaged_model_names_the_file_that_was_given(analyzer, tmp_path):
+    analyzer.save(tmp_path / "a.tfx")
+    with zipfile.ZipFile(tmp_path / "a.tfx") as archive:
+        (tmp_path / "m.keras").write_bytes(archive.read("model.keras"))
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        config = archive.read("config.json").decode()
+    for members in (
+        {"config.json": config.replace('"units": 5', '"units": "q"')},
+        {"config.json": config.replace('"class_name": "Dense"', '"class_name": "Q"')},
+        {"config.json": "[]"},
+        {"config.json": None},
+        {"model.weights.h5": b"no HDF5"},
+        {"model.weights.h5": None},
+    ):
+        rewritten(tmp_path / "m.keras", tmp_path / "n.keras", **members)
+        content = (tmp_path / "n.keras").read_bytes()
+        target = rewritten(tmp_path / "a.tfx", tmp_path / "b.tfx", **{"model.keras": content})
+        with pytest.raises(DamagedFileError) as error:
+            tfexplain.load_analyzer(target)
+        assert "b.tfx" in str(error.value)
+        assert "/tmp" not in str(error.value).replace(str(tmp_path), "")
+
+
+def test_a_lambda_is_not_run_from_a_file(x, tmp_path):
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Lambda(lambda v: 2 * v)(layers.Dense(2)(inputs)))
+    tfexplain.create_analyzer("gradient", model).save(tmp_path / "a.tfx")
+    with pytest.raises(ValueError, match="Python code.*create_analyzer") as error:
+        tfexplain.load_analyzer(tmp_path / "a.tfx")
+    assert "safe_mode" not in str(error.value)
+
+
+# --- pickle ---
+
+
+def test_pickle_joblib_and_deepcopy_carry_what_save_does(model, analyzer, x, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    pattern = tfexplain.create_analyzer("pattern.net", model).fit(x)
+    for one in (analyzer, pattern):
+        joblib.dump(one, tmp_path / "a.joblib")
+        for again in (
+            pickle.loads(pickle.dumps(one)),
+            copy.deepcopy(one),
+            joblib.load(tmp_path / "a.joblib"),
+        ):
+            np.testing.assert_array_equal(again.analyze(x), one.analyze(x))
+            assert again.user_model is not model and again.options.keys() == one.options.keys()
+
+
+def test_what_cannot_be_saved_cannot_be_pickled(model):
+    analyzer = tfexplain.create_analyzer("integrated_gradients", model, baseline=lambda x: 0 * x)
+    for action in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(ValueError, match="baseline=.*cannot be saved.*register_keras"):
+            action(analyzer)
+
+
+def test_a_damaged_pickle_says_so(analyzer):
+    function, (content,) = analyzer.__reduce__()
+    with pytest.raises(DamagedFileError, match="the pickle of an analyzer"):
+        function(content[:200])
+    for error in (DamagedFileError("a", "b", "c"), NotWritableError("a", OSError(28, "full"), "d")):
+        again = pickle.loads(pickle.dumps(error))
+        assert str(again) == str(error) and again.path == pathlib.Path("a")
+
+
+# --- no space ---
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Every file is too large for the disk but those of settings and blocks."""
+    opened = pathlib.Path.open
+
+    class Full:
+        def __init__(self, file):
+            self.file, self.room = file, 4000
+
+        def write(self, content):
+            self.room -= len(content)
+            if self.room < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(content)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    def limited(path, mode="r", *arguments, **options):
+        file = opened(path, mode, *arguments, **options)
+        return Full(file) if "w" in mode else file
+
+    monkeypatch.setattr(pathlib.Path, "open", limited)
+
+
+def test_a_full_disk_leaves_what_was_there(analyzer, x, tmp_path, full_disk):
+    kept = tmp_path / "a.nc"
+    kept.write_bytes(b"before")
+    for write in (
+        lambda: results.save(analyzer.attribute(x), kept),
+        lambda: analyzer.save(tmp_path / "a.tfx"),
+        lambda: entropy({"a": analyzer}, x, path=tmp_path / "e.nc", block_size=3),
+    ):
+        with pytest.raises(NotWritableError, match=r"No space.* needs [\d,]+ bytes.*Free space"):
+            write()
+    assert kept.read_bytes() == b"before"
+    blocks = [f"e.nc.blocks/{i:08d}-{i + 3:08d}.npz" for i in (0, 3, 6)]
+    assert listed(tmp_path) == ["a.nc", "e.nc.blocks", *blocks, "e.nc.blocks/settings.json"]
+
+
+LIMITED = """
+import resource, sys
+import numpy as np, keras
+import tfexplain
+from keras import layers
+keras.utils.set_random_seed(0)
+model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(3)])
+x = np.random.default_rng(0).normal(size=(40, 6, 6, 1)).astype("float32")
+limit = int(sys.argv[2])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    tfexplain.audit(model, x, methods=["gradient"], audits=["entropy", "examples"], images=40,
+                    preset="quick", folder=sys.argv[1])
+except OSError as error:
+    print(type(error).__name__, error)
+    sys.exit(1)
+"""
+
+
+def test_a_limit_of_file_sizes_ends_an_audit_cleanly_and_it_continues(tmp_path):
+    """HDF5 crashed the interpreter where it could not write."""
+    folder = tmp_path / "audit"
+
+    def run(limit):
+        command = [sys.executable, "-c", LIMITED, str(folder), str(limit)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    stopped = run(16_000)
+    assert stopped.returncode == 1, stopped.stderr
+    assert "NotWritableError Cannot write" in stopped.stdout
+    assert "same call with that folder continues" in stopped.stdout
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+    assert not (folder / "audit.lock").exists()
+    done = run(0)
+    assert done.returncode == 0, done.stderr
+    found = tfexplain.report.load(folder)
+    assert set(found.datasets) == {"entropy", "examples"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_to(analyzer, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(NotWritableError, match="Permission denied.*may write"):
+        analyzer.save(tmp_path / "a.tfx")
+
+
+def test_a_refused_rename_says_what_to_do(analyzer, tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(errno.EACCES, "Permission denied", str(target))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(NotWritableError, match="Permission denied.*may write to"):
+        analyzer.save(tmp_path / "a.tfx")
+    assert listed(tmp_path) == []
+
+
+# --- one writer ---
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    path = tmp_path / "audit.lock"
+    with files.lock(path, "The folder"):
+        owner = json.loads(path.read_text())
+        assert owner["host"] == socket.gethostname() and owner["process"] == os.getpid()
+        with pytest.raises(InUseError, match=f"in use by process {os.getpid()} on this host"):
+            with files.lock(path, "The folder"):
+                pass
+        assert json.loads(path.read_text()) == owner
+    assert listed(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "message"),
+    [
+        ({"host": "elsewhere", "process": 1, "began": 0.0}, "host elsewhere.*delete .*audit.lock"),
+        ({}, "does not say by which process.*delete"),
+        ({"host": 3}, "does not say by which process.*delete"),
+    ],
+)
+def test_another_host_is_not_taken_over(owner, message, tmp_path):
+    path = tmp_path / "audit.lock"
+    path.write_text(json.dumps(owner))
+    with pytest.raises(InUseError, match=message):
+        with files.lock(path, "The folder"):
+            pass
+    assert json.loads(path.read_text()) == owner
+
+
+def test_a_process_that_is_gone_is_taken_over(tmp_path):
+    path = tmp_path / "audit.lock"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    began = psutil.Process(gone.pid).create_time()
+    gone.wait()
+    here = socket.gethostname()
+    for owner in (
+        {"host": here, "process": gone.pid, "began": began},
+        # Its number is that of another process now.
+        {"host": here, "process": os.getpid(), "began": psutil.Process().create_time() - 1000},
+    ):
+        path.write_text(json.dumps(owner))
+        with files.lock(path, "The folder"):
+            assert json.loads(path.read_text())["process"] == os.getpid()
+        assert listed(tmp_path) == []
+
+
+def test_the_second_of_two_audits_writes_nothing(model, x, tmp_path):
+    options = {"methods": ["gradient"], "audits": "entropy", "preset": "quick"}
+    folder = tmp_path / "audit"
+    found = tfexplain.audit(model, x, folder=folder, **options)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with files.lock(folder / "audit.lock", "The folder"):
+        with pytest.raises(InUseError, match="in use by process"):
+            tfexplain.audit(model, x, folder=folder, **options)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    again = tfexplain.audit(model, x, folder=folder, **options)
+    xr.testing.assert_identical(again.datasets["entropy"], found.datasets["entropy"])
+
+
+# --- audit.json ---
+
+
+def test_every_wrong_key_of_a_record_is_damage(model, x, tmp_path):
+    options = {"methods": ["gradient"], "audits": "entropy", "preset": "quick"}
+    tfexplain.audit(model, x, folder=tmp_path, **options)
+    file = tmp_path / "audit.json"
+    record = json.loads(file.read_text())
+    del record["sha256"]
+    tried = damaged = 0
+    with pytest.warns(UserWarning, match="audit.json has no checksum"):
+        for changed in changes({k: v for k, v in record.items() if k != "settings"}):
+            if isinstance(changed, dict) and changed and "schema" in changed:
+                changed = {**changed, "settings": record["settings"]}
+            file.write_text(json.dumps(changed))
+            tried += 1
+            try:
+                found = tfexplain.report.load(tmp_path)
+                found.verdict()
+                found.to_html()
+            except DamagedFileError as error:
+                assert error.path == file
+                damaged += 1
+            except ValueError as error:
+                assert any(word in str(error) for word in ("schema", "registered", "thresholds"))
+    assert tried > 80 and damaged > 20
+    file.write_text("[" * 100_000)
+    with pytest.raises(DamagedFileError, match="no JSON"):
+        tfexplain.report.load(tmp_path)
+
+
+def test_a_record_of_another_content_is_damaged(model, x, tmp_path):
+    options = {"methods": ["gradient"], "audits": "entropy", "preset": "quick"}
+    tfexplain.audit(model, x, folder=tmp_path, **options)
+    file = tmp_path / "audit.json"
+    file.write_text(file.read_text().replace('"gradient"', '"gradiant"'))
+    for action in (
+        lambda: tfexplain.report.load(tmp_path),
+        lambda: tfexplain.audit(model, x, folder=tmp_path, **options),
+    ):
+        with pytest.raises(DamagedFileError, match="checksum"):
+            action()

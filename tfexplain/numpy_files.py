@@ -1,0 +1,88 @@
+"""NumPy files, of which the headers are read first: what does not fit is never unpacked."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+import psutil
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of an array.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its dtype.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def headers(path: pathlib.Path) -> dict[str, Header]:
+    """Returns the header of each array of a `.npz` file, or that of a `.npy` file as "".
+
+    Raises:
+        OSError: If the file cannot be read; `zipfile.BadZipFile` or `ValueError` if it is no NumPy
+            file.
+    """
+    if path.suffix.lower() == ".npy":
+        with path.open("rb") as file:
+            return {"": _header(file)}
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                found[member.removesuffix(".npy")] = _header(file)
+    return found
+
+
+def read(path: pathlib.Path, name: str, check: Callable[[Header], str]) -> np.ndarray:
+    """Returns one array of a NumPy file.
+
+    Args:
+        path: The file.
+        name: Its key in a `.npz` file; "" for a `.npy` file.
+        check: Function of the header that returns what is wrong with it, as a sentence that begins
+            with "an array", or nothing.
+
+    Raises:
+        ValueError: If the check refuses the array, or it cannot be read.
+        MemoryError: If it needs more memory than there is.
+        OSError: If the file cannot be read.
+    """
+    header = headers(path)[name]
+    if wrong := check(header):
+        raise ValueError(f"{path} holds {wrong}")
+    available = psutil.virtual_memory().available
+    if header.nbytes > available:
+        raise MemoryError(
+            f"{path} holds an array of shape {header.shape} and type {header.dtype}, which needs "
+            f"{header.nbytes:,} bytes, and {available:,} are available. Give fewer samples at a "
+            "time."
+        )
+    # Opened here, because np.load leaves what is no archive open.
+    with path.open("rb") as file:
+        loaded: Any = np.load(file, allow_pickle=False)
+        return loaded[name] if name else loaded
+
+
+def _header(file: IO[bytes]) -> Header:
+    version = np.lib.format.read_magic(file)
+    reader = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+        version, np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = reader(file)
+    return Header(tuple(shape), dtype)
