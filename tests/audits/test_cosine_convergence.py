@@ -1,7 +1,6 @@
 """Cosine similarity convergence against brute force, and on chains whose limit is known."""
 
 import sys
-import zlib
 
 import keras
 import numpy as np
@@ -65,9 +64,9 @@ def audit(analyzers, x):
     return cosine_convergence(analyzers, x, seed=3, num_vectors=4, per_location=True)
 
 
-def vectors(start, positions, shape, seed=3):
-    """The documented random vectors: keyed by seed, name of the start and position."""
-    key = zlib.crc32(start.encode())
+def vectors(model, start, positions, shape, seed=3):
+    """The documented random vectors: keyed by seed, place of the start's layer and position."""
+    key = [layer.name for layer in model.layers].index(start)
     return np.stack(
         [np.random.default_rng([seed, key, p]).standard_normal(shape) for p in positions]
     )
@@ -94,8 +93,8 @@ def median(dataset, layer, analyzer=None):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_counts_equal_brute_force(name, analyzers, audit, x):
-    given = vectors("logits", range(len(x)), (4, 4))
+def test_counts_equal_brute_force(name, network, analyzers, audit, x):
+    given = vectors(network, "logits", range(len(x)), (4, 4))
     read = ("conv1", "pool", "conv2", "relu2", "flatten", "hidden")
     maps = analyzers[name].propagate(x, given, layers=read)
     for layer in ("input", *read):
@@ -112,8 +111,10 @@ def test_counts_equal_brute_force(name, analyzers, audit, x):
         expected, _ = np.histogram(distances, [0, *audit["bin"].values[500:]])
         counts = np.concatenate([[found["count"].values[:501].sum()], found["count"].values[501:]])
         assert np.abs(counts - expected).sum() <= 4
+        # Of orthogonal vectors rounding alone decides the sign.
         certain = np.abs(cosines) > 1e-9
-        assert found["negative"].sum() == pytest.approx((cosines[certain] < 0).sum(), abs=0)
+        below, unknown = (cosines[certain] < 0).sum(), (~certain & ~dropped).sum()
+        assert below <= found["negative"].sum() <= below + unknown
         dead = (maps[layer].reshape(9, 4, -1, maps[layer].shape[-1]) == 0).all(axis=(1, 3))
         if maps[layer].ndim == 3:
             dead = (maps[layer] == 0).all(axis=(1, 2))
@@ -219,7 +220,7 @@ def test_convergence_is_seen_far_below_the_rounding_of_a_product(positive, dtype
     assert chain[0] > 0.1
     assert chain[-1] < reached
     # The product of float32 vectors stops where its rounding is.
-    given = vectors("dense12", range(4), (5, 12), seed=0).astype("float32")
+    given = vectors(model, "dense12", range(4), (5, 12), seed=0).astype("float32")
     relevance = create("lrp.z_plus", model, dtype="float32").propagate(x, given)["input"]
     product = 1 - np.abs(brute_force(relevance.astype("float32")))
     assert np.median(np.abs(product)) > 1e-9
@@ -252,13 +253,13 @@ def test_positive_scales_change_nothing(network, x):
         xr.testing.assert_equal(one, two)
 
 
-def test_starts_and_layers(analyzers, x):
+def test_starts_and_layers(network, analyzers, x):
     found = cosine_convergence(
         analyzers["lrp.z"], x, start=["relu2", None], layers=["conv1"], num_vectors=3
     )
     assert found["start"].values.tolist() == ["relu2", "logits"]
     assert found["layer"].values.tolist() == ["logits", "relu2", "conv1", "input"]
-    given = vectors("relu2", range(9), (3, 2, 2, 5), seed=0)
+    given = vectors(network, "relu2", range(9), (3, 2, 2, 5), seed=0)
     maps = analyzers["lrp.z"].propagate(x, given, start="relu2", layers=["conv1"])
     for layer in ("conv1", "input"):
         expected = np.nanmedian(np.abs(brute_force(maps[layer])))
@@ -269,9 +270,9 @@ def test_starts_and_layers(analyzers, x):
     assert np.isnan(above["baseline"])
 
 
-def test_deep_lift_multipliers_and_contributions(analyzers, x):
+def test_deep_lift_multipliers_and_contributions(network, analyzers, x):
     analyzer = analyzers["deep_lift.reveal_cancel"]
-    given = vectors("logits", range(9), (5, 4), seed=0)
+    given = vectors(network, "logits", range(9), (5, 4), seed=0)
     values = {}
     for quantity in ("contribution", "multiplier"):
         found = cosine_convergence(analyzer, x, quantity=quantity)
@@ -296,7 +297,7 @@ def test_channels_first_is_compared_over_channels():
     analyzer = create("lrp.z", first)
     found = cosine_convergence(analyzer, x, per_location=True)
     start = str(found["start"].values[0])
-    given = vectors(start, range(3), (5, 4), seed=0)
+    given = vectors(first, start, range(3), (5, 4), seed=0)
     maps = analyzer.propagate(x, given, layers=["conv"])
     expected = brute_force(np.moveaxis(maps["conv"], 2, -1))
     single = found["one_minus_abs_cosine_conv"].isel(analyzer=0, start=0)
@@ -318,9 +319,8 @@ def test_sequences_and_tokens():
     x = np.random.default_rng(0).integers(0, 9, (5, 6))
     analyzer = create("lrp.z", model)
     found = cosine_convergence(analyzer, x, per_location=True)
-    maps = analyzer.propagate(
-        x, vectors("out", range(5), (5, 3), seed=0), layers=["vectors", "conv"]
-    )
+    given = vectors(model, "out", range(5), (5, 3), seed=0)
+    maps = analyzer.propagate(x, given, layers=["vectors", "conv"])
     for layer in ("vectors", "conv", "input"):
         single = found[f"one_minus_abs_cosine_{layer}"].isel(analyzer=0, start=0)
         expected = 1 - np.abs(brute_force(maps[layer]))
@@ -386,7 +386,7 @@ def test_what_cannot_be_measured_is_refused(network, x, analyzers):
             cosine_convergence({"fine": gradient, "other": create(name, network)}, x)
     with pytest.raises(ValueError, match="no single backward chain"):
         cosine_convergence(create("excitation_bp.contrastive", network), x)
-    several = create("deep_lift.rescale", network, baseline=[0.0, 1.0])
+    several = create("deep_lift.rescale", network, background=np.stack([x[0], x[1]]))
     with pytest.raises(ValueError, match="2 baselines.*Give one"):
         cosine_convergence(several, x)
     with pytest.raises(ValueError, match="num_vectors must be an integer >= 2"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -123,12 +122,16 @@ class Chain:
         return total, {layer: np.concatenate(values) for layer, values in single.items()}
 
     def _vectors(self, given: list[np.ndarray], place: slice, seed: int) -> np.ndarray:
-        """Returns (samples, num_vectors, *shape of the start), keyed by seed, start, position."""
+        """Returns (samples, num_vectors, *shape of the start), keyed by seed, start, position.
+
+        The start counts by its place among the layers of the model: names that Keras makes differ
+        from one copy of a model to the next.
+        """
         shape = self._network.start.shape[1:]
         if None in shape:
             records = self._network.run_records(tensors(given))
             shape = records[self._network.start_index].shape[1:]
-        key = zlib.crc32(self.start.encode())
+        key = list(self._analyzer.graph.readouts).index(self.start)
         return np.stack(
             [
                 np.random.default_rng([seed, key, position])
