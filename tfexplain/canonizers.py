@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import keras
+import tensorflow as tf
 from keras import layers
 
 from tfexplain.errors import MaskError, UnsupportedLayerError
@@ -17,11 +18,14 @@ from tfexplain.layer_types import IDENTITY, entry_of
 from tfexplain.operations import (
     Activation,
     Affine,
+    AveragePooling,
     Linear,
     Lookup,
+    Movement,
     Operation,
     Rearrangement,
     Replay,
+    Scaling,
     Slot,
 )
 from tfexplain.operations.elementwise import activation_of
@@ -47,9 +51,22 @@ def settle_inputs(graph: Graph) -> Graph:
     """
     readers = graph.consumers()
 
+    def is_numeric(call: Call) -> bool:
+        kind = entry_of(call.operation).kind
+        return kind is IDENTITY or kind.numeric
+
+    def is_looked_up(node: Node) -> bool:
+        return any(
+            issubclass(entry_of(call.operation).kind or Operation, Lookup)
+            or (not node.floating and any(map(is_looked_up, call.outputs)))
+            for call in readers[node]
+        )
+
     def is_number(node: Node) -> bool:
-        kinds = [entry_of(call.operation).kind for call in readers[node]]
-        return bool(kinds) and all(kind is IDENTITY or kind.numeric for kind in kinds)
+        # Tokens that are clipped or shifted first are tokens.
+        return (
+            bool(readers[node]) and all(map(is_numeric, readers[node])) and not is_looked_up(node)
+        )
 
     def is_token(node: Node) -> bool:
         return bool(readers[node]) and all(
@@ -71,11 +88,20 @@ def settle_inputs(graph: Graph) -> Graph:
     def new(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         return tuple(settled.get(node, node) for node in nodes)
 
+    calls = []
+    for call in graph.calls:
+        inputs = new(call.inputs)
+        if inputs != call.inputs and is_numeric(call) and all(node.floating for node in inputs):
+            # What is computed with floating numbers is floating.
+            for node in call.outputs:
+                settled[node] = node if node.floating else replace(node, dtype="float32")
+        calls.append(replace(call, inputs=inputs, outputs=new(call.outputs)))
     return replace(
         graph,
         inputs=new(graph.inputs),
         outputs=new(graph.outputs),
-        calls=tuple(replace(call, inputs=new(call.inputs)) for call in graph.calls),
+        calls=tuple(calls),
+        readouts={name: settled.get(node, node) for name, node in graph.readouts.items()},
     )
 
 
@@ -100,7 +126,7 @@ def to_canonical(graph: Graph) -> Graph:
             continue
         between = Node(call.outputs[0].shape, call.outputs[0].dtype)
         calls.append(replace(call, operation=operation, outputs=(between,)))
-        function = activation_of(activation, None)
+        function = activation_of(activation, None, len(between.shape))
         calls.append(Call(f"{call.name}:{function.label}", function, (between,), call.outputs))
     return replace(
         graph,
@@ -150,6 +176,56 @@ def drop_output_activation(graph: Graph, output: Node) -> tuple[Graph, Node, Ope
             readouts={k: logits if n is output else n for k, n in graph.readouts.items()},
         )
     return graph, logits, call.operation
+
+
+def is_sigmoid_unit(graph: Graph, start: Node, dropped: Operation | None) -> bool:
+    """Tells whether what is explained is one sigmoid unit, or its logit.
+
+    Args:
+        graph: A canonical graph.
+        start: The explained tensor.
+        dropped: The activation that was left out behind it, if any.
+    """
+    if start.shape[1:] != (1,):
+        return False
+    call = graph.producer().get(start)
+    operation = dropped or (call.operation if call is not None else None)
+    return isinstance(operation, Activation) and operation.name == "sigmoid"
+
+
+def opposite_side(graph: Graph, start: Node, kept: bool) -> tuple[Graph, Node]:
+    """Returns the graph that explains the other class of a sigmoid unit, and its start.
+
+    The last linear layer gets -W and -b, so that rules that treat signs apart speak for the other
+    class. Where there is none that the logit alone depends on, the logit is multiplied by -1.
+
+    Args:
+        graph: A canonical graph.
+        start: The logit, or the probability.
+        kept: Whether it is the probability, which becomes 1 - p.
+    """
+    producer, consumers = graph.producer(), graph.consumers()
+    logit = producer[start].inputs[0] if kept else start
+    call = producer.get(logit)
+    others = {node for node in graph.outputs if node is not start}
+    # What lies between only moves or averages, and the logit alone depends on it.
+    alone = len(consumers[logit]) == int(kept) and logit not in others
+    while alone and call is not None and isinstance(call.operation, Movement | AveragePooling):
+        (before, *more) = call.inputs
+        alone = not more and len(consumers[before]) == 1 and before not in others
+        call = producer.get(before)
+    if alone and call is not None and isinstance(call.operation, Linear):
+        opposite = replace(call, operation=call.operation.opposite())
+        calls = [opposite if other is call else other for other in graph.calls]
+        return replace(graph, calls=tuple(calls)), start
+    turned = Node(logit.shape, logit.dtype, logit.batch)
+    turn = Call("opposite", Scaling("opposite", tf.negative), (logit,), (turned,))
+    calls = list(graph.calls)
+    if not kept:
+        return replace(graph, calls=(*calls, turn)), turned
+    place = calls.index(producer[start])
+    calls[place : place + 1] = [turn, replace(calls[place], inputs=(turned,))]
+    return replace(graph, calls=tuple(calls)), start
 
 
 def fold_batch_norms(graph: Graph) -> Graph:

@@ -7,7 +7,7 @@ count like layers (they are in `model.operations`, not in `model.layers`).
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -236,11 +236,21 @@ def _known_input_shape(model: keras.Model) -> tuple[int | None, ...]:
     )
 
 
-def _node(tensor: keras.KerasTensor) -> Node:
+def _node(
+    tensor: keras.KerasTensor, batches: Mapping[int | None, int | None] | None = None
+) -> Node:
+    """Returns the node of a tensor.
+
+    Args:
+        tensor: The tensor.
+        batches: Batch size inside of a nested model -> that of the model around it: one that was
+            built by a call on one sample takes any.
+    """
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     if not tensor.shape:
         return Node((), dtype, -1)
-    return Node((None, *tensor.shape[1:]), dtype, tensor.shape[0])
+    batch = tensor.shape[0]
+    return Node((None, *tensor.shape[1:]), dtype, (batches or {}).get(batch, batch))
 
 
 class _Tracer:
@@ -264,6 +274,11 @@ class _Tracer:
         """Walks through `function`, applied to `inputs`, and returns its outputs."""
         before, order = self.uses.copy(), _order_of_uses(function)
         known = {id(tensor): node for tensor, node in zip(function.inputs, inputs, strict=True)}
+        batches = {
+            tensor.shape[0]: node.batch
+            for tensor, node in zip(function.inputs, inputs, strict=True)
+            if tensor.shape
+        }
         for depth in sorted(function._nodes_by_depth, reverse=True):
             for step in function._nodes_by_depth[depth]:
                 if step.is_input or step.operation is None:
@@ -271,12 +286,19 @@ class _Tracer:
                 if any(id(tensor) not in known for tensor in step.input_tensors):
                     continue
                 name = self.name(prefix, step, before, order)
-                outputs = self.visit(step, name, known, prefix)
+                outputs = self.visit(step, name, known, prefix, batches)
                 for tensor, node in zip(step.outputs, outputs, strict=True):
                     known[id(tensor)] = node
         return [known[id(tensor)] for tensor in function.outputs]
 
-    def visit(self, step: Any, name: str, known: dict[int, Node], prefix: str) -> list[Node]:
+    def visit(
+        self,
+        step: Any,
+        name: str,
+        known: dict[int, Node],
+        prefix: str,
+        batches: Mapping[int | None, int | None],
+    ) -> list[Node]:
         """Records one call, or all calls of a nested model."""
         operation = step.operation
         inner = _function(operation) if isinstance(operation, keras.Model) else None
@@ -295,7 +317,7 @@ class _Tracer:
                 return Slot(len(read) - 1)
 
             arguments = tree.map_structure(slot, (step.arguments.args, step.arguments.kwargs))
-            outputs = [_node(tensor) for tensor in step.outputs]
+            outputs = [_node(tensor, batches) for tensor in step.outputs]
             self.calls.append(Call(name, operation, tuple(read), tuple(outputs), arguments))
         if len(outputs) == 1:
             self.readouts[name] = outputs[0]

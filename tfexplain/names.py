@@ -39,7 +39,7 @@ class Entry:
     """One name of an analyzer.
 
     Attributes:
-        class_name: Name of the class in `tfexplain.analyzers`.
+        class_name: Name of the class in `tfexplain.analyzers`, or a class of your own.
         summary: One line on what it computes.
         references: Keys of `tfexplain.references.REFERENCES`.
         preset: Options that belong to the name.
@@ -48,7 +48,7 @@ class Entry:
             create the analyzers of all names.
     """
 
-    class_name: str
+    class_name: str | type[Any]
     summary: str
     references: tuple[str, ...]
     preset: dict[str, Any] = field(default_factory=dict)
@@ -58,6 +58,8 @@ class Entry:
     @property
     def cls(self) -> type[Any]:
         """The class, a subclass of `tfexplain.analyzers.Analyzer`; imports TensorFlow."""
+        if isinstance(self.class_name, type):
+            return self.class_name
         return getattr(importlib.import_module("tfexplain.analyzers"), self.class_name)
 
     @property

@@ -10,6 +10,7 @@ and `expand` gives an activation the axis of length one that broadcasts over the
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,6 +21,9 @@ import tensorflow as tf
 from tfexplain.checks import flag, real
 
 Tensor: TypeAlias = tf.Tensor
+# One function is traced at a time: threads that call an analyzer for the first time at once would
+# each trace it, and operations keep what belongs to the graph that is being made.
+TRACING = threading.RLock()
 
 
 def shape_of(tensor: Tensor) -> list:
@@ -259,5 +263,7 @@ class Compiled:
         # Analyzers are many and short-lived, so each is traced once. Calling the concrete function
         # keeps TensorFlow from taking that for an endless retracing of one function.
         if self._concrete is None:
-            self._concrete = self._function.get_concrete_function()
+            with TRACING:
+                if self._concrete is None:
+                    self._concrete = self._function.get_concrete_function()
         return self._concrete(*arguments)

@@ -179,7 +179,9 @@ def test_baselines_of_every_form_agree(network):
     singly = [relevance(per_sample[i], x[i : i + 1])[0] for i in range(3)]
     np.testing.assert_allclose(relevance(per_sample), singly, rtol=1e-12, atol=1e-14)
     mean = (expected + relevance(0.5)) / 2
-    np.testing.assert_allclose(relevance([shared, 0.5]), mean, rtol=1e-12, atol=1e-14)
+    rows = np.stack([shared, np.full_like(shared, 0.5)])
+    several = tfexplain.create_analyzer("integrated_gradients", model, steps=6, background=rows)
+    np.testing.assert_allclose(several.analyze(x, target=0), mean, rtol=1e-12, atol=1e-14)
 
 
 def test_head_and_output_activation(network):

@@ -171,7 +171,7 @@ def test_a_map_is_the_sum_of_its_backward_passes(name, ready, x):
 
 
 def test_each_baseline_has_a_chain(model, x):
-    several = create_wide("deep_lift.rescale", model, baseline=[0.0, 0.1, -0.2])
+    several = create_wide("deep_lift.rescale", model, background=np.stack([0 * x[0], x[0], x[1]]))
     assert several.num_chains == 3
     assert len(several.backward_passes([x], Place(slice(0, 2), 2))) == 3
     relevance = np.random.default_rng(4).normal(size=(2, 3, 3))
@@ -180,7 +180,7 @@ def test_each_baseline_has_a_chain(model, x):
     with pytest.raises(ValueError, match="averages over 3 baselines"):
         cosine_convergence({"mine": several}, x)
     # An average over baselines has no chain at all.
-    assert create_wide("integrated_gradients", model, baseline=[0.0, 0.1]).num_chains == 0
+    assert create_wide("integrated_gradients", model, background=x[:2]).num_chains == 0
 
 
 def test_nonlinearity_depends_on_the_start(model):

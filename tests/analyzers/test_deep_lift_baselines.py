@@ -66,15 +66,74 @@ def test_forms_of_baselines(image_model):
 
 def test_several_baselines_are_averaged(image_model):
     x, own = normal(3, 5, 5, 2), normal(3, 5, 5, 2, seed=2)
-    several = [0.0, own[0], own, blurred]
-    found = create("deep_lift.rescale", image_model, baseline=several).analyze(x, target=2)
-    parts = [
-        create("deep_lift.rescale", image_model, baseline=one).analyze(x, target=2)
-        for one in several
-    ]
-    assert_same(found, np.mean(parts, axis=0), 1e-12)
-    with pytest.raises(tfexplain.UnsupportedModelError, match="averages over 4 baselines"):
-        _ = create("deep_lift.rescale", image_model, baseline=several).model
+    # As many rows as samples are no baseline per sample.
+    for rows in (own, own[:2], own[:1]):
+        analyzer = create("deep_lift.rescale", image_model, background=rows)
+        parts = [
+            create("deep_lift.rescale", image_model, baseline=one).analyze(x, target=2)
+            for one in rows
+        ]
+        assert_same(analyzer.analyze(x, target=2), np.mean(parts, axis=0), 1e-12)
+    assert analyzer.num_chains == 1
+    with pytest.raises(tfexplain.UnsupportedModelError, match="averages over 3 baselines"):
+        _ = create("deep_lift.rescale", image_model, background=own).model
+
+
+@pytest.mark.parametrize("name", ["deep_lift.rescale", "integrated_gradients", "shapley_sampling"])
+def test_a_background_of_several_inputs_is_a_dict_of_rows(name):
+    model = two_inputs()
+    options = {"cycles": 2} if name == "shapley_sampling" else {}
+    x = {"left": normal(2, 3), "right": normal(2, 4, seed=2)}
+    rows = {"left": normal(3, 3, seed=3), "right": normal(3, 4, seed=4)}
+    found = create(name, model, background=rows, **options).analyze(x, target=1)
+    parts = []
+    for place in range(3):
+        # One entry per input, in their order, is a list too.
+        one = {key: part[place] for key, part in rows.items()}
+        by_name, in_order = (
+            create(name, model, baseline=baseline, **options).analyze(x, target=1)
+            for baseline in (one, list(one.values()))
+        )
+        for key in x:
+            np.testing.assert_array_equal(by_name[key], in_order[key])
+        parts.append(by_name)
+    for key in x:
+        assert_same(found[key], np.mean([part[key] for part in parts], axis=0), 1e-10)
+
+
+BACKGROUNDS = {
+    "both": ({"baseline": 0.5, "background": np.zeros((2, 5, 5, 2))}, "give one of the two"),
+    "one row": ({"background": np.zeros((5, 5, 2))}, r"\(5, 5, 2\), expected .*background\[None\]"),
+    "other shape": ({"background": np.zeros((2, 5, 4, 2))}, r"expected \(rows, 5, 5, 2\)"),
+    "no rows": ({"background": np.zeros((0, 5, 5, 2))}, "at least one row"),
+    "text": ({"background": "rows"}, "received str"),
+    "not finite": ({"background": np.full((2, 5, 5, 2), np.nan)}, "background holds NaN"),
+    "names": ({"background": {"left": np.zeros((2, 5, 5, 2))}}, "has the inputs"),
+    "list": (
+        {"baseline": [np.zeros((5, 5, 2))] * 2},
+        "list of 2, and the model has one input.*backg",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BACKGROUNDS)
+def test_wrong_backgrounds(image_model, case):
+    options, message = BACKGROUNDS[case]
+    for name in ("deep_lift.rescale", "integrated_gradients", "shapley_sampling"):
+        with pytest.raises(ValueError, match=message):
+            create(name, image_model, **options)
+
+
+def test_a_background_of_several_inputs_is_no_array_and_has_as_many_rows_of_each():
+    model = two_inputs()
+    for background, message in (
+        (np.zeros((2, 3)), "a dict of rows by name"),
+        ({"left": np.zeros((2, 3)), "right": np.zeros((3, 4))}, r"\[2, 3\] rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            create("integrated_gradients", model, background=background)
+    with pytest.raises(ValueError, match="list of 3, and the model has 2 inputs.*background"):
+        create("integrated_gradients", model, baseline=[0.0, 0.5, 1.0])
 
 
 def test_tokens():
@@ -153,7 +212,7 @@ def test_wrong_options(image_model):
     for name in (*NAMES, "deep_lift.ablation"):
         with pytest.raises(ValueError, match="max_pool must be one of difference, gradient"):
             create(name, image_model, max_pool="winner")
-        with pytest.raises(ValueError, match="empty list"):
+        with pytest.raises(ValueError, match="list of 0.*background="):
             create(name, image_model, baseline=[])
     with pytest.raises(ValueError, match="definition must be one of as_run, as_written"):
         create("deep_lift.ablation", image_model, definition="as_told")
@@ -223,7 +282,7 @@ def test_one_baseline_per_sample_is_not_exported(image_model, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("deep_lift.rescale", {"max_pool": "gradient", "baseline": [0.5, normal(3, 5, 5, 2)]}),
+        ("deep_lift.rescale", {"max_pool": "gradient", "background": normal(3, 5, 5, 2)}),
         ("deep_lift.ablation", {"definition": "as_written", "baseline": normal(1, 5, 5, 2)}),
     ],
 )
@@ -237,10 +296,12 @@ def test_save_and_load(image_model, name, options, tmp_path):
     assert np.abs(plain - analyzer.analyze(x, 1)).max() > 1e-3
 
 
-@pytest.mark.parametrize("baseline", [blurred, [0.0, normal(5, 5, 2, seed=3)]])
-def test_export(image_model, baseline, tmp_path):
+@pytest.mark.parametrize(
+    "options", [{"baseline": blurred}, {"background": normal(2, 5, 5, 2, seed=3)}], ids=list("ab")
+)
+def test_export(image_model, options, tmp_path):
     x = normal(3, 5, 5, 2, seed=9)
-    analyzer = create("deep_lift.reveal_cancel", image_model, baseline=baseline)
+    analyzer = create("deep_lift.reveal_cancel", image_model, **options)
     analyzer.export(tmp_path / "model")
     served = tf.saved_model.load(tmp_path / "model").signatures
     found = served["serving_default"](tf.constant(x))

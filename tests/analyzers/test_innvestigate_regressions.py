@@ -232,6 +232,7 @@ def test_innvestigate_npz_roundtrip(tmp_path, dense_relu):
 
 
 # Options with other values than their defaults; together they are all options that there are.
+ROWS = np.linspace(-1, 1, 144).reshape(2, 6, 6, 2)
 SAVED = [
     (
         "lrp.epsilon",
@@ -281,6 +282,7 @@ SAVED = [
     ("shapley_sampling", {"cycles": 2, "baseline": 0.4, "features": 3, "seed": 5, "output": 1}),
     ("deep_lift.rescale", {"baseline": 0.2, "max_pool": "gradient", "output": 1}),
     ("deep_lift.ablation", {"definition": "as_written", "output": 1}),
+    ("deep_lift.genomics", {"background": ROWS.tolist(), "output": 1}),
 ]
 
 

@@ -231,7 +231,7 @@ def test_memory_is_bounded_by_several_calls(image_model, monkeypatch, limit, cal
 def test_propagate_explains_weighted_sums(dense_relu):
     x = samples(dense_relu)
     weights = np.random.default_rng(5).normal(size=(3, 2, 3))
-    analyzer = create(NAME, dense_relu, cycles=3, baseline=[0, np.ones(5)])
+    analyzer = create(NAME, dense_relu, cycles=3, background=np.eye(2, 5))
     found = analyzer.propagate(x, weights, batch_size=2)
     expected = np.einsum("nvk,nki->nvi", weights, analyzer.analyze(x, target="all"))
     assert set(found) == {"input"}
@@ -335,9 +335,13 @@ def test_removed_tokens_become_those_of_the_baseline(words, baseline):
 
 def test_baselines_of_tokens_are_tokens(words):
     x = np.random.default_rng(0).integers(0, 9, (3, 5))
-    for wrong in (0.5, [0, 1.5], np.full(5, 0.25)):
+    for wrong in (
+        {"baseline": 0.5},
+        {"baseline": np.full(5, 0.25)},
+        {"background": np.stack([np.zeros(5), np.full(5, 1.5)])},
+    ):
         with pytest.raises(ValueError, match="must hold tokens, whole numbers of int32, received"):
-            create(NAME, words, baseline=wrong)
+            create(NAME, words, **wrong)
     late = create(NAME, words, cycles=1, baseline=lambda x: x / 2 + 0.25)
     with pytest.raises(ValueError, match="must hold tokens"):
         late.analyze(x)
@@ -424,8 +428,8 @@ def test_forms_of_baselines(dense_relu, baseline):
 
 
 def test_several_baselines_are_averaged(dense_relu):
-    x, given = samples(dense_relu), [0, np.linspace(-1, 1, 5), doubled]
-    found = create(NAME, dense_relu, cycles=2, baseline=given).analyze(x)
+    x, given = samples(dense_relu), np.stack([np.zeros(5), np.linspace(-1, 1, 5)])
+    found = create(NAME, dense_relu, cycles=2, background=given).analyze(x)
     each = [create(NAME, dense_relu, cycles=2, baseline=one).analyze(x) for one in given]
     assert_same(found, np.mean(each, axis=0))
 
@@ -471,7 +475,7 @@ def test_it_follows_the_weights(dense_relu):
         ({"features": 2.0}, "features must be .* received 2.0"),
         ({"features": 2}, r"features=2 are patches of one input .* has \[\(None, 5\)\]"),
         ({"seed": -1}, "seed must be an integer .* received -1"),
-        ({"baseline": []}, "baseline is an empty list"),
+        ({"baseline": []}, "a list of 0.*background="),
         ({"steps": 3}, "no option 'steps'"),
     ],
 )

@@ -169,6 +169,6 @@ def test_a_relu_behind_a_pooling_closes_negative_outputs(x):
 
 
 def test_several_baselines_have_several_chains(network, x):
-    analyzer = create("deep_lift.rescale", network, baseline=[0.0, 0.1])
+    analyzer = create("deep_lift.rescale", network, background=x[:2])
     with pytest.raises(ValueError, match="averages over 2 baselines"):
         layer_norms(analyzer, x)

@@ -1,3 +1,4 @@
+import errno
 import inspect
 import json
 import os
@@ -15,8 +16,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tfexplain import cli, demo, report, results
+from tfexplain.errors import DamagedFileError, InUseError, NotWritableError
 from tfexplain.names import ANALYZERS
-from tfexplain.report.folder import SCHEMA, SCHEMA_VERSION
+from tfexplain.report.folder import DIGEST, SCHEMA, SCHEMA_VERSION, checksum
 
 # NumPy warns about Keras' variables when Keras saves them
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -259,6 +261,49 @@ def test_a_failure_leaves_nothing_behind(runner, tmp_path):
     assert "Traceback" in done.stderr
 
 
+RESOURCES = {
+    "memory": (MemoryError("40 bytes more"), "not enough memory: 40 bytes more"),
+    "disk": (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+    "size": (OSError(errno.EFBIG, "File too large"), "File too large"),
+    "writing": (
+        NotWritableError("a.nc", OSError(errno.EACCES, "Permission denied"), "Choose another."),
+        "Cannot write a.nc: Permission denied. Choose another.",
+    ),
+    "in use": (InUseError("The folder a is in use."), "The folder a is in use."),
+    "damage": (
+        DamagedFileError("a.tfx", "it is cut", "Save again."),
+        "a.tfx is damaged: it is cut",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RESOURCES)
+def test_resources_and_damage_are_no_bad_input(case, runner, monkeypatch):
+    """Before the work starts too, where another error means wrong arguments."""
+    error, message = RESOURCES[case]
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("tfexplain.loading.load_model", fail)
+    for arguments in (
+        ["explain", "m.keras", "cat.png", "--method", "lrp.z"],
+        ["describe", "m.keras", "--method", "lrp.z"],
+        ["export", "m.keras", "served", "--method", "lrp.z"],
+        ["koopman", "m.keras", "cat.png"],
+    ):
+        done = runner(*arguments, code=1)
+        assert message in plain(done.stderr)
+    assert sorted(os.listdir()) == ["cat.png", "dog.png", "m.keras"]
+
+
+def test_a_sigmoid_unit_is_explained_for_a_class(runner):
+    """The words are checked before anything is computed."""
+    arguments = ["explain", "m.keras", "cat.png", "--method", "lrp.z", "--out", "out"]
+    done = runner(*arguments, "--target", "both", code=2)
+    assert "--target is 'both'. Expected the index of an output, or positive" in plain(done.stderr)
+
+
 def test_termination_leaves_nothing_behind(runner):
     handler = signal.getsignal(signal.SIGTERM)
     before = sorted(os.listdir())
@@ -292,7 +337,10 @@ def test_tensorflow_starts_silently(tmp_path):
             ["m.keras", "cat.png", "--method", "lrp.z", "--target", "4"],
             "4 outputs: expected 0 to 3",
         ),
-        (["m.keras", "cat.png", "--method", "lrp.z", "--target", "a"], "Invalid value for '--tar"),
+        (
+            ["m.keras", "cat.png", "--method", "lrp.z", "--target", "a"],
+            "--target is 'a'. Expected the index",
+        ),
         (["m.keras", "cat.png", "--method", "lrp.z", "--option", "a"], "--option is 'a'. Expected"),
         (["m.keras", "cat.png", "--method", "lrp.z", "--option", "b=1"], "error: lrp.z: "),
         (
@@ -396,15 +444,19 @@ def test_demo_refuses_the_folder_of_another_audit(runner, quick_demo, monkeypatc
     monkeypatch.setattr(demo, "run", lambda *_, **__: pytest.fail("worked before it checked"))
     folder = pathlib.Path("out")
     folder.mkdir()
-    record = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION}
-    record |= dict.fromkeys(("audits", "reasons", "seconds"), {})
+    record = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "model": "m", "explained": ""}
+    keys = ("audits", "reasons", "seconds", "methods", "left_out", "thresholds")
+    record |= {**dict.fromkeys(keys, {}), "notes": [], "samples": {"given": 0, "positions": []}}
+    record["hardware"] = {"system": "", "processor": "", "cpus": 1, "gpus": []}
     for data, versions, message in (
         ("photos/", {}, "out holds another audit, of photos/. Choose another folder"),
         (demo.DATA, {"keras": "1.0"}, "other versions of keras. Choose another folder"),
     ):
-        settings = {"versions": {**results.versions(), **versions}}
-        text = json.dumps({**record, "settings": settings, "about": {"data": data}})
-        (folder / "audit.json").write_text(text)
+        versions = {**results.versions(), **versions}
+        settings = {"versions": versions, "analyzers": {}, "preset": "quick", "seed": 0}
+        whole = {**record, "settings": settings, "about": {"data": data}}
+        whole[DIGEST] = checksum(whole)
+        (folder / "audit.json").write_text(json.dumps(whole))
         assert message in plain(runner("demo", "--out", "out", code=2).stderr)
     (folder / "audit.json").unlink()
     (folder / "report.html").write_text("mine")

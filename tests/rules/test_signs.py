@@ -129,7 +129,7 @@ def test_marks_of_every_known_activation(name, dtype):
     """From values that vanish in rounding to some that overflow."""
     function = getattr(keras.activations, name, None) or getattr(ops, name)
     options = (0.5, -0.3) if name == "threshold" else ()  # the limit, and what is below it
-    activation = activation_of(function, None, lambda x: function(x, *options))
+    activation = activation_of(function, None, 2, lambda x: function(x, *options))
     size = np.concatenate([[0.0], np.logspace(-9, 3, 61)]).astype(dtype)
     for x, known in ((np.concatenate([-size, size]), False), (size, True)):
         y = activation.forward(tf.constant(x[None])).numpy()

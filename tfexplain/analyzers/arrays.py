@@ -17,6 +17,10 @@ from tfexplain.graph import Node
 LARGEST_SEED = 2**31 - 1
 
 
+# Classes of a sigmoid unit, as targets.
+SIDES = POSITIVE_SIDE, NEGATIVE_SIDE, PREDICTED_SIDE = "positive", "negative", "predicted"
+
+
 class Inputs:
     """The inputs of a model: checks arrays against them and keeps the user's structure.
 
@@ -97,7 +101,14 @@ class Inputs:
             if array.dtype.kind == "f":
                 if not np.array_equal(finite(array, f"Input {name!r}"), np.round(array)):
                     raise ValueError(f"Input {name!r} takes integers, received fractions.")
-            return array.astype(node.dtype)
+            with np.errstate(invalid="ignore"):
+                kept = array.astype(node.dtype)
+            if not np.array_equal(kept, array):
+                raise ValueError(
+                    f"Input {name!r} takes {node.dtype}, and {array.min()} to {array.max()} does "
+                    "not fit into that."
+                )
+            return kept
         with np.errstate(over="ignore"):
             # What does not fit the precision becomes infinite and is refused as such.
             array = array.astype(self.dtype)
@@ -135,14 +146,24 @@ def dataset_batches(dataset: tf.data.Dataset) -> Iterator[Any]:
     """Yields the inputs of each batch of a Dataset; labels beside them are left out.
 
     Raises:
-        ValueError: If it holds no batch.
+        ValueError: If it holds no batch, or fails on the way.
     """
-    empty = True
-    for element in dataset:
-        empty = False
+    elements, count = iter(dataset), 0
+    while True:
+        try:
+            element = next(elements)
+        except StopIteration:
+            break
+        except tf.errors.OpError as error:
+            raise ValueError(
+                f"The Dataset fails at batch {count} (counted from 0): "
+                f"{str(error).splitlines()[0][:300]}. Nothing is wrong with the analyzer; mend or "
+                "leave out what makes that batch."
+            ) from error
         x = element[0] if isinstance(element, tuple) else element
         yield keras.tree.map_structure(lambda tensor: tensor.numpy(), x)
-    if empty:
+        count += 1
+    if not count:
         raise ValueError("The Dataset holds no batches.")
 
 
@@ -181,8 +202,8 @@ def flat_targets(target: Any, count: int, output_shape: Sequence[int | None]) ->
     if isinstance(target, str):
         if target != "all":
             raise ValueError(
-                f"target must be None, an index, one index per sample or 'all', "
-                f"received {target!r}."
+                f"target must be None, an index, one index per sample or 'all', for one sigmoid "
+                f"unit also {', '.join(map(repr, SIDES))}; received {target!r}."
             )
         return np.tile(np.arange(outputs, dtype="int32"), (count, 1))
     if isinstance(target, tuple) and len(target) == len(output_shape) > 1:

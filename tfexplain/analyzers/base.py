@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
@@ -17,6 +18,10 @@ import xarray as xr
 from tfexplain import results
 from tfexplain.analyzers import persistence, serving
 from tfexplain.analyzers.arrays import (
+    NEGATIVE_SIDE,
+    POSITIVE_SIDE,
+    PREDICTED_SIDE,
+    SIDES,
     Inputs,
     dataset_batches,
     finite,
@@ -63,6 +68,9 @@ class Analyzer(Capabilities, abc.ABC):
     _options: dict[str, Any]
     # What its name sets, which is no option.
     _preset: Mapping[str, Any] = MappingProxyType({})
+    # Which class of a sigmoid unit speaks.
+    side: str = POSITIVE_SIDE
+    _opposite: Analyzer | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> Analyzer:
         """Keeps the options as they were given, for saving and printing."""
@@ -78,6 +86,7 @@ class Analyzer(Capabilities, abc.ABC):
         model: keras.Model,
         preset: Mapping[str, Any],
         options: Mapping[str, Any],
+        side: str = POSITIVE_SIDE,
     ) -> A:
         """Creates an analyzer of this class under a name.
 
@@ -87,9 +96,10 @@ class Analyzer(Capabilities, abc.ABC):
             preset: Options that belong to the name.
             options: The others. One that the name presets too counts: an instance made from its
                 class may have it.
+            side: "negative" for the other class of a sigmoid unit; see `opposite`.
         """
         analyzer: Any = cls.__new__(cls, **options)
-        analyzer.name, analyzer._preset = name, preset
+        analyzer.name, analyzer._preset, analyzer.side = name, preset, side
         analyzer.__init__(model, **{**preset, **options})
         return analyzer
 
@@ -192,7 +202,8 @@ class Analyzer(Capabilities, abc.ABC):
                 `tf.data.Dataset` of batches.
             target: None for the largest output of each sample, an output index for all samples,
                 one index per sample, or "all". For outputs of rank > 2 a tuple of indices or a
-                flat index.
+                flat index. For one sigmoid unit also "positive" (class 1), "negative" (class 0,
+                which `opposite` explains) or "predicted"; None is the logit with its sign.
             batch_size: Samples that are computed together; memory is bounded by it.
 
         Returns:
@@ -236,6 +247,12 @@ class Analyzer(Capabilities, abc.ABC):
         targets = np.where(targets < 0, flat.argmax(axis=1)[:, None], targets)
         arrays = self.inputs.arrays(template)
         single = len(arrays) == 1
+        sides: Any = None
+        if isinstance(target, str) and target in SIDES:
+            sides = np.full(len(flat), target, dtype=object)
+            if target == PREDICTED_SIDE:
+                outputs = self.outputs(template, batch_size=batch_size)
+                sides = np.where(self._speaks_for_0(outputs), NEGATIVE_SIDE, POSITIVE_SIDE)
         named = [dict(zip(self.inputs.names, part, strict=True)) for part in (relevance, arrays)]
         return results.attribution_dataset(
             relevance[0] if single else named[0],
@@ -246,9 +263,64 @@ class Analyzer(Capabilities, abc.ABC):
             config=self.get_config(strict=False),
             assignment=self.describe().rows,
             seed=self.seed,
+            sides=sides,
         )
 
+    # --- both classes of a sigmoid unit ---
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether one sigmoid unit is explained, which speaks for two classes."""
+        return False
+
+    @property
+    def opposite(self) -> Analyzer:
+        """The same method for class 0 of a sigmoid unit.
+
+        The last linear layer has -W and -b there, so that methods which treat signs apart speak for
+        that class; where there is none, the logit is multiplied by -1. A probability p becomes
+        1 - p.
+
+        Raises:
+            ValueError: If no single sigmoid unit is explained.
+        """
+        if not self.has_sides:
+            raise ValueError(
+                f"The targets {', '.join(map(repr, SIDES))} are for an output of one sigmoid unit. "
+                f"The explained output of {self.user_model.name!r} has the shape "
+                f"{self.output_shape} and is no such unit: give the index of an output."
+            )
+        if self._opposite is None:
+            self._opposite = self.named(
+                self.name, self.user_model, self._preset, self._options, NEGATIVE_SIDE
+            )
+        return self._opposite
+
+    def _run_side(self, x: Any, side: str, batch_size: int) -> tuple:
+        """Explains the class that a word names, as `_run`."""
+        opposite = self.opposite
+        if side == POSITIVE_SIDE:
+            return self._run(x, 0, batch_size)
+        if side == NEGATIVE_SIDE:
+            return opposite._run(x, 0, batch_size)
+        template, relevance, outputs, targets = self._run(x, 0, batch_size)
+        negative = self._speaks_for_0(outputs)
+        if negative.any():
+            _, others, other_outputs, _ = opposite._run(template, 0, batch_size)
+            outputs = np.where(negative[:, None], other_outputs, outputs)
+            relevance = [
+                np.where(negative.reshape(-1, *[1] * (one.ndim - 1)), other, one)
+                for one, other in zip(relevance, others, strict=True)
+            ]
+        return template, relevance, outputs, targets
+
+    def _speaks_for_0(self, outputs: np.ndarray) -> np.ndarray:
+        """Returns which samples are predicted to be of class 0; a logit of 0 is class 1."""
+        return outputs[:, 0] < (0.5 if self.output_activation == "keep" else 0.0)
+
     def _run(self, x: Any, target: Any, batch_size: int) -> tuple:
+        if isinstance(target, str) and target in SIDES:
+            return self._run_side(x, target, batch_size)
         if is_dataset(x):
             if not (target is None or isinstance(target, str | int | np.integer)):
                 raise ValueError(
@@ -271,7 +343,35 @@ class Analyzer(Capabilities, abc.ABC):
             shape = self._outputs([array[:1] for array in arrays]).shape[1:]
         targets = flat_targets(target, count, shape)
         outputs, relevance = self.explain_part(arrays, targets, slice(0, count), batch_size)
+        self._mark_not_finite(relevance, outputs, targets)
         return template, relevance, outputs, targets
+
+    def _mark_not_finite(
+        self, relevance: Sequence[np.ndarray], outputs: np.ndarray, targets: np.ndarray
+    ) -> None:
+        """Sets maps to NaN that are not finite somewhere, and warns of them.
+
+        So are those of outputs that are not finite: what is finite of them explains nothing.
+        """
+        flat = outputs.reshape(len(outputs), -1)
+        explained = np.where(targets < 0, flat.argmax(axis=1)[:, None], targets)
+        bad = ~np.isfinite(np.take_along_axis(flat, explained, axis=1))
+        for part in relevance:
+            bad |= ~np.isfinite(part).all(axis=tuple(range(2, part.ndim)))
+        if not bad.any():
+            return
+        for part in relevance:
+            part[bad] = np.nan
+        positions = np.flatnonzero(bad.any(axis=1)).tolist()
+        named = f"{str(positions[:20])[:-1]}, ...]" if len(positions) > 20 else str(positions)
+        warnings.warn(
+            f"The maps of {len(positions)} of {len(bad)} samples, at positions {named}, are not "
+            f"finite: their outputs are not, or numbers of {self.name} leave the range of "
+            f"{self.dtype}. These maps are NaN. Look at analyzer.outputs(x), and at the size of "
+            'the inputs; dtype="float64" has more range.',
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
     def explain_part(
         self, arrays: Sequence[np.ndarray], targets: np.ndarray, part: slice, batch_size: int
@@ -419,6 +519,16 @@ class Analyzer(Capabilities, abc.ABC):
         """
         self._check_name()
         persistence.write(path, self.name, self.user_model, self.options)
+
+    def __reduce__(self) -> tuple:
+        """Lets pickle, joblib and deepcopy carry what `save` writes.
+
+        Raises:
+            ValueError: If an option cannot be written, or the name does not stand for the class.
+        """
+        self._check_name()
+        content = persistence.to_bytes(self.name, self.user_model, self.options)
+        return persistence.restored, (content,)
 
     def _check_name(self) -> None:
         """Refuses an analyzer that would be loaded as another one, or not at all.

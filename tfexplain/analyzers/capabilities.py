@@ -48,7 +48,7 @@ class Capabilities:
         takes_start: Which start `propagate` takes: "layer" (the output of any layer), "output"
             (the explained output alone) or "none" (there is no given relevance).
         redistributes: Whether its rules share relevance out among inputs, as those of LRP do: then
-            a sum of a map means something, and contrastive LRP takes it.
+            a sum of a map means something, and contrastive LRP takes it where it has a chain.
         quantities: What a reversed network can read: "contribution", "multiplier".
         reduction: How audits make maps of its relevance: a name of `metrics.REDUCTIONS`.
         normalization: How they scale these: a name of `metrics.NORMALIZATIONS`.

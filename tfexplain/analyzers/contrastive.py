@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import xarray as xr
 
+from tfexplain.analyzers.arrays import NEGATIVE_SIDE
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
 from tfexplain.analyzers.registry import create_analyzer, resolve_name
@@ -70,7 +71,7 @@ class ContrastiveExcitationBackprop(Contrast):
         super().__init__(model, **common)
         own = {"input_rule": input_rule, "add": add, "max_pool": max_pool}
         options = {"batch_norm": batch_norm, **own, **common}
-        self.inner = _NegatedLast.named(self.name, model, {}, options)
+        self.inner = _NegatedLast.named(self.name, model, {}, options, self.side)
 
     def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
         """Returns [explained tensor, *relevance]."""
@@ -141,7 +142,8 @@ class ContrastiveLRP(Contrast):
                 "'lrp.alpha_1_beta_0'."
             )
         # One without a chain is refused.
-        self.inner = with_chain(create_analyzer(inner, model, **options, **common))
+        made = create_analyzer(inner, model, **options, **common)
+        self.inner = with_chain(made.opposite if self.side == NEGATIVE_SIDE else made)
         if not self.inner.has_chain:
             raise ValueError(f"{inner!r} cannot be contrasted: it is no reversed network.")
         # Built now: Keras layers are not made while a function is traced.

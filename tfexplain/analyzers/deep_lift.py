@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.analyzers.baselines import Baseline, BaselineLike, as_vectors
+from tfexplain.analyzers.baselines import BackgroundLike, Baseline, BaselineLike, as_vectors
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.reversed import ReversedAnalyzer
 from tfexplain.checks import choice
@@ -74,8 +74,10 @@ class DeepLIFT(ReversedAnalyzer):
     Args:
         model: See `Analyzer`.
         baseline: x0: a number (which for tokens fills their vectors), an array of input_shape or
-            (1, …) (shared), (batch, …) (one per sample), a list of these (averaged), or a function
-            of x, such as one that blurs.
+            (1, …) (shared), (batch, …) (one per sample), or a function of x, such as one that
+            blurs; for several inputs a dict by name, or a list with one entry per input.
+        background: Several baselines, over which maps are averaged: rows (n, *input_shape), for
+            several inputs a dict of such by name.
         max_pool: "difference" (contributions add up) or "gradient" (the winner gets everything, as
             in the deeplift package).
         **common: See `GraphAnalyzer`.
@@ -93,13 +95,15 @@ class DeepLIFT(ReversedAnalyzer):
         model: keras.Model,
         *,
         baseline: BaselineLike = 0.0,
+        background: BackgroundLike = None,
         max_pool: str = "difference",
         **common: Any,
     ) -> None:
         choice("max_pool", max_pool, ("difference", "gradient"))
-        self.baseline = Baseline(baseline)
+        self.baseline = Baseline(baseline, background)
         self.max_pool = max_pool
         super().__init__(model, **common)
+        self.baseline.check(self.inputs)
         self._tokens = token_lookups(self.graph, self.name)
 
     def _linear(self) -> Rule:

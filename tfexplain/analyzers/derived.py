@@ -30,6 +30,11 @@ class DerivedAnalyzer(Analyzer):
     inner: ReversedAnalyzer
 
     @property
+    def has_sides(self) -> bool:
+        """Whether one sigmoid unit is explained, which speaks for two classes."""
+        return self.inner.has_sides
+
+    @property
     def inputs(self) -> Inputs:
         """The inputs of the model."""
         return self.inner.inputs

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers.averages import GradientAverage, Points
-from tfexplain.analyzers.baselines import Baseline, BaselineLike, as_vectors
+from tfexplain.analyzers.baselines import BackgroundLike, Baseline, BaselineLike, as_vectors
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.checks import choice, integer
 from tfexplain.numerics import Tensor
@@ -56,7 +56,10 @@ class IntegratedGradients(GradientAverage):
         model: See `Analyzer`.
         steps: Number of points on the path.
         baseline: A number, an array of input_shape or (1, …) (shared), (batch, …) (one per
-            sample), a list of these (averaged), or a function of x.
+            sample), or a function of x; for several inputs a dict by name, or a list with one entry
+            per input.
+        background: Several baselines, over which maps are averaged: rows (n, *input_shape), for
+            several inputs a dict of such by name.
         quadrature: "gauss_legendre", "midpoint", "trapezoid", "right" or "innvestigate".
         **common: See `Analyzer`.
 
@@ -73,6 +76,7 @@ class IntegratedGradients(GradientAverage):
         *,
         steps: int = 64,
         baseline: BaselineLike = 0.0,
+        background: BackgroundLike = None,
         quadrature: str | None = None,
         **common: Any,
     ) -> None:
@@ -80,8 +84,9 @@ class IntegratedGradients(GradientAverage):
         default = "innvestigate" if common.get("compat") is not None else "gauss_legendre"
         self.quadrature = default if quadrature is None else quadrature
         self.nodes, self.weights = quadrature_rule(self.quadrature, self.steps)
-        self.baseline = Baseline(baseline)
+        self.baseline = Baseline(baseline, background)
         super().__init__(model, **common)
+        self.baseline.check(self.inputs)
 
     def passes(self, shape: Sequence[int], outputs: int = 1) -> float:
         """Returns about how many forward passes of the model the maps of one sample take."""

@@ -137,6 +137,7 @@ class PatternAnalyzer(ReversedAnalyzer):
 
     def _set(self, patterns: dict[str, np.ndarray]) -> None:
         self.patterns = patterns
+        self._opposite = None
         # What `save` writes.
         self._options["patterns"] = patterns
         self._networks.clear()
@@ -214,10 +215,12 @@ class PatternAnalyzer(ReversedAnalyzer):
                 f"{self.name} has no patterns yet: call analyzer.fit(x) on training data first, or "
                 "pass patterns=..."
             )
-        parameters = {
-            self._fitted[name].call: [array.astype(self.dtype)]
-            for name, array in self.patterns.items()
-        }
+        parameters = {}
+        for name, array in self.patterns.items():
+            fitted = self._fitted[name]
+            # Patterns are those of the model. What a unit times -1 detects is their opposite.
+            turned = isinstance(fitted.operation, Linear) and fitted.operation.negated
+            parameters[fitted.call] = [(-array if turned else array).astype(self.dtype)]
         return super()._new_network(parameters=parameters, **options)
 
 

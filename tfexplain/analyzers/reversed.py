@@ -12,15 +12,22 @@ import numpy as np
 import tensorflow as tf
 import xarray as xr
 
-from tfexplain.analyzers.arrays import Inputs, flat_targets, slices, tensors
+from tfexplain.analyzers.arrays import NEGATIVE_SIDE, Inputs, flat_targets, slices, tensors
 from tfexplain.analyzers.base import Analyzer, check_relevance
 from tfexplain.analyzers.capabilities import BackwardPass, Place
-from tfexplain.canonizers import canonize, check_replayable, drop_output_activation
+from tfexplain.canonizers import (
+    canonize,
+    check_replayable,
+    drop_output_activation,
+    is_sigmoid_unit,
+    opposite_side,
+)
 from tfexplain.checks import choice, is_integer
 from tfexplain.composites import Composite, RuleAssignment, assign
 from tfexplain.errors import UnsupportedModelError, nearest
 from tfexplain.graph import Graph, Node, all_layers, call_unchanged, trace
-from tfexplain.operations import Operation, WholeModel
+from tfexplain.numerics import TRACING
+from tfexplain.operations import GlobalMaxPooling, Operation, WholeModel
 from tfexplain.reverse import TERMS, ReversedNetwork, check_bounds, start_relevance
 
 # Bytes that the relevance of one chunk of vectors may take at the largest tensor.
@@ -77,9 +84,14 @@ class GraphAnalyzer(Analyzer):
         self._dropped = None
         if self.output_activation == "drop":
             graph, start, self._dropped = drop_output_activation(graph, start)
+        self._has_sides = is_sigmoid_unit(graph, start, self._dropped)
+        if self.side == NEGATIVE_SIDE:
+            graph, start = opposite_side(graph, start, self.output_activation == "keep")
         self._replay_checked = False
         for call in graph.calls:
             call.operation.prepare(self.dtype)
+            if self.compat and isinstance(call.operation, GlobalMaxPooling):
+                call.operation.splits_ties = True
         self.graph = graph
         self.start = start
         self._inputs = Inputs(graph.inputs, graph.input_names, self.dtype)
@@ -98,10 +110,15 @@ class GraphAnalyzer(Analyzer):
         """
         if self._replay_checked:
             return
-        self._replay_checked = True
         if any(isinstance(call.operation, WholeModel) for call in self.graph.calls):
+            self._replay_checked = True
             return
-        check_replay(self.user_model, arrays, outputs, self._explained, self._dropped)
+        if self.side == NEGATIVE_SIDE:
+            # As the model itself has it.
+            outputs = 1 - outputs if self.output_activation == "keep" else -outputs
+        self._replay_checked = check_replay(
+            self.user_model, arrays, outputs, self._explained, self._dropped
+        )
 
     def checked(self, x: Any) -> list[np.ndarray]:
         """Returns the checked inputs; the replay is compared with the model once."""
@@ -110,6 +127,11 @@ class GraphAnalyzer(Analyzer):
             few = [array[:2] for array in arrays]
             self._check_replay(few, self._outputs(few))
         return arrays
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether one sigmoid unit is explained, which speaks for two classes."""
+        return self._has_sides
 
     @property
     def inputs(self) -> Inputs:
@@ -143,7 +165,7 @@ def check_replay(
     outputs: np.ndarray,
     position: int,
     dropped: Operation | None,
-) -> None:
+) -> bool:
     """Compares a replayed output with that of the model itself, on at most two samples.
 
     Args:
@@ -153,35 +175,57 @@ def check_replay(
         position: Which output of the model it is.
         dropped: The activation that was left out behind it, if any.
 
+    Returns:
+        Whether that is settled: where all are NaN or infinite in both, nothing is compared.
+
     Raises:
         UnsupportedModelError: If they differ by more than rounding.
     """
-    count = min(2, len(outputs))
-    size = model.inputs[0].shape[0] or count
+    # A model that was built by a call on one sample takes that many.
+    size = model.inputs[0].shape[0] or min(2, len(outputs))
+    count = min(2, size, len(outputs))
     given = [np.resize(array[:count], (size, *array.shape[1:])) for array in arrays]
     try:
         found = call_unchanged(model, tensors(given))
     except tf.errors.OpError:
         # Such as channels_first, which Keras runs on a CPU through XLA only.
-        return
+        return True
     expected = found[position][:count]
     replayed = tf.constant(outputs[:count])
     if dropped is not None:
         replayed = dropped.forward(replayed)
     expected = tf.cast(expected, replayed.dtype).numpy()
-    error, scale = np.abs(replayed.numpy() - expected).max(), np.abs(expected).max()
+    both, own = replayed.numpy(), expected
+    finite = np.isfinite(own).reshape(count, -1).all(axis=1)
+    if (overflow := ~finite & np.isfinite(both).reshape(count, -1).all(axis=1)).any():
+        where = ", ".join(map(str, np.flatnonzero(overflow)))
+        raise UnsupportedModelError(
+            f"The outputs of {model.name!r} for sample(s) {where} of the batch are NaN or "
+            f"infinite, and those of its calls in {both.dtype} are not: it computes in "
+            f"{' and '.join(_half_precisions(model)) or 'a smaller precision'}, which overflows. "
+            "What the model itself cannot compute is not explained: scale the inputs, or explain "
+            "a copy of the model in float32."
+        )
+    if not finite.any():
+        return False
+    error, scale = np.abs(both - own)[finite].max(), np.abs(own[finite]).max()
     if not error <= _rounding_of(model) * scale + 1e-6:
         raise UnsupportedModelError(
             f"The calls of {model.name!r}, replayed one by one, give other outputs than the "
             f"model: they differ by {error:.3g}, the largest output is {scale:.3g}. A custom "
             "layer may depend on the batch, on random numbers or on its own state."
         )
+    return True
+
+
+def _half_precisions(model: keras.Model) -> list[str]:
+    dtypes = {layer.compute_dtype for layer in all_layers(model)}
+    return sorted(dtypes & {"float16", "bfloat16"})
 
 
 def _rounding_of(model: keras.Model) -> float:
     """Returns the rounding to expect between the model and its replay, relative."""
-    dtypes = {layer.compute_dtype for layer in all_layers(model)}
-    return 0.1 if dtypes & {"float16", "bfloat16"} else 1e-3
+    return 0.1 if _half_precisions(model) else 1e-3
 
 
 def vectors_at_once(network: ReversedNetwork, arrays: Sequence[np.ndarray]) -> int:
@@ -240,6 +284,12 @@ class ReversedAnalyzer(GraphAnalyzer):
             ValueError: For unknown names, or a layer that is not upstream of the start.
         """
         key = (start, tuple(layers), *sorted(options.items()))
+        with TRACING:
+            return self._network_of(key, start, layers, **options)
+
+    def _network_of(
+        self, key: tuple, start: str | None, layers: Sequence[str], **options: Any
+    ) -> ReversedNetwork:
         if key not in self._networks:
             node = self.start if start is None else self.readout(start)
             graph = self.graph.upstream([node])

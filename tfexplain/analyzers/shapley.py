@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers.arrays import LARGEST_SEED, Inputs, tensors
-from tfexplain.analyzers.baselines import Baseline, BaselineLike
+from tfexplain.analyzers.baselines import BackgroundLike, Baseline, BaselineLike
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.gradients import explained_as_a_whole
 from tfexplain.analyzers.reversed import GraphAnalyzer
@@ -51,7 +51,10 @@ class ShapleySampling(GraphAnalyzer):
         model: See `Analyzer`.
         cycles: Number of random orders.
         baseline: A number, an array of input_shape or (1, …) (shared), (batch, …) (one per
-            sample), a list of these (averaged), or a function of x. For tokens it holds tokens.
+            sample), or a function of x; for several inputs a dict by name, or a list with one entry
+            per input. For tokens it holds tokens.
+        background: Several baselines, over which maps are averaged: rows (n, *input_shape), for
+            several inputs a dict of such by name.
         features: "elements": every number or token is a feature; those of several inputs are
             removed in one order. Or the size of square patches, for one input with two spatial
             axes: all channels of size x size pixels (fewer at the right and lower border) are one
@@ -81,12 +84,13 @@ class ShapleySampling(GraphAnalyzer):
         *,
         cycles: int = 25,
         baseline: BaselineLike = 0,
+        background: BackgroundLike = None,
         features: str | int = "elements",
         seed: int = 0,
         **common: Any,
     ) -> None:
         self.cycles = integer("cycles", cycles, 1)
-        self.baseline = Baseline(baseline)
+        self.baseline = Baseline(baseline, background)
         self.features = _features(features)
         self.seed = integer("seed", seed, 0, LARGEST_SEED)
         super().__init__(model, **common)
@@ -101,6 +105,7 @@ class ShapleySampling(GraphAnalyzer):
                 "features='elements'."
             )
         self._channels_last = channels_last(model)
+        self.baseline.check(self.inputs)
         _check_tokens(self.baseline, self.inputs)
         inputs = [tf.TensorSpec(n.shape, n.dtype_in(self.dtype)) for n in self.inputs.nodes]
         relevance = tf.TensorSpec((None, None, *self.start.shape[1:]), self.dtype)

@@ -39,8 +39,12 @@ def explain(
         list[str], typer.Option(metavar="NAME", help=METHOD_HELP + " Can be repeated.")
     ],
     target: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Index of the output; default: the largest of each image."),
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Index of the output; default: the largest of each image. For one sigmoid unit "
+            "also positive, negative or predicted.",
+        ),
     ] = None,
     out_folder: OutFolder = pathlib.Path("tfexplain-output"),
     weights: Weights = None,
@@ -68,8 +72,7 @@ def explain(
         if output_activation is OutputActivation.keep:
             options = {name: {"output_activation": "keep", **o} for name, o in options.items()}
         analyzers = {name: create(name, network, given) for name, given in options.items()}
-        for analyzer in analyzers.values():
-            _check_target(target, analyzer)
+        chosen = _target(target, list(analyzers.values()))
         about = {"model": model, "weights": weights or "", "preprocess": preprocess or ""}
         rows = []
         stage.begin_work()
@@ -77,7 +80,7 @@ def explain(
             for name, analyzer in analyzers.items():
                 task = progress.add_task(name, total=2 * len(x))
                 dataset = _attribute(
-                    analyzer, x, target, batch_size, functools.partial(progress.advance, task)
+                    analyzer, x, chosen, batch_size, functools.partial(progress.advance, task)
                 )
                 dataset = dataset.assign_coords(sample=names).assign_attrs(about)
                 _write(dataset, name, raw, folder, functools.partial(progress.advance, task))
@@ -95,21 +98,34 @@ def explain(
         )
 
 
-def _check_target(target: int | None, analyzer: Any) -> None:
-    """Refuses an index that is none of the explained output, before anything is computed."""
-    if target is None or None in analyzer.output_shape:
-        return
-    number = math.prod(analyzer.output_shape)
-    if not 0 <= target < number:
+def _target(text: str | None, analyzers: list[Any]) -> int | str | None:
+    """Returns what a text means; refuses what is no target, before anything is computed."""
+    if text is None:
+        return None
+    if text in ("positive", "negative", "predicted"):
+        for analyzer in analyzers:
+            _ = analyzer.opposite
+        return text
+    try:
+        target = int(text)
+    except ValueError:
         raise ValueError(
-            f"--target is {target}. The model has {number} outputs: expected 0 to {number - 1}."
-        )
+            f"--target is {text!r}. Expected the index of an output, or positive, negative or "
+            "predicted for one sigmoid unit."
+        ) from None
+    for analyzer in analyzers:
+        number = math.prod(size or 0 for size in analyzer.output_shape)
+        if None not in analyzer.output_shape and not 0 <= target < number:
+            raise ValueError(
+                f"--target is {target}. The model has {number} outputs: expected 0 to {number - 1}."
+            )
+    return target
 
 
 def _attribute(
     analyzer: Any,
     x: "np.ndarray",
-    target: int | None,
+    target: int | str | None,
     batch_size: int,
     advance: Callable[[int], None],
 ) -> "xr.Dataset":
@@ -141,8 +157,10 @@ def _write(
         return
     shown = dataset["input"].values if raw is None else raw
     relevance = dataset["relevance"].values[:, 0]
-    for name, image, values in zip(dataset["sample"].values, shown, relevance, strict=True):
-        title = f"{name}: {method}"
+    names = dataset["sample"].values
+    sides = dataset["side"].values if "side" in dataset else [""] * len(names)
+    for name, side, image, values in zip(names, sides, shown, relevance, strict=True):
+        title = f"{name}: {method}" + (f", {side} class" if side else "")
         if not np.isfinite(values).all():
             raise ValueError(f"{method} gives NaN or infinity for {name}; nothing was written.")
         plotting.picture(values, title=title).savefig(folder / f"{name}_{method}.png", dpi=150)
@@ -155,11 +173,12 @@ def _write(
 def _summary(dataset: "xr.Dataset", method: str) -> list[tuple[str, ...]]:
     """Rows (image, method, target, output, sum of relevance)."""
     targets = dataset["target"].values[:, 0]
+    named = dataset["side"].values if "side" in dataset else targets
     values = dataset["output"].values[range(len(targets)), targets]
     sums = values + dataset["conservation_error"].values[:, 0]
     return [
         (str(name), method, str(target), f"{value:.5g}", f"{total:.5g}")
         for name, target, value, total in zip(
-            dataset["sample"].values, targets, values, sums, strict=True
+            dataset["sample"].values, named, values, sums, strict=True
         )
     ]

@@ -15,6 +15,7 @@ from tfexplain.numerics import Tensor, expand, negative, positive, select, sum_t
 from tfexplain.operations.base import ALL, PART_OF, Additive, Diagonal, Operation
 from tfexplain.operations.calls import Call, Replay, Slot
 from tfexplain.operations.opaque import Opaque
+from tfexplain.operations.probing import probed
 
 # Rectifiers pass a positive signal and hold back a negative one: what guided backpropagation,
 # deconvnet and RectGrad change.
@@ -89,7 +90,8 @@ class Activation(Operation):
     def from_call(cls, call: Call) -> Operation:
         """Looks the function up by the name of the layer or operation."""
         operation = call.operation
-        return activation_of(operation, operation, Replay(operation, call.arguments))
+        rank = len(call.outputs[0].shape)
+        return activation_of(operation, operation, rank, Replay(operation, call.arguments))
 
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """ReLU, sigmoid, softmax and the like are >= 0; relu-like ones keep x >= 0."""
@@ -125,7 +127,7 @@ class Scaling(Diagonal):
         self,
         label: str,
         function: Callable[[Tensor], Tensor],
-        source: keras.Operation,
+        source: keras.Operation | None = None,
         keeps_sign: bool = False,
     ) -> None:
         super().__init__(label, function, source)
@@ -345,17 +347,19 @@ def named_activation(call: Call) -> Operation | None:
     """The layer `Activation`, by its function."""
     function = call.operation.activation
     is_identity = function is keras.activations.linear
-    return None if is_identity else activation_of(function, call.operation)
+    rank = len(call.outputs[0].shape)
+    return None if is_identity else activation_of(function, call.operation, rank)
 
 
 def activation_of(
-    parameters: Any, source: keras.Operation | None, function: Callable | None = None
+    parameters: Any, source: keras.Operation | None, rank: int, function: Callable | None = None
 ) -> Operation:
     """Returns the activation, or an opaque operation for a function that is not known.
 
     Args:
         parameters: The function, layer or operation that has the name and the parameters.
         source: The Keras operation of the call, None for a fused activation.
+        rank: The number of axes of the tensor.
         function: What computes it, if not `parameters`.
     """
     if function is None:
@@ -364,7 +368,12 @@ def activation_of(
     name = getattr(parameters, "__name__", type(parameters).__name__)
     name = ALIASES.get(_snake_case(name), _snake_case(name))
     if name not in KNOWN_ACTIVATIONS or not _is_theirs(parameters):
-        operation = Opaque(name, function, source)
+        is_layer = isinstance(parameters, layers.Layer)
+        known = None if is_layer else probed(function, rank)
+        if known is not None:
+            return Activation(known, function, source)
+        # A lambda has a name that is none.
+        operation = Opaque(re.sub(r"\W+", "_", name).strip("_") or "function", function, source)
         if isinstance(parameters, layers.Layer):
             operation.layers = (parameters,)
         return operation
@@ -395,8 +404,11 @@ def rescaling(call: Call) -> Operation:
     layer = call.operation
 
     def function(x: Tensor) -> Tensor:
-        # The layer computes in its own dtype; the analysis may ask for another one.
-        scale, offset = (tf.constant(value, x.dtype) for value in (layer.scale, layer.offset))
+        # The layer computes in its own dtype; the analysis may ask for another one. Keras makes
+        # float32 of a Python number first.
+        scale, offset = (
+            layer.backend.cast(value, x.dtype.name) for value in (layer.scale, layer.offset)
+        )
         return x * scale + offset
 
     parts = [np.asarray(value) for value in (layer.scale, layer.offset)]

@@ -6,6 +6,7 @@ moved to the last axis inside, so that `channels_first` needs no kernel of its o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import keras
@@ -48,6 +49,9 @@ class Linear(Additive):
         layer: The Keras layer; it is only read.
         norm_before: A batch normalisation whose output is the layer's input, folded into it.
         norm_after: A batch normalisation of the layer's output, folded into it.
+
+    Attributes:
+        negated: W and b are those of the layer times -1: the other side of a sigmoid unit.
     """
 
     def __init__(
@@ -69,6 +73,13 @@ class Linear(Additive):
         norms = [norm for norm in (norm_before, norm_after) if norm is not None]
         self.layers = (layer, *norms)
         self.activation = getattr(layer, "activation", None)
+        self.negated = False
+
+    def opposite(self) -> Linear:
+        """Returns the layer with -W and -b in place of W and b."""
+        operation = copy.copy(self)
+        operation.negated, operation._parts = not self.negated, (None, {})
+        return operation
 
     @classmethod
     def from_call(cls, call: Call) -> Operation:
@@ -152,7 +163,7 @@ class Linear(Additive):
             kernel = self._input_scaled(kernel, batch_norm_affine(self.norm_before, dtype)[0])
         if self.norm_after is not None:
             kernel = self.scaled(kernel, batch_norm_affine(self.norm_after, dtype)[0])
-        return kernel
+        return -kernel if self.negated else kernel
 
     def bias_vector(self, dtype: tf.DType) -> Tensor | None:
         """Returns the effective bias, shaped as the layer's own (output channels last)."""
@@ -166,7 +177,7 @@ class Linear(Additive):
         if self.norm_after is not None:
             scale, shift = batch_norm_affine(self.norm_after, dtype)
             bias = shift if bias is None else bias * scale + shift
-        return bias
+        return -bias if self.negated and bias is not None else bias
 
     def bias(self, inputs: Sequence[Tensor]) -> Tensor | None:
         """Returns the effective bias, shaped to broadcast against the output."""

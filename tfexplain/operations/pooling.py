@@ -204,9 +204,15 @@ class MaxPooling(Selection):
 
 
 class GlobalMaxPooling(Selection):
-    """The maximum over axes; the first winner in row-major order gets everything."""
+    """The maximum over axes; the first winner in row-major order gets everything.
+
+    Attributes:
+        splits_ties: All winners get the same instead, as in the gradient of TensorFlow's reduce_max
+            and with it in innvestigate.
+    """
 
     attached = True
+    splits_ties: bool = False
 
     def __init__(
         self,
@@ -232,7 +238,7 @@ class GlobalMaxPooling(Selection):
     def route(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
     ) -> tuple[Tensor, ...]:
-        """Gives everything to the first winner."""
+        """Gives everything to the first winner, or the same to all of them."""
         x = inputs[0]
         rank = len(x.shape)
         axes = sorted(axis % rank for axis in self.axes)
@@ -242,7 +248,12 @@ class GlobalMaxPooling(Selection):
         sizes = shape_of(moved)
         flat = tf.reshape(moved, [*sizes[: len(others)], -1])
         count = shape_of(flat)[-1]
-        winner = tf.one_hot(tf.argmax(flat, axis=-1), count, dtype=relevance.dtype)
+        if self.splits_ties:
+            largest = tf.reduce_max(flat, axis=-1, keepdims=True)
+            winner = tf.cast(tf.equal(flat, largest), relevance.dtype)
+            winner /= tf.reduce_sum(winner, axis=-1, keepdims=True)
+        else:
+            winner = tf.one_hot(tf.argmax(flat, axis=-1), count, dtype=relevance.dtype)
         winner = tf.reshape(winner, sizes)
         winner = tf.transpose(winner, [order.index(axis) for axis in range(rank)])
         batch, vectors = shape_of(relevance)[:2]

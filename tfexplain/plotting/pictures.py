@@ -15,8 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from PIL import Image
 
 COLORMAP = "RdBu_r"
+MOST_ROWS = 32  # samples of sequences that are drawn at once
 MOST_BANDS = 10  # curves, above which bands hide one another
 REDUCTIONS = ("sum", "mean", "max_abs", "norm")
 
@@ -108,27 +110,46 @@ def display_image(image: np.ndarray) -> np.ndarray:
     return (image - low) / (high - low) if high > low else np.full_like(image, 0.5)
 
 
+def resized(map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns a map at the size of a photograph, by linear interpolation between its values.
+
+    Args:
+        map: Shape (height, width).
+        size: Height and width of the result.
+    """
+    if map.shape == size:
+        return map
+    picture = Image.fromarray(np.asarray(map, "float32"))
+    return np.array(picture.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
 def overlay(image: np.ndarray, map: np.ndarray, percentile: float | None = None) -> np.ndarray:
     """Blends a signed map over the grey image: the stronger the relevance, the more opaque.
 
     Args:
-        image: Shape (height, width, channels), any value range.
-        map: Shape (height, width), or (height, width, channels), which is summed over channels.
+        image: Shape (height, width, channels) or (height, width), any value range.
+        map: Shape (height, width), or (height, width, channels), which is summed over channels. One
+            of another size, as of the network's input, is resized to the image.
         percentile: As in `symmetric_limits`.
 
     Returns:
-        Colours, shape (height, width, 3), in 0..1.
+        Colours, shape (height, width, 3) of the image, in 0..1.
 
     Raises:
-        ValueError: If height and width differ.
+        ValueError: If there are other axes, or values are not finite.
     """
-    map = np.asarray(map)
+    image, map = np.asarray(image), np.asarray(map)
+    for name, array in (("image", image), ("map", map)):
+        if array.ndim not in (2, 3) or 0 in array.shape:
+            one = f" Give one of them: {name}[0]." if array.ndim == 4 else ""
+            raise ValueError(
+                f"{name} has shape {array.shape}. Expected (height, width) or (height, width, "
+                f"channels), not empty.{one}"
+            )
+    image = image[..., None] if image.ndim == 2 else image
     map = reduce_channels(map) if map.ndim == 3 else map
-    if np.ndim(image) != 3 or np.shape(image)[:2] != map.shape:
-        raise ValueError(
-            f"image has shape {np.shape(image)} and map {map.shape}. Expected (height, width, "
-            "channels) and (height, width) of the same size."
-        )
+    symmetric_limits(map, percentile)  # refuses what is not finite, which resizing would spread
+    map = resized(map, image.shape[:2])
     grey = display_image(image)
     grey = grey.mean(axis=-1) if grey.ndim == 3 else grey
     background = 0.25 + 0.65 * grey[..., None]  # room for dark and light colours
@@ -254,7 +275,8 @@ def maps(
     Args:
         x: Inputs, shape (n, *input_shape): images (height, width, channels), sequences (steps,
             features) or tabular (features,). Any value range; scaled for display only.
-        relevance: Shape of `x`, or a dict of method -> such an array.
+        relevance: Shape of `x`, or a dict of method -> such an array. Of images also (n, height,
+            width), or another size, which is resized: x may be the photographs themselves.
         titles: One per column: the input's and those of methods. Default: "input" and the names.
         row_labels: One per sample, at the left.
         reduction: "sum", "mean", "max_abs" or "norm" over the channels of images.
@@ -280,7 +302,11 @@ def maps(
             f"x has {len(x)} samples and relevance {len(relevance)} methods. Give at least one of "
             "each."
         )
-    if wrong := {name: v.shape for name, v in relevance.items() if v.shape != x.shape}:
+    _check_batch(x, relevance)
+    if x.ndim == 4:
+        relevance = {name: _like_images(v, x, reduction) for name, v in relevance.items()}
+    fitting = (x.shape, (*x.shape[:3], 1)) if x.ndim == 4 else (x.shape,)
+    if wrong := {name: v.shape for name, v in relevance.items() if v.shape not in fitting}:
         raise ValueError(
             f"x has shape {x.shape}, but relevance has {wrong}. Expected the shape of x for each "
             "method; select one target before plotting."
@@ -310,6 +336,30 @@ def maps(
     for cell, title in zip(cells[0], titles, strict=True):
         cell.set_title(title, fontsize=_SMALL, pad=3, parse_math=False)
     return cells[0, 0].figure
+
+
+def _check_batch(x: np.ndarray, relevance: Mapping[str, np.ndarray]) -> None:
+    """Refuses an image without the axis of samples, which looks like a batch of sequences.
+
+    Raises:
+        ValueError: If it is one. A batch of so many sequences has more rows than fit a page.
+    """
+    large = x.ndim == 3 and min(x.shape[:2]) >= MOST_ROWS and x.shape[2] in (1, 3)
+    lacks = x.ndim in (2, 3) and any(values.shape[1:] == x.shape for values in relevance.values())
+    if large or lacks or (x.ndim == 3 and x.dtype == np.uint8):
+        more = " Of sequences, give fewer at a time." if large else ""
+        raise ValueError(
+            f"x has shape {x.shape}, and its first axis counts samples. One image needs that axis: "
+            f"x[None], and relevance of the same form.{more}"
+        )
+
+
+def _like_images(relevance: np.ndarray, x: np.ndarray, reduction: str) -> np.ndarray:
+    """Returns maps at the size of images, (n, height, width, 1), where they have another form."""
+    if relevance.shape == x.shape or relevance.ndim not in (3, 4) or len(relevance) != len(x):
+        return relevance
+    reduced = reduce_channels(relevance, reduction) if relevance.ndim == 4 else relevance
+    return np.stack([resized(map, x.shape[1:3]) for map in reduced])[..., None]
 
 
 def _check_rank(rank: int, shape: tuple[int, ...]) -> None:

@@ -47,7 +47,12 @@ class ForwardCall(CallLayer):
     def call(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Returns the outputs of the operation, each (batch, *shape)."""
         results = self.operation.forward(*inputs)
-        return list(results) if isinstance(results, list | tuple) else [results]
+        results = list(results) if isinstance(results, list | tuple) else [results]
+        # What reads integers alone, such as a table of vectors, has the precision of an analyzer.
+        return [
+            tf.cast(result, self.compute_dtype) if result.dtype.is_floating else result
+            for result in results
+        ]
 
     def compute_output_spec(self, inputs: Sequence) -> list[keras.KerasTensor]:
         """Takes the shapes from the user's model: nothing is traced twice."""

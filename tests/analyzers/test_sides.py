@@ -1,0 +1,189 @@
+"""Both classes of one sigmoid unit: class 0 is explained as if the unit had -W and -b."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfexplain
+from tests.helpers.networks import assert_same, fitted, randomize
+
+NAMES = sorted(set(tfexplain.ANALYZERS) - {"lrp.contrastive"})
+OPTIONS = {
+    "deep_taylor.bounded": {"low": -5.0, "high": 5.0},
+    "integrated_gradients": {"steps": 3},
+    "smoothgrad": {"samples": 3},
+    "shapley_sampling": {"cycles": 1, "features": 3},
+    "lrp.alpha_beta": {"alpha": 3, "beta": 2},
+}
+ODD = ("gradient", "input_t_gradient", "integrated_gradients", "smoothgrad", "deep_lift.rescale")
+
+
+def network(activation="sigmoid", between=()):
+    inputs = keras.Input((6, 6, 2))
+    h = layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+    h = layers.Flatten()(h)
+    h = layers.Dense(1, name="unit")(h)
+    for layer in between:
+        h = layer(h)
+    return randomize(keras.Model(inputs, layers.Activation(activation)(h)))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return network()
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(3).normal(size=(6, 6, 6, 2)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def negated(model):
+    """The same network with -W and -b in its last layer."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    unit = copy.get_layer("unit")
+    unit.set_weights([-weights for weights in unit.get_weights()])
+    return copy
+
+
+def create(name, model, x, **options):
+    return fitted(tfexplain.create_analyzer(name, model, **OPTIONS.get(name, {}), **options), x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_other_class_is_that_of_the_negated_layer(name, model, negated, x):
+    analyzer, other = create(name, model, x), create(name, negated, x)
+    if name.startswith("pattern"):
+        # What a unit detects is the covariance with it, which has the other sign.
+        patterns = {**analyzer.patterns, "unit": -analyzer.patterns["unit"]}
+        other = tfexplain.create_analyzer(name, negated, patterns=patterns)
+    expected = other.analyze(x, target=0)
+    assert_same(analyzer.analyze(x, target="negative"), expected, 1e-5)
+    assert_same(analyzer.analyze(x, target="positive"), analyzer.analyze(x, target=0), 1e-7)
+    assert_same(analyzer.analyze(x), analyzer.analyze(x, target=0), 1e-7)
+    assert_same(analyzer.opposite.outputs(x), -analyzer.outputs(x), 1e-6)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_methods_only_change_their_sign(name, model, x):
+    analyzer = create(name, model, x)
+    assert_same(analyzer.analyze(x, "negative"), -analyzer.analyze(x, "positive"), 1e-5)
+
+
+def test_methods_that_treat_signs_apart_speak_for_the_other_class(model, x):
+    """Grad-CAM and z+ are not those of class 1 with another sign."""
+    for name in ("grad_cam", "lrp.z_plus", "excitation_bp"):
+        analyzer = create(name, model, x)
+        first, second = (analyzer.analyze(x, side) for side in ("positive", "negative"))
+        assert np.abs(second - first).max() > 0.1 * np.abs(first).max()
+        assert np.abs(second + first).max() > 0.1 * np.abs(first).max()
+
+
+def test_each_sample_may_speak_for_its_own_class(model, x):
+    analyzer = create("lrp.z_plus", model, x)
+    positive = analyzer.outputs(x)[:, 0] >= 0
+    assert 0 < positive.sum() < len(x)
+    found = analyzer.analyze(x, target="predicted", batch_size=2)
+    both = [analyzer.analyze(x, side) for side in ("negative", "positive")]
+    for sample, side in enumerate(positive):
+        assert_same(found[sample], both[int(side)][sample], 1e-6)
+
+
+def test_a_logit_of_0_is_positive():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(1, activation="sigmoid")])
+    model.set_weights([np.array([[1.0], [-1.0], [0.0]]), np.zeros(1)])
+    x = np.array([[1, 1, 0], [1, 2, 0], [2, 1, 0]], "float32")
+    found = tfexplain.create_analyzer("gradient", model).analyze(x, target="predicted")
+    np.testing.assert_allclose(found, [[1, -1, 0], [-1, 1, 0], [1, -1, 0]])
+
+
+def test_of_a_probability_the_other_side_is_1_minus_p(model, x):
+    for name in ("gradient", "lrp.epsilon", "grad_cam", "shapley_sampling"):
+        analyzer = create(name, model, x, output_activation="keep")
+        p = analyzer.outputs(x)
+        np.testing.assert_allclose(analyzer.opposite.outputs(x), 1 - p, rtol=1e-5, atol=1e-6)
+    gradient = create("gradient", model, x, output_activation="keep")
+    assert_same(gradient.analyze(x, "negative"), -gradient.analyze(x, "positive"), 1e-5)
+    chosen = np.where(p >= 0.5, p, 1 - p)
+    dataset = gradient.attribute(x, target="predicted")
+    np.testing.assert_allclose(dataset.output, chosen, rtol=1e-5)
+
+
+BETWEEN = {
+    "moved": (lambda: (layers.Reshape((1, 1)), layers.Flatten()), True),
+    "scaled": (lambda: (layers.Rescaling(2.0, offset=0.5),), False),
+    "rectified": (lambda: (layers.LeakyReLU(negative_slope=0.5),), False),
+}
+
+
+@pytest.mark.parametrize("case", BETWEEN)
+def test_what_lies_between_the_layer_and_the_sigmoid(case, x):
+    """Behind what only moves, the layer is negated; behind anything else the logit is."""
+    layers_between, turns_layer = BETWEEN[case]
+    model = network(between=layers_between())
+    analyzer = create("lrp.z_plus", model, x)
+    operations = [call.operation for call in analyzer.opposite.graph.calls]
+    assert any(getattr(op, "negated", False) for op in operations) == turns_layer
+    assert_same(analyzer.opposite.outputs(x), -analyzer.outputs(x), 1e-6)
+    gradient = create("gradient", model, x)
+    assert_same(gradient.analyze(x, "negative"), -gradient.analyze(x, 0), 1e-5)
+    if not turns_layer:
+        # Minus the start: relevance of the logit times -1 goes the way of the logit.
+        z = create("lrp.z", model, x)
+        assert_same(z.analyze(x, "negative"), -z.analyze(x, 0), 1e-5)
+
+
+def test_a_layer_that_others_read_is_not_negated(x):
+    inputs = keras.Input((6, 6, 2))
+    unit = layers.Dense(1, name="unit")(layers.Flatten()(inputs))
+    outputs = [layers.Activation("sigmoid", name="p")(unit), layers.Dense(2, name="q")(unit)]
+    model = randomize(keras.Model(inputs, outputs))
+    analyzer = create("lrp.z_plus", model, x, output=0)
+    assert not any(getattr(c.operation, "negated", False) for c in analyzer.opposite.graph.calls)
+    assert_same(analyzer.opposite.outputs(x), -analyzer.outputs(x), 1e-6)
+
+
+@pytest.mark.parametrize("target", ["positive", "negative", "predicted"])
+def test_other_outputs_refuse_the_words(target, x):
+    softmax = keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), layers.Dense(2)])
+    linear = keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), layers.Dense(1)])
+    several = keras.Sequential(
+        [keras.Input((6, 6, 2)), layers.Flatten(), layers.Dense(3, activation="sigmoid")]
+    )
+    for model in (softmax, linear, several):
+        for name in ("gradient", "lrp.z"):
+            with pytest.raises(ValueError, match="one sigmoid unit.*index of an output"):
+                tfexplain.create_analyzer(name, model).analyze(x, target=target)
+
+
+def test_results_say_which_class_speaks(model, x, tmp_path):
+    analyzer = create("lrp.z", model, x)
+    positive = analyzer.outputs(x)[:, 0] >= 0
+    dataset = analyzer.attribute(x, target="predicted")
+    assert dataset["side"].values.tolist() == np.where(positive, "positive", "negative").tolist()
+    assert set(analyzer.attribute(x, target="negative")["side"].values) == {"negative"}
+    assert "side" not in analyzer.attribute(x)
+    tfexplain.results.save(dataset, tmp_path / "a.nc")
+    assert tfexplain.results.load(tmp_path / "a.nc").identical(dataset)
+    parts = [analyzer.attribute(part, target="predicted") for part in (x[:2], x[2:])]
+    joined = tfexplain.results.concatenate(parts)
+    assert joined["side"].values.tolist() == dataset["side"].values.tolist()
+    assert json.loads(dataset.attrs["config"])["analyzer"] == "lrp.z"
+
+
+def test_weights_and_fits_of_now_count_on_both_sides(x):
+    model = network()
+    gradient, pattern = create("gradient", model, x), create("pattern.attribution", model, x)
+    before = gradient.analyze(x, "negative")
+    unit = model.get_layer("unit")
+    unit.set_weights([2 * weights for weights in unit.get_weights()])
+    assert_same(gradient.analyze(x, "negative"), 2 * before, 1e-5)
+    first = pattern.analyze(x, "negative")
+    pattern.fit(x[:4] * 3)
+    assert_same(pattern.analyze(x, "negative"), -pattern.analyze(x, "positive"), 1e-5)
+    assert np.abs(pattern.analyze(x, "negative") - first).max() > 1e-3 * np.abs(first).max()
