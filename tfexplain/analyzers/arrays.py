@@ -234,6 +234,7 @@ def _flat_index(item: Any, output_shape: Sequence[int]) -> int:
             raise ValueError(
                 f"target {index} is out of range: the explained output has {size} value(s), "
                 f"indices 0 to {size - 1}."
+                + (f" One sigmoid unit takes {', '.join(map(repr, SIDES))}." if size == 1 else "")
             )
         return index
     inside = parts.shape == (len(output_shape),) and all(
