@@ -10,15 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfexplain.analyzers.sides import SIDES
 from tfexplain.checks import integer, is_integer
 from tfexplain.graph import Node
 
 # TensorFlow's seeds are int32.
 LARGEST_SEED = 2**31 - 1
-
-
-# Classes of a sigmoid unit, as targets.
-SIDES = POSITIVE_SIDE, NEGATIVE_SIDE, PREDICTED_SIDE = "positive", "negative", "predicted"
 
 
 class Inputs:

@@ -7,7 +7,6 @@ import inspect
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import keras
@@ -18,10 +17,6 @@ import xarray as xr
 from tfexplain import results
 from tfexplain.analyzers import persistence, serving
 from tfexplain.analyzers.arrays import (
-    NEGATIVE_SIDE,
-    POSITIVE_SIDE,
-    PREDICTED_SIDE,
-    SIDES,
     Inputs,
     dataset_batches,
     finite,
@@ -30,8 +25,9 @@ from tfexplain.analyzers.arrays import (
     slices,
     tensors,
 )
-from tfexplain.analyzers.capabilities import Capabilities, Place
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.options import brief, option_config
+from tfexplain.analyzers.sides import POSITIVE_SIDE, BothSides, is_side
 from tfexplain.checks import choice, flag, precision_or_none
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError
@@ -41,7 +37,7 @@ from tfexplain.names import ANALYZERS, option_names, resolve_name
 A = TypeVar("A", bound="Analyzer")
 
 
-class Analyzer(Capabilities, abc.ABC):
+class Analyzer(BothSides, abc.ABC):
     """Explains the outputs of one Keras model.
 
     A method of your own defines `inputs`, `output_shape`, `explain` and `describe`, and declares
@@ -65,12 +61,6 @@ class Analyzer(Capabilities, abc.ABC):
     """
 
     default_head: ClassVar[str] = "one"
-    _options: dict[str, Any]
-    # What its name sets, which is no option.
-    _preset: Mapping[str, Any] = MappingProxyType({})
-    # Which class of a sigmoid unit speaks.
-    side: str = POSITIVE_SIDE
-    _opposite: Analyzer | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> Analyzer:
         """Keeps the options as they were given, for saving and printing."""
@@ -247,12 +237,9 @@ class Analyzer(Capabilities, abc.ABC):
         targets = np.where(targets < 0, flat.argmax(axis=1)[:, None], targets)
         arrays = self.inputs.arrays(template)
         single = len(arrays) == 1
-        sides: Any = None
-        if isinstance(target, str) and target in SIDES:
-            sides = np.full(len(flat), target, dtype=object)
-            if target == PREDICTED_SIDE:
-                outputs = self.outputs(template, batch_size=batch_size)
-                sides = np.where(self._speaks_for_0(outputs), NEGATIVE_SIDE, POSITIVE_SIDE)
+        words = None
+        if is_side(target):
+            words = self._explained_sides(template, target, len(flat), batch_size)
         named = [dict(zip(self.inputs.names, part, strict=True)) for part in (relevance, arrays)]
         return results.attribution_dataset(
             relevance[0] if single else named[0],
@@ -263,63 +250,11 @@ class Analyzer(Capabilities, abc.ABC):
             config=self.get_config(strict=False),
             assignment=self.describe().rows,
             seed=self.seed,
-            sides=sides,
+            sides=words,
         )
 
-    # --- both classes of a sigmoid unit ---
-
-    @property
-    def has_sides(self) -> bool:
-        """Whether one sigmoid unit is explained, which speaks for two classes."""
-        return False
-
-    @property
-    def opposite(self) -> Analyzer:
-        """The same method for class 0 of a sigmoid unit.
-
-        The last linear layer has -W and -b there, so that methods which treat signs apart speak for
-        that class; where there is none, the logit is multiplied by -1. A probability p becomes
-        1 - p.
-
-        Raises:
-            ValueError: If no single sigmoid unit is explained.
-        """
-        if not self.has_sides:
-            raise ValueError(
-                f"The targets {', '.join(map(repr, SIDES))} are for an output of one sigmoid unit. "
-                f"The explained output of {self.user_model.name!r} has the shape "
-                f"{self.output_shape} and is no such unit: give the index of an output."
-            )
-        if self._opposite is None:
-            self._opposite = self.named(
-                self.name, self.user_model, self._preset, self._options, NEGATIVE_SIDE
-            )
-        return self._opposite
-
-    def _run_side(self, x: Any, side: str, batch_size: int) -> tuple:
-        """Explains the class that a word names, as `_run`."""
-        opposite = self.opposite
-        if side == POSITIVE_SIDE:
-            return self._run(x, 0, batch_size)
-        if side == NEGATIVE_SIDE:
-            return opposite._run(x, 0, batch_size)
-        template, relevance, outputs, targets = self._run(x, 0, batch_size)
-        negative = self._speaks_for_0(outputs)
-        if negative.any():
-            _, others, other_outputs, _ = opposite._run(template, 0, batch_size)
-            outputs = np.where(negative[:, None], other_outputs, outputs)
-            relevance = [
-                np.where(negative.reshape(-1, *[1] * (one.ndim - 1)), other, one)
-                for one, other in zip(relevance, others, strict=True)
-            ]
-        return template, relevance, outputs, targets
-
-    def _speaks_for_0(self, outputs: np.ndarray) -> np.ndarray:
-        """Returns which samples are predicted to be of class 0; a logit of 0 is class 1."""
-        return outputs[:, 0] < (0.5 if self.output_activation == "keep" else 0.0)
-
     def _run(self, x: Any, target: Any, batch_size: int) -> tuple:
-        if isinstance(target, str) and target in SIDES:
+        if is_side(target):
             return self._run_side(x, target, batch_size)
         if is_dataset(x):
             if not (target is None or isinstance(target, str | int | np.integer)):

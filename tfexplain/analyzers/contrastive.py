@@ -10,12 +10,12 @@ import numpy as np
 import tensorflow as tf
 import xarray as xr
 
-from tfexplain.analyzers.arrays import NEGATIVE_SIDE
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
 from tfexplain.analyzers.registry import create_analyzer, resolve_name
 from tfexplain.analyzers.relevance import ExcitationBackprop
 from tfexplain.analyzers.reversed import with_chain
+from tfexplain.analyzers.sides import NEGATIVE_SIDE
 from tfexplain.checks import flag
 from tfexplain.composites import Composite, Last
 from tfexplain.numerics import Tensor, expand, shape_of

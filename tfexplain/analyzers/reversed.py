@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 import xarray as xr
 
-from tfexplain.analyzers.arrays import NEGATIVE_SIDE, Inputs, flat_targets, slices, tensors
+from tfexplain.analyzers.arrays import Inputs, flat_targets, slices, tensors
 from tfexplain.analyzers.base import Analyzer, check_relevance
 from tfexplain.analyzers.capabilities import BackwardPass, Place
+from tfexplain.analyzers.sides import NEGATIVE_SIDE
 from tfexplain.canonizers import (
     canonize,
     check_replayable,

@@ -1,0 +1,120 @@
+"""Both classes of one sigmoid unit: which of them speaks, and maps of each."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+
+from tfexplain.analyzers.capabilities import Capabilities
+
+S = TypeVar("S", bound="BothSides")
+
+SIDES = POSITIVE_SIDE, NEGATIVE_SIDE, PREDICTED_SIDE = "positive", "negative", "predicted"
+
+
+def is_side(target: Any) -> bool:
+    """Returns whether a target is one of the words for a sigmoid unit."""
+    return isinstance(target, str) and target in SIDES
+
+
+class BothSides(Capabilities, abc.ABC):
+    """Analyzers of one sigmoid unit explain two classes: itself and its opposite.
+
+    Attributes:
+        side: Which class speaks: "positive" (class 1) or "negative" (class 0).
+    """
+
+    user_model: keras.Model
+    output_activation: str
+    side: str = POSITIVE_SIDE
+    _options: dict[str, Any]
+    # What its name sets, which is no option.
+    _preset: Mapping[str, Any] = MappingProxyType({})
+    _opposite: BothSides | None = None
+
+    @classmethod
+    @abc.abstractmethod
+    def named(
+        cls: type[S],
+        name: str,
+        model: keras.Model,
+        preset: Mapping[str, Any],
+        options: Mapping[str, Any],
+        side: str = POSITIVE_SIDE,
+    ) -> S:
+        """Creates an analyzer of this class under a name."""
+
+    @property
+    @abc.abstractmethod
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of the explained tensor, without the batch axis."""
+
+    @abc.abstractmethod
+    def outputs(self, x: Any, *, batch_size: int = 32) -> np.ndarray:
+        """Returns the explained tensor."""
+
+    @abc.abstractmethod
+    def _run(self, x: Any, target: Any, batch_size: int) -> tuple:
+        """Returns (the input as given, relevance, outputs, targets)."""
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether one sigmoid unit is explained, which speaks for two classes."""
+        return False
+
+    @property
+    def opposite(self: S) -> S:
+        """The same method for class 0 of a sigmoid unit.
+
+        The last linear layer has -W and -b there, so that methods which treat signs apart speak for
+        that class; where there is none, the logit is multiplied by -1. A probability p becomes
+        1 - p.
+
+        Raises:
+            ValueError: If no single sigmoid unit is explained.
+        """
+        if not self.has_sides:
+            raise ValueError(
+                f"The targets {', '.join(map(repr, SIDES))} are for an output of one sigmoid unit. "
+                f"The explained output of {self.user_model.name!r} has the shape "
+                f"{self.output_shape} and is no such unit: give the index of an output."
+            )
+        if self._opposite is None:
+            self._opposite = self.named(
+                self.name, self.user_model, self._preset, self._options, NEGATIVE_SIDE
+            )
+        return self._opposite  # type: ignore[return-value]  # made by `named` of this very class
+
+    def _run_side(self, x: Any, side: str, batch_size: int) -> tuple:
+        """Explains the class that a word names, as `_run`."""
+        opposite = self.opposite
+        if side == POSITIVE_SIDE:
+            return self._run(x, 0, batch_size)
+        if side == NEGATIVE_SIDE:
+            return opposite._run(x, 0, batch_size)
+        template, relevance, outputs, targets = self._run(x, 0, batch_size)
+        negative = self._speaks_for_0(outputs)
+        if negative.any():
+            _, others, other_outputs, _ = opposite._run(template, 0, batch_size)
+            outputs = np.where(negative[:, None], other_outputs, outputs)
+            relevance = [
+                np.where(negative.reshape(-1, *[1] * (one.ndim - 1)), other, one)
+                for one, other in zip(relevance, others, strict=True)
+            ]
+        return template, relevance, outputs, targets
+
+    def _explained_sides(self, x: Any, side: str, count: int, batch_size: int) -> list[str]:
+        """Returns which class speaks for each of `count` samples where a word was the target."""
+        if side != PREDICTED_SIDE:
+            return [side] * count
+        negative = self._speaks_for_0(self.outputs(x, batch_size=batch_size))
+        return [NEGATIVE_SIDE if of_class_0 else POSITIVE_SIDE for of_class_0 in negative]
+
+    def _speaks_for_0(self, outputs: np.ndarray) -> np.ndarray:
+        """Returns which samples are predicted to be of class 0; a logit of 0 is class 1."""
+        return outputs[:, 0] < (0.5 if self.output_activation == "keep" else 0.0)
