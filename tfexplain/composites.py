@@ -392,9 +392,10 @@ def _refusal(offenders: list[Call], method: str) -> str:
     lines = [f"{method} has no rule for {len(offenders)} call(s) of this model:"]
     lines += [f"  {call.name} ({call.operation.label})" for call in offenders]
     lines.append(
-        "Relevance is not sent through operations without a rule. Use a gradient method, or "
-        'lrp.composite with a row of your own, for example ("'
-        f'{offenders[0].name}", tfexplain.rules.Gradient()); a custom layer of one tensor may '
+        "Relevance is not sent through operations without a rule. Use a gradient method, or give "
+        "these calls a rule of your choice, for example the gradient: create_analyzer("
+        '"lrp.composite", model, composite=tfexplain.composites.epsilon_plus().prepend([("'
+        f'{offenders[0].name}", tfexplain.rules.Gradient())])). A custom layer of one tensor may '
         'declare relevance_policy = "pass".'
     )
     return "\n".join(lines)
