@@ -6,24 +6,49 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from tests.helpers.networks import randomize, sequential, small_cnn
 from tfexplain.numerics import Compiled
 
-COMPILED = Compiled.__call__
+COMPILED, LOOP = Compiled.__call__, tf.while_loop
 
 
 # Tracing a tiny network takes as long as running it some dozens of times.
 RUNS = 20
 
 
+class LongLoop(Exception):
+    """A loop goes round more than RUNS times without having been traced."""
+
+
 def sparing(compiled, *arguments):
     """Traces and compiles only what runs often, and what XLA has to compile."""
     compiled.runs = getattr(compiled, "runs", 0) + 1
-    if compiled.runs > RUNS or compiled._function._jit_compile:
-        return COMPILED(compiled, *arguments)
-    return compiled._function.python_function(*arguments)
+    if compiled.runs <= RUNS and not compiled._function._jit_compile:
+        tf.while_loop = short_loop
+        try:
+            return compiled._function.python_function(*arguments)
+        except LongLoop:
+            compiled.runs = RUNS
+        finally:
+            tf.while_loop = LOOP
+    return COMPILED(compiled, *arguments)
+
+
+def short_loop(cond, body, loop_vars, **options):
+    """The loop of TensorFlow, but for one that would go round and round without being traced."""
+    if not tf.executing_eagerly():
+        return LOOP(cond, body, loop_vars, **options)
+    rounds = iter(range(RUNS))
+
+    def once(*variables):
+        if next(rounds, None) is None:
+            raise LongLoop
+        return body(*variables)
+
+    return LOOP(cond, once, loop_vars, **options)
 
 
 def pytest_addoption(parser):
