@@ -66,10 +66,10 @@ STRUCTURE = (Movement, Lookup)
 
 def _operation_types(base: type[Operation] = Operation) -> dict[str, type]:
     """Maps the names of all canonical operations to their classes."""
-    found: dict[str, type] = {base.__name__: base}
+    types: dict[str, type] = {base.__name__: base}
     for cls in base.__subclasses__():
-        found.update(_operation_types(cls))
-    return found
+        types.update(_operation_types(cls))
+    return types
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ class _Places:
 
 
 def _first_calls(graph: Graph) -> set[Call]:
-    found, waiting, seen = set(), list(graph.inputs), set()
+    first, waiting, seen = set(), list(graph.inputs), set()
     consumers = graph.consumers()
     while waiting:
         node = waiting.pop()
@@ -319,14 +319,14 @@ def _first_calls(graph: Graph) -> set[Call]:
         seen.add(node)
         for call in consumers[node]:
             if isinstance(call.operation, Linear):
-                found.add(call)
+                first.add(call)
             elif call.operation.transparent:
                 waiting.extend(call.outputs)
-    return found
+    return first
 
 
 def _last_calls(graph: Graph) -> set[Call]:
-    found, waiting, seen = set(), list(graph.outputs), set()
+    last, waiting, seen = set(), list(graph.outputs), set()
     producer = graph.producer()
     while waiting:
         node = waiting.pop()
@@ -335,10 +335,10 @@ def _last_calls(graph: Graph) -> set[Call]:
             continue
         seen.add(call)
         if isinstance(call.operation, Linear):
-            found.add(call)
+            last.add(call)
         else:
             waiting.extend(call.inputs)
-    return found
+    return last
 
 
 def assign(

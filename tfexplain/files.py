@@ -127,12 +127,12 @@ def check_seal(path: str | os.PathLike, advice: str) -> bool:
                 raise DamagedFileError(path, "its end is cut off", advice)
             return False
         file.seek(0)
-        found = hashlib.sha256()
+        checksum = hashlib.sha256()
         while left:
             chunk = file.read(min(left, 2**20))
-            found.update(chunk)
+            checksum.update(chunk)
             left -= len(chunk)
-    if found.hexdigest().encode() != seal[len(_SEAL) :]:
+    if checksum.hexdigest().encode() != seal[len(_SEAL) :]:
         raise DamagedFileError(path, "its content does not have the checksum at its end", advice)
     return True
 

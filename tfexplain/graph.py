@@ -44,11 +44,11 @@ class Graph:
 
     def consumers(self) -> dict[Node, list[Call]]:
         """Maps each tensor to the calls that read it."""
-        found = collections.defaultdict(list)
+        consumers = collections.defaultdict(list)
         for call in self.calls:
             for node in call.inputs:
-                found[node].append(call)
-        return found
+                consumers[node].append(call)
+        return consumers
 
     def upstream(self, nodes: Iterable[Node]) -> Graph:
         """Returns the graph with only the calls that `nodes` depend on."""
@@ -200,12 +200,12 @@ def opaque_graph(model: keras.Model) -> Graph:
 
     def function(*tensors: Any) -> list:
         if known is None:
-            found = tree.flatten(model(tensors[0], training=False))
+            computed = tree.flatten(model(tensors[0], training=False))
         else:
-            found = call_model(model, tensors)
+            computed = call_model(model, tensors)
         floating = [tensor.dtype for tensor in tensors if tensor.dtype.is_floating]
         # The model computes in its own precision, whatever the analysis asks for.
-        return [keras.ops.cast(part, floating[0]) for part in found] if floating else found
+        return [keras.ops.cast(part, floating[0]) for part in computed] if floating else computed
 
     operation = WholeModel(type(model).__name__, function, model)
     names = tuple(f"output_{index}" for index in range(len(outputs)))
@@ -330,7 +330,7 @@ def token_lookups(graph: Graph, method: str) -> dict[Node, Call]:
     Raises:
         UnsupportedModelError: If something else reads it, or several embeddings do.
     """
-    found, consumers = {}, graph.consumers()
+    lookups, consumers = {}, graph.consumers()
     for node, name in zip(graph.inputs, graph.input_names, strict=True):
         if node.floating:
             continue
@@ -340,8 +340,8 @@ def token_lookups(graph: Graph, method: str) -> dict[Node, Call]:
                 f"{method} moves inputs continuously; the integer input {name!r} has to be read by "
                 "exactly one Embedding layer."
             )
-        found[node] = readers[0]
-    return found
+        lookups[node] = readers[0]
+    return lookups
 
 
 def _order_of_uses(function: keras.Model) -> dict[int, int]:

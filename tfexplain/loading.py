@@ -303,17 +303,17 @@ def _expanded(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
     files = []
     for path in map(pathlib.Path, paths):
         if path.is_dir():
-            found = [
+            images = [
                 file
                 for file in [*path.glob("*"), *path.glob("*/*")]
                 if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
             ]
-            if not found:
+            if not images:
                 raise ValueError(
                     f"The folder {path} holds no image, also not one level below. Expected files "
                     f"ending in {', '.join(IMAGE_SUFFIXES)}."
                 )
-            files += sorted(found)
+            files += sorted(images)
             continue
         _check_file(path, "image")
         if path.suffix.lower() not in (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES):
@@ -375,12 +375,12 @@ def _read_array(path: pathlib.Path, shape: tuple[int | None, ...]) -> np.ndarray
         return "" if 0 not in given else f"an array of shape {given}. Give at least one sample."
 
     try:
-        found = list(numpy_files.headers(path))
-        if not found:
+        keys = list(numpy_files.headers(path))
+        if not keys:
             raise ValueError("it holds no array")
     except Exception as error:  # zipfile, zlib and NumPy raise many classes
         raise _no_numpy_file(path, error) from error
-    array = _array(path, "x" if "x" in found else found[0], wrong)
+    array = _array(path, "x" if "x" in keys else keys[0], wrong)
     if _fits(array.shape[1:], shape):
         return array
     return array[None] if _fits(array.shape, shape) else array[..., None]
@@ -428,15 +428,15 @@ def read_labels(path: pathlib.Path) -> np.ndarray | None:
         return ""
 
     try:
-        found = list(numpy_files.headers(path))
+        keys = list(numpy_files.headers(path))
     except Exception as error:  # zipfile, zlib and NumPy raise many classes
         raise _no_numpy_file(path, error) from error
-    if path.suffix.lower() != ".npy" and "x" not in found and len(found) > 1:
+    if path.suffix.lower() != ".npy" and "x" not in keys and len(keys) > 1:
         raise ValueError(
-            f"{path} has the keys {', '.join(found)}. Expected the samples as x and, for labels, y."
+            f"{path} has the keys {', '.join(keys)}. Expected the samples as x and, for labels, y."
         )
     name = "" if path.suffix.lower() == ".npy" else "y"
-    return _array(path, name, wrong) if name in found else None
+    return _array(path, name, wrong) if name in keys else None
 
 
 def _fits(given: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:

@@ -216,7 +216,7 @@ def histogram_quantiles(count: np.ndarray, q: np.ndarray) -> np.ndarray:
     """
     count, q = np.asarray(count), np.asarray(q, "float64")
     flat = count.reshape(-1, count.shape[-1])
-    found = np.full((len(flat), len(q)), np.nan)
+    quantiles = np.full((len(flat), len(q)), np.nan)
     for row, counts in enumerate(flat):
         total = counts.sum()
         if total == 0:
@@ -230,8 +230,8 @@ def histogram_quantiles(count: np.ndarray, q: np.ndarray) -> np.ndarray:
         share = (wanted - (upto[places] - counts[places])) / counts[places]
         low, high = BIN_EDGES[places], BIN_EDGES[places + 1]
         inside = np.maximum(low, BIN_EDGES[1]) ** (1 - share) * high**share
-        found[row] = 1 - np.where(places == 0, 0.0, inside)
-    return found.reshape(*count.shape[:-1], len(q))
+        quantiles[row] = 1 - np.where(places == 0, 0.0, inside)
+    return quantiles.reshape(*count.shape[:-1], len(q))
 
 
 def random_direction_cosine(size: int, q: float = 0.5) -> float:

@@ -81,15 +81,15 @@ class Entry:
 
 def option_names(cls: type) -> dict[str, Any]:
     """Returns the keyword-only options of an analyzer class with their defaults."""
-    found: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         init = base.__dict__.get("__init__")
         if init is None or base is object:
             continue
         for parameter in inspect.signature(init).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:
-                found[parameter.name] = parameter.default
-    return found
+                defaults[parameter.name] = parameter.default
+    return defaults
 
 
 BACH, MONTAVON, OVERVIEW = "bach2015pixel", "montavon2017explaining", "montavon2019layer"

@@ -149,11 +149,11 @@ def pull_back(
     )
     if any(gradient is None for gradient in gradients):
         raise DisconnectedError
-    found = iter(gradients)
+    of_floating = iter(gradients)
     pulled = []
     for tensor in copies:
         if tensor.dtype.is_floating:
-            gradient = next(found)
+            gradient = next(of_floating)
         else:
             gradient = tf.zeros(shape_of(tensor), dtype)
         pulled.append(unfold(tf.cast(gradient, dtype), relevances[0]))

@@ -41,12 +41,12 @@ def headers(path: pathlib.Path) -> dict[str, Header]:
     if path.suffix.lower() == ".npy":
         with path.open("rb") as file:
             return {"": _header(file)}
-    found = {}
+    by_name = {}
     with zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
             with archive.open(member) as file:
-                found[member.removesuffix(".npy")] = _header(file)
-    return found
+                by_name[member.removesuffix(".npy")] = _header(file)
+    return by_name
 
 
 def read(path: pathlib.Path, name: str, check: Callable[[Header], str]) -> np.ndarray:

@@ -161,24 +161,24 @@ def fitted_calls(graph: Graph) -> list[FittedCall]:
         ValueError: For layers whose units are no channels.
     """
     consumers = graph.consumers()
-    found = []
+    fitted = []
     for call in graph.calls:
         if not (isinstance(call.operation, Additive) and call.operation.fitted):
             continue
         if call.operation.without_pattern:
             raise ValueError(f"{call.name} {call.operation.without_pattern}")
-        found.append(FittedCall(call, _followers(call, consumers)))
-    return found
+        fitted.append(FittedCall(call, _followers(call, consumers)))
+    return fitted
 
 
 def _followers(call: Call, consumers: dict[Node, list[Call]]) -> tuple[Operation, ...]:
     """Returns the activation behind a call, with normalisations between, or nothing."""
-    found: list[Operation] = []
+    followers: list[Operation] = []
     readers = consumers[call.outputs[0]]
     while len(readers) == 1 and isinstance(readers[0].operation, Affine | Activation):
-        found.append(readers[0].operation)
-        if isinstance(found[-1], Activation):
-            return tuple(found)
+        followers.append(readers[0].operation)
+        if isinstance(followers[-1], Activation):
+            return tuple(followers)
         readers = consumers[readers[0].outputs[0]]
     return ()
 
@@ -209,7 +209,7 @@ class PatternFit:
         self.places = {node: place for place, node in enumerate(nodes)}
         self.estimator, self.output_mean = estimator, output_mean
         # The `Moments` of each call; None before the first sample.
-        self.found: list[Any] = [None] * len(self.calls)
+        self.moments: list[Any] = [None] * len(self.calls)
         self._run = Compiled(self._moments, [list(specs)], jit_compile)
 
     def _moments(self, records: list[Tensor]) -> list[Moments]:
@@ -226,11 +226,11 @@ class PatternFit:
         """Adds the tensors of one forward pass, in float64."""
         for place, (fitted, moments) in enumerate(zip(self.calls, self._run(records), strict=True)):
             parts: list[Any] = [np.asarray(part) for part in moments]
-            self.found[place] = fitted.merge(self.found[place], Moments(*parts))
+            self.moments[place] = fitted.merge(self.moments[place], Moments(*parts))
 
     def patterns(self) -> dict[str, np.ndarray]:
         """Returns the pattern of each call by its name."""
         return {
             fitted.call.name: fitted.pattern(moments, self.output_mean)
-            for fitted, moments in zip(self.calls, self.found, strict=True)
+            for fitted, moments in zip(self.calls, self.moments, strict=True)
         }

@@ -340,7 +340,7 @@ def load(path: str | os.PathLike) -> xr.Dataset:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that the numbers depend on; imports none of them."""
-    found = {"python": platform.python_version()}
+    by_name = {"python": platform.python_version()}
     for name, distributions in _PACKAGES.items():
         version = getattr(sys.modules.get(name), "__version__", None)
         for distribution in distributions:
@@ -349,8 +349,8 @@ def versions() -> dict[str, str]:
                     version = importlib.metadata.version(distribution)
                 except importlib.metadata.PackageNotFoundError:
                     continue
-        found[name] = str(version or "unknown")
-    return found
+        by_name[name] = str(version or "unknown")
+    return by_name
 
 
 def _check_targets(outputs: np.ndarray, targets: np.ndarray) -> None:

@@ -56,15 +56,15 @@ class _AtRectifiers(RectifierRule, abstract=True):
 
 def policy(kind: type[Operation], rows: Iterable[tuple[Any, Rule]]) -> str:
     """Returns what the rows do with a kind of operation, in a few words."""
-    found = []
+    texts = []
     for selector, rule in rows:
         types = selector.types if isinstance(selector, NonNegativeInput) else selector
         concerned = isinstance(types, tuple) and issubclass(kind, types)
         if concerned and issubclass(kind, rule.handled):
             condition = " if x >= 0, else " if isinstance(selector, NonNegativeInput) else ""
-            found.append(repr(rule).removesuffix("()") + condition)
+            texts.append(repr(rule).removesuffix("()") + condition)
             if not condition:
-                return "".join(found)
+                return "".join(texts)
     return "refused"
 
 

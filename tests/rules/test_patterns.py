@@ -163,7 +163,7 @@ def test_memory_does_not_grow_with_the_data(monkeypatch):
         add(fit, records)
         shapes = {
             part.shape
-            for moments in fit.found
+            for moments in fit.moments
             for part in map(np.asarray, moments)
             if part.ndim  # the number of samples has none
         }
@@ -179,7 +179,7 @@ def test_memory_does_not_grow_with_the_data(monkeypatch):
     fitted(model, dataset)
     # One pass.
     assert len(fits) == 23 and len(set(map(id, fits))) == 1
-    assert fits[0].found[0].total == 23 * 13 * 64
+    assert fits[0].moments[0].total == 23 * 13 * 64
 
 
 # --- w . a = 1 -----------------------------------------------------------------------------------

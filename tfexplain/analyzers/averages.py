@@ -136,8 +136,10 @@ class GradientAverage(DerivedAnalyzer):
         ]
 
         def step(index: Tensor, sums: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-            found = self._gradient.propagate(points.at(index), relevance)
-            sums = [total + weights[index] * part for total, part in zip(sums, found, strict=True)]
+            gradients = self._gradient.propagate(points.at(index), relevance)
+            sums = [
+                total + weights[index] * part for total, part in zip(sums, gradients, strict=True)
+            ]
             return index + 1, sums
 
         shapes = [tf.TensorShape((None, None, *x.shape[1:])) for x in like]
@@ -161,8 +163,8 @@ class GradientAverage(DerivedAnalyzer):
         """Returns [explained tensor, *relevance], averaged over the paths."""
         vectors = self._embed(inputs)
         outputs, relevance = self._started(vectors, targets)
-        found = [self._along(vectors, ends, relevance) for ends in self.constant_ends(inputs)]
-        return [outputs, *(tf.add_n(list(p)) / len(found) for p in zip(*found, strict=True))]
+        of_paths = [self._along(vectors, ends, relevance) for ends in self.constant_ends(inputs)]
+        return [outputs, *(tf.add_n(list(p)) / len(of_paths) for p in zip(*of_paths, strict=True))]
 
     # --- batches ---
 
@@ -225,8 +227,8 @@ class GradientAverage(DerivedAnalyzer):
             ) -> list[Tensor]:
                 return function(inputs, part, made)
 
-            first, found = in_chunks(self.inner.network(), arrays, columns, towards)
-            sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+            first, relevance = in_chunks(self.inner.network(), arrays, columns, towards)
+            sums = [a + b for a, b in zip(sums, relevance, strict=True)] if sums else relevance
         return first, [part / len(paths) for part in sums]
 
     # --- what the method can do ---
@@ -246,12 +248,12 @@ class GradientAverage(DerivedAnalyzer):
         """Returns one pass for each point of each path; see `Analyzer`."""
         if not self._continuous:
             return []
-        network, found = self._gradient, []
+        network, passes = self._gradient, []
         vectors, paths = self._embed(tensors(arrays)), self.ends(arrays, place)
         for ends in paths:
             points = self.points(vectors, tensors(ends))
             factor = None if points.factors is None else points.factors[0].numpy()[:, None]
             for index, weight in enumerate(points.weights):
                 records = network.run_records(points.at(tf.constant(index)))
-                found.append(BackwardPass(network, records, float(weight) / len(paths), factor))
-        return found
+                passes.append(BackwardPass(network, records, float(weight) / len(paths), factor))
+        return passes

@@ -327,10 +327,10 @@ class Analyzer(BothSides, abc.ABC):
         for inside in slices(part.stop - part.start, batch_size):
             positions = slice(part.start + inside.start, part.start + inside.stop)
             batch = [array[positions] for array in arrays]
-            out, found = self._explain(batch, targets[positions], Place(positions, len(targets)))
+            out, sent = self._explain(batch, targets[positions], Place(positions, len(targets)))
             self._check_replay(batch, out)
             outputs.append(out)
-            relevance.append(found)
+            relevance.append(sent)
         joined = [np.concatenate(parts) for parts in zip(*relevance, strict=True)]
         return np.concatenate(outputs), joined
 
@@ -386,14 +386,14 @@ class Analyzer(BothSides, abc.ABC):
             )
         arrays = self.checked(x)
         relevance = check_relevance(output_relevance, len(arrays[0]), self.output_shape, self.dtype)
-        found = []
+        of_batches = []
         for part in slices(len(arrays[0]), batch_size):
             batch = [array[part] for array in arrays]
-            found.append(self.send(batch, relevance[part], Place(part, len(arrays[0]))))
+            of_batches.append(self.send(batch, relevance[part], Place(part, len(arrays[0]))))
         names = list(self.inputs.names) if len(self.inputs.names) > 1 else ["input"]
         return {
             name: np.concatenate(parts)
-            for name, parts in zip(names, zip(*found, strict=True), strict=True)
+            for name, parts in zip(names, zip(*of_batches, strict=True), strict=True)
         }
 
     def ledger(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:

@@ -119,7 +119,7 @@ class Baseline:
         Raises:
             ValueError: For a wrong shape, NaN or infinity.
         """
-        found = []
+        baselines = []
         for value in self.values:
             parts = []
             if callable(value):
@@ -137,8 +137,8 @@ class Baseline:
             for name, array in zip(inputs.names, arrays, strict=True):
                 given = value[name] if isinstance(value, Mapping) else value
                 parts.append(self._array(given, name, array, where))
-            found.append(parts)
-        return found
+            baselines.append(parts)
+        return baselines
 
     def constants(self, inputs: Inputs, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
         """Returns for each baseline one tensor per input, with TensorFlow alone, for `export`.
@@ -150,7 +150,7 @@ class Baseline:
         Raises:
             ValueError: For a baseline per sample, or a wrong shape.
         """
-        found = []
+        baselines = []
         for value in self.values:
             if callable(value):
                 value = value(tensors[0] if len(tensors) == 1 else list(tensors))
@@ -168,8 +168,8 @@ class Baseline:
                 (arrays,) = Baseline(value).arrays(inputs, like, Place(slice(0, 1), 1))
                 parts = [tf.constant(array) for array in arrays]
             # Integers are tokens, floating numbers the entries of their vectors.
-            found.append([p if p.dtype.is_integer else tf.cast(p, inputs.dtype) for p in parts])
-        return found
+            baselines.append([p if p.dtype.is_integer else tf.cast(p, inputs.dtype) for p in parts])
+        return baselines
 
     @staticmethod
     def _array(given: Any, name: str, array: np.ndarray, place: Place) -> np.ndarray:

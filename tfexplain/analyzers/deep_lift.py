@@ -186,13 +186,16 @@ class DeepLIFT(ReversedAnalyzer):
     def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
         """Returns [explained tensor, *contributions of the inputs], averaged over baselines."""
         network = self.network()
-        found = [
+        of_baselines = [
             network.explain([*inputs, *self._vectors(parts)], targets)
             for parts in self.baseline.constants(self.inputs, inputs)
         ]
         return [
-            found[0][0],
-            *(tf.add_n(list(p)) / len(found) for p in list(zip(*found, strict=True))[1:]),
+            of_baselines[0][0],
+            *(
+                tf.add_n(list(p)) / len(of_baselines)
+                for p in list(zip(*of_baselines, strict=True))[1:]
+            ),
         ]
 
     @property
@@ -212,8 +215,8 @@ class DeepLIFT(ReversedAnalyzer):
         count = len(self.graph.inputs)
         inputs, relevance = network.model.inputs[:count], network.model.inputs[-1]
         baselines = _Baselines(self, name="baselines", dtype=self.dtype, autocast=False)(inputs)
-        found = network.model([*inputs, *baselines, relevance])
-        return keras.Model([*inputs, relevance], found, name="reversed")
+        contributions = network.model([*inputs, *baselines, relevance])
+        return keras.Model([*inputs, relevance], contributions, name="reversed")
 
     def _check_shared(self) -> None:
         """Refuses a baseline per sample where the samples are not known."""

@@ -86,8 +86,8 @@ def in_chunks(
     Returns:
         The first result of the last call, and one relevance (n, num_vectors, *shape) per input.
     """
-    found = []
+    chunks = []
     for part in slices(columns.shape[1], vectors_at_once(network, arrays)):
         first, *relevance = run(tensors(arrays), tf.constant(columns[:, part]))
-        found.append([result.numpy() for result in relevance])
-    return first.numpy(), [np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)]
+        chunks.append([result.numpy() for result in relevance])
+    return first.numpy(), [np.concatenate(parts, axis=1) for parts in zip(*chunks, strict=True)]

@@ -73,8 +73,8 @@ class GradCAM(DerivedAnalyzer):
 
     def _last_convolution(self) -> str:
         calls = self.inner.graph.upstream([self.inner.start]).calls
-        found = [call for call in calls if isinstance(call.operation, ConvolutionLinear)]
-        names = [call.name for call in found if call.operation.channels_last]
+        convolutions = [call for call in calls if isinstance(call.operation, ConvolutionLinear)]
+        names = [call.name for call in convolutions if call.operation.channels_last]
         if not names:
             raise UnsupportedModelError(
                 "grad_cam needs a channels-last convolution, and this model has none; name another "

@@ -90,13 +90,13 @@ def option_value(config: Any, arrays: dict[str, np.ndarray], custom: dict[str, A
         return tuple(option_value(item, arrays, custom) for item in config["__tuple__"])
     if "__function__" in config:
         name = config["__function__"]
-        found = keras.saving.get_registered_object(name) or custom.get(_plain(name))
-        if found is None:
+        function = keras.saving.get_registered_object(name) or custom.get(_plain(name))
+        if function is None:
             raise UnknownFunctionError(
                 f"The function {name!r} is not known here; import the module that registers it, "
                 "or pass it in custom_objects."
             )
-        return found
+        return function
     return {key: option_value(item, arrays, custom) for key, item in config.items()}
 
 

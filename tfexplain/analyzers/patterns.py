@@ -145,13 +145,13 @@ class PatternAnalyzer(ReversedAnalyzer):
     @property
     def pattern_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of the pattern of each call that has one, by its name."""
-        found = {}
+        shapes = {}
         for name, fitted in self._fitted.items():
             if isinstance(fitted.operation, Linear):
-                found[name] = tuple(fitted.operation.kernel("float32").shape)
+                shapes[name] = tuple(fitted.operation.kernel("float32").shape)
             else:
-                found[name] = (len(fitted.call.inputs), fitted.call.outputs[0].shape[-1])
-        return found
+                shapes[name] = (len(fitted.call.inputs), fitted.call.outputs[0].shape[-1])
+        return shapes
 
     def _placeholders(self) -> dict:
         # The forward pass reads none of them.
@@ -196,7 +196,7 @@ class PatternAnalyzer(ReversedAnalyzer):
             raise ValueError(
                 f"There is no pattern for {', '.join(missing)}; call fit, or give one for each."
             )
-        found = {}
+        checked = {}
         for name, shape in shapes.items():
             array = np.asarray(patterns[name])
             if array.dtype.kind not in "biuf":
@@ -206,8 +206,8 @@ class PatternAnalyzer(ReversedAnalyzer):
                 raise ValueError(
                     f"The pattern of {name!r} has shape {array.shape}, expected {shape}."
                 )
-            found[name] = array
-        return found
+            checked[name] = array
+        return checked
 
     def _new_network(self, **options: Any) -> ReversedNetwork:
         if not self.is_fitted:

@@ -150,8 +150,8 @@ def from_bytes(
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 text, stored = archive.read(_CONFIG), io.BytesIO(archive.read(_ARRAYS))
                 archive.extract(_MODEL, folder)
-            with np.load(stored, allow_pickle=False) as found:
-                arrays = {key: found[key] for key in found.files}
+            with np.load(stored, allow_pickle=False) as loaded:
+                arrays = {key: loaded[key] for key in loaded.files}
         with _damage(path, f"{_CONFIG} in it cannot be read"):
             config = json.loads(text)
         if not isinstance(config, dict):

@@ -187,11 +187,11 @@ def check_replay(
     count = min(2, size, len(outputs))
     given = [np.resize(array[:count], (size, *array.shape[1:])) for array in arrays]
     try:
-        found = call_unchanged(model, tensors(given))
+        all_outputs = call_unchanged(model, tensors(given))
     except tf.errors.OpError:
         # Such as channels_first, which Keras runs on a CPU through XLA only.
         return True
-    expected = found[position][:count]
+    expected = all_outputs[position][:count]
     replayed = tf.constant(outputs[:count])
     if dropped is not None:
         replayed = dropped.forward(replayed)
@@ -380,12 +380,12 @@ class ReversedAnalyzer(GraphAnalyzer):
     def _explain(
         self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        network, found = self.network(), []
+        network, of_chains = self.network(), []
         for given in self.chain_inputs(arrays, place):
             chunk = vectors_at_once(network, given)
             if targets.shape[1] <= chunk:
                 outputs, *relevance = network.run_explain(tensors(given), tf.constant(targets))
-                found.append([part.numpy() for part in relevance])
+                of_chains.append([part.numpy() for part in relevance])
                 continue
             records = network.run_records(tensors(given))
             outputs = records[network.start_index]
@@ -394,8 +394,8 @@ class ReversedAnalyzer(GraphAnalyzer):
                 columns = tf.constant(targets[:, part])
                 return start_relevance(outputs, columns, self._network_head())
 
-            found.append(self._in_chunks(network, records, targets.shape[1], chunk, starting))
-        return outputs.numpy(), _mean(found)
+            of_chains.append(self._in_chunks(network, records, targets.shape[1], chunk, starting))
+        return outputs.numpy(), _mean(of_chains)
 
     def _in_chunks(
         self,
@@ -406,11 +406,11 @@ class ReversedAnalyzer(GraphAnalyzer):
         starting: Callable[[slice], tf.Tensor],
     ) -> list[np.ndarray]:
         """Sends many vectors through the tensors of one forward pass, chunk by chunk."""
-        found = []
+        chunks = []
         for part in slices(vectors, chunk):
             results = network.run_backward(records, starting(part))
-            found.append([result.numpy() for result in results])
-        return [np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)]
+            chunks.append([result.numpy() for result in results])
+        return [np.concatenate(parts, axis=1) for parts in zip(*chunks, strict=True)]
 
     def send(
         self, arrays: list[np.ndarray], relevance: np.ndarray, place: Place
@@ -487,17 +487,17 @@ class ReversedAnalyzer(GraphAnalyzer):
         relevance = check_relevance(
             output_relevance, len(arrays[0]), network.start.shape[1:], self.dtype
         )
-        found = []
+        of_batches = []
         for part in slices(len(arrays[0]), batch_size):
             batch = [array[part] for array in arrays]
             place = Place(part, len(arrays[0]))
-            found.append(self._sent(network, batch, relevance[part], place))
+            of_batches.append(self._sent(network, batch, relevance[part], place))
         names = list(network.readouts)
         if len(self.inputs.names) == 1:
             names[0] = "input"
         return {
             name: np.concatenate(parts)
-            for name, parts in zip(names, zip(*found, strict=True), strict=True)
+            for name, parts in zip(names, zip(*of_batches, strict=True), strict=True)
         }
 
     def ledger(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:

@@ -142,16 +142,16 @@ class ShapleySampling(GraphAnalyzer):
 
     def _forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor | int]:
         """Returns the explained tensor, and the elements of a sample in the largest tensor."""
-        found = dict(zip(self.graph.inputs, inputs, strict=True))
+        records = dict(zip(self.graph.inputs, inputs, strict=True))
         for call in self.graph.calls:
-            results = call.operation.forward(*(found[node] for node in call.inputs))
+            results = call.operation.forward(*(records[node] for node in call.inputs))
             results = list(results) if isinstance(results, list | tuple) else [results]
-            found.update(zip(call.outputs, results, strict=True))
-        sizes = [_size(shape_of(tensor)[1:]) for tensor in found.values()]
+            records.update(zip(call.outputs, results, strict=True))
+        sizes = [_size(shape_of(tensor)[1:]) for tensor in records.values()]
         largest = max(sizes) if all(isinstance(s, int) for s in sizes) else tf.reduce_max(sizes)
         if any(isinstance(call.operation, WholeModel) for call in self.graph.calls):
             largest *= UNSEEN
-        return tf.cast(found[self.start], self.dtype), largest
+        return tf.cast(records[self.start], self.dtype), largest
 
     def _values(
         self, inputs: list, starts: list, outputs: Tensor, largest: Tensor | int, worth: Worth
@@ -242,7 +242,7 @@ class ShapleySampling(GraphAnalyzer):
             starts: (n or 1, *shape) each.
             stays: Which features are left, (places, players).
         """
-        found, offset = [], 0
+        mixtures, offset = [], 0
         for x, start in zip(inputs, starts, strict=True):
             count, *shape = shape_of(x)
             if self.features == "elements":
@@ -253,12 +253,12 @@ class ShapleySampling(GraphAnalyzer):
             places = shape_of(stays)[0]
             kept = tf.reshape(kept, [1, places, *shape])
             mixed = tf.where(kept, tf.expand_dims(x, 1), tf.expand_dims(start, 1))
-            found.append(tf.reshape(mixed, [count * places, *shape]))
-        return found
+            mixtures.append(tf.reshape(mixed, [count * places, *shape]))
+        return mixtures
 
     def _shared(self, values: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Returns the values of features, (n, num_vectors, players), at their elements."""
-        found, offset = [], 0
+        shared, offset = [], 0
         for x in inputs:
             shape = shape_of(x)[1:]
             if self.features == "elements":
@@ -267,8 +267,8 @@ class ShapleySampling(GraphAnalyzer):
             else:
                 patches, sizes = self._patches(shape)
                 part = tf.gather(values, patches, axis=2) / tf.cast(sizes, values.dtype)
-            found.append(tf.reshape(part, [*shape_of(values)[:2], *shape]))
-        return found
+            shared.append(tf.reshape(part, [*shape_of(values)[:2], *shape]))
+        return shared
 
     def _spatial(self, shape: Sequence) -> Sequence:
         return shape[:2] if self._channels_last else shape[1:]
@@ -325,16 +325,16 @@ class ShapleySampling(GraphAnalyzer):
 
     def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
         """Returns [explained tensor, *relevance], averaged over the baselines."""
-        found = []
+        of_baselines = []
         for starts in self.baseline.constants(self.inputs, inputs):
             starts = [
                 _as_given(start, node.dtype_in(self.dtype))
                 for start, node in zip(starts, self.inputs.nodes, strict=True)
             ]
-            found.append(self._explain_from(inputs, targets, starts))
-        outputs = found[0][0]
-        parts = zip(*(values for _, *values in found), strict=True)
-        return [outputs, *(tf.add_n(list(part)) / len(found) for part in parts)]
+            of_baselines.append(self._explain_from(inputs, targets, starts))
+        outputs = of_baselines[0][0]
+        parts = zip(*(values for _, *values in of_baselines), strict=True)
+        return [outputs, *(tf.add_n(list(part)) / len(of_baselines) for part in parts)]
 
     def _outputs(self, arrays: list[np.ndarray]) -> np.ndarray:
         return self._run_outputs(tensors(arrays)).numpy()
@@ -355,7 +355,7 @@ class ShapleySampling(GraphAnalyzer):
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Runs once for each baseline; `columns` are targets or relevance."""
         baselines = self.baseline.arrays(self.inputs, arrays, place)
-        found = []
+        of_baselines = []
         for parts in baselines:
             starts = [
                 part.astype(self.dtype) if node.floating else _tokens(part, node.dtype, name)
@@ -364,8 +364,10 @@ class ShapleySampling(GraphAnalyzer):
                 )
             ]
             outputs, *values = run(tensors(arrays), tf.constant(columns), tensors(starts))
-            found.append([value.numpy() for value in values])
-        return outputs.numpy(), [sum(part) / len(found) for part in zip(*found, strict=True)]
+            of_baselines.append([value.numpy() for value in values])
+        return outputs.numpy(), [
+            sum(part) / len(of_baselines) for part in zip(*of_baselines, strict=True)
+        ]
 
 
 def _features(value: Any) -> str | int:

@@ -52,7 +52,7 @@ def measure(
     (given, *_) = analyzer.chain_inputs([x[place]], Place(place, len(x)))
     records = network.run_records(tensors(given))
     values = dict(zip(network.nodes, records, strict=True))
-    found = {}
+    of_layers = {}
     for index, call in enumerate(linear_calls(network)):
         active = _active(network, call, values)
         p, n = _parts(network, call, values)
@@ -67,7 +67,7 @@ def measure(
             drawn = generator.choice(len(active), columns, replace=False)
             chosen = active[np.union1d(drawn, [worst])]
         norms = _norms(network, call, values, chosen)
-        found[call.name] = LayerNorm(
+        of_layers[call.name] = LayerNorm(
             float(np.max(norms, initial=0.0)),
             float(np.max(form, initial=0.0)) if len(form) else np.nan,
             float(c[worst]) if len(c) else np.nan,
@@ -84,7 +84,7 @@ def measure(
         relevance = network.run_backward(records, tf.constant(ones.reshape(shape)))[0].numpy()
         sums = np.abs(relevance.astype("float64")).reshape(len(ones), -1).sum(axis=1)
         norm = max(norm, float(sums.max()))
-    return found, norm
+    return of_layers, norm
 
 
 def _active(network: ReversedNetwork, call: Call, values: Mapping) -> np.ndarray:
@@ -102,14 +102,14 @@ def _active(network: ReversedNetwork, call: Call, values: Mapping) -> np.ndarray
 def _parts(network: ReversedNetwork, call: Call, values: Mapping) -> tuple[np.ndarray, np.ndarray]:
     """Returns the magnitudes of positive and negative contributions to each output, flat."""
     operation, inputs = call.operation, [values[node] for node in call.inputs]
-    found = []
+    parts = []
     for factors in ((1, 0), (0, 1)):
         total = operation.weighted_sum(inputs, call.nonnegative, *factors)
         bias = operation.bias(inputs)
         if bias is not None and getattr(network.rules[call], "bias", "split") != "ignore":
             total = total + (tf.nn.relu(bias) if factors[0] else -tf.nn.relu(-bias))
-        found.append(np.abs(total.numpy().astype("float64")).ravel())
-    return found[0], found[1]
+        parts.append(np.abs(total.numpy().astype("float64")).ravel())
+    return parts[0], parts[1]
 
 
 def _closed_form(rule: Any, c: np.ndarray) -> np.ndarray:
@@ -136,6 +136,6 @@ def _norms(
         ones = np.zeros((len(chosen[part]), int(np.prod(shape))), network.dtype)
         ones[np.arange(len(ones)), chosen[part]] = 1
         relevance = tf.constant(ones.reshape(1, len(ones), *shape))
-        (found,) = network.visit(call, values, [relevance])
-        norms[part] = np.abs(found.numpy().astype("float64")).reshape(len(ones), -1).sum(axis=1)
+        (sent,) = network.visit(call, values, [relevance])
+        norms[part] = np.abs(sent.numpy().astype("float64")).reshape(len(ones), -1).sum(axis=1)
     return norms

@@ -60,11 +60,11 @@ def cascade_maps(
     audit = ParameterRandomization(layers, mode, weights, statistics, reduction)
     audit.check(case)
     work = audit.prepare(case)
-    everything, found = slice(0, case.count), []
+    everything, of_steps = slice(0, case.count), []
     for step in (None, *work.steps_taken):
         work.set(step)
-        found.append([maps for _, maps in work.maps(everything)])
-    maps = np.array(found).swapaxes(0, 1)  # (analyzer, step, sample, *sizes)
+        of_steps.append([maps for _, maps in work.maps(everything)])
+    maps = np.array(of_steps).swapaxes(0, 1)  # (analyzer, step, sample, *sizes)
     sizes = case.layout.names()
     inputs = sizes
     if case.layout.channel_axis is not None:

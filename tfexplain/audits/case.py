@@ -326,10 +326,10 @@ class Case:
                 f"{what} names {', '.join(unknown)}, which is no analyzer. Analyzers: "
                 f"{', '.join(self.analyzers)}."
             )
-        found = {name: given.get(name) for name in self.analyzers}
+        chosen = {name: given.get(name) for name in self.analyzers}
         return {
             name: choice(what, getattr(self.analyzers[name], what) if v is None else v, known)
-            for name, v in found.items()
+            for name, v in chosen.items()
         }
 
     # --- cost and record ---
@@ -346,10 +346,10 @@ class Case:
             *names: What counts beside the seed: "targets" for those (as a checksum) and the size
                 of the batches in which they are computed, or nothing.
         """
-        found: dict[str, Any] = {"seed": self.seed}
+        options: dict[str, Any] = {"seed": self.seed}
         if "targets" in names:
-            found |= {"batch_size": self.batch_size, "targets_sha256": digest([self.targets])}
-        return found
+            options |= {"batch_size": self.batch_size, "targets_sha256": digest([self.targets])}
+        return options
 
 
 def structural_similarity(
@@ -417,22 +417,22 @@ def named_analyzers(analyzers: Any) -> dict[str, Analyzer]:
         )
     if not analyzers:
         raise ValueError("There is no analyzer to audit.")
-    found = {str(name): analyzer for name, analyzer in analyzers.items()}
-    first, *others = found
+    named = {str(name): analyzer for name, analyzer in analyzers.items()}
+    first, *others = named
     for name in others:
         for what in ("inputs", "outputs"):
-            mine, theirs = _shapes(found[name], what), _shapes(found[first], what)
+            mine, theirs = _shapes(named[name], what), _shapes(named[first], what)
             if mine != theirs:
                 raise ValueError(
                     f"All analyzers must explain the same {what}: {first!r} has {theirs}, "
                     f"{name!r} {mine}."
                 )
-    if unfitted := [name for name, analyzer in found.items() if not analyzer.is_fitted]:
+    if unfitted := [name for name, analyzer in named.items() if not analyzer.is_fitted]:
         raise ValueError(
             f"{', '.join(unfitted)} has no patterns yet: call analyzer.fit(x) on training data "
             "first, or pass patterns=..."
         )
-    return found
+    return named
 
 
 def _shapes(analyzer: Analyzer, what: str) -> list[tuple]:

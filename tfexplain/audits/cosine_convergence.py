@@ -179,8 +179,8 @@ class CosineConvergence(Audit):
         from tfexplain.audits.direction_counts import BINS, NUMBERS
 
         shape = (len(work.chains), len(work.starts), len(work.order))
-        found = {name: np.zeros((*shape, BINS), "int64") for name in ("count", "negative")}
-        found |= {name: np.zeros(shape, "int64") for name in NUMBERS}
+        arrays = {name: np.zeros((*shape, BINS), "int64") for name in ("count", "negative")}
+        arrays |= {name: np.zeros(shape, "int64") for name in NUMBERS}
         for row, name in enumerate(work.chains):
             for column, chain in enumerate(work.chains[name]):
                 measured, single = chain.measure(
@@ -192,14 +192,14 @@ class CosineConvergence(Audit):
                 )
                 for layer, (counts, negative, others) in measured.items():
                     place = (row, column, work.order.index(layer))
-                    found["count"][place] += counts
-                    found["negative"][place] += negative
+                    arrays["count"][place] += counts
+                    arrays["negative"][place] += negative
                     for number, value in zip(NUMBERS, others, strict=False):
-                        found[number][place] = value
+                        arrays[number][place] = value
                 for layer, value in single.items():
-                    found[f"single/{row}/{column}/{layer}"] = value
+                    arrays[f"single/{row}/{column}/{layer}"] = value
                 advance()
-        return found
+        return arrays
 
     def combine(self, work: _Work, blocks: Sequence[Arrays]) -> xr.Dataset:
         """Pools the counts."""
@@ -399,7 +399,7 @@ def _single(
     blocks: Sequence[Arrays], chains: Mapping[str, Sequence[Chain]], order: Sequence[str]
 ) -> dict[str, tuple]:
     """Returns the variables that hold every single value."""
-    found = {}
+    variables = {}
     for layer in order:
         parts = {}
         for row, analyzer in enumerate(chains):
@@ -413,5 +413,5 @@ def _single(
             values[place] = part
         name = layer.replace("/", "_")
         dimensions = ("analyzer", "start", "sample", "pair", f"location_{name}")
-        found[f"one_minus_abs_cosine_{name}"] = (dimensions, values)
-    return found
+        variables[f"one_minus_abs_cosine_{name}"] = (dimensions, values)
+    return variables

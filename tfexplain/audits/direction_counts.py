@@ -51,15 +51,15 @@ class Chain:
         network = analyzer.network(start, read, **options)
         self._network: ReversedNetwork = network
         inputs = len(analyzer.inputs.names)
-        found = list(network.readouts.items())
+        readouts = list(network.readouts.items())
         input_names = ["input"] if inputs == 1 else list(analyzer.inputs.names)
-        ordered = sorted(found[inputs:], key=lambda item: -_depth(analyzer, item[1]))
+        ordered = sorted(readouts[inputs:], key=lambda item: -_depth(analyzer, item[1]))
         self.readouts: Readouts = {
             **dict(ordered),
-            **dict(zip(input_names, (tensor for _, tensor in found[:inputs]), strict=True)),
+            **dict(zip(input_names, (tensor for _, tensor in readouts[:inputs]), strict=True)),
         }
         # The network's read-outs in the order of `readouts`.
-        self._order = [[node for _, node in found].index(n) for n in self.readouts.values()]
+        self._order = [[node for _, node in readouts].index(n) for n in self.readouts.values()]
         self._channels = [_channel_axis(analyzer, node) for node in self.readouts.values()]
 
     def dimensions(self, layer: str) -> int | None:
@@ -148,9 +148,9 @@ class Chain:
         if key not in network.derived:
 
             def run(inputs: Sequence[Tensor], vectors: Tensor) -> list[list[Tensor]]:
-                found = network.propagate(inputs, vectors)
+                relevance = network.propagate(inputs, vectors)
                 return [
-                    _counts(found[index], axis, per_location)
+                    _counts(relevance[index], axis, per_location)
                     for index, axis in zip(self._order, self._channels, strict=True)
                 ]
 
@@ -247,11 +247,11 @@ def _names(analyzer: ReversedAnalyzer, start: Node) -> dict[Node, str]:
     """Returns one name, the first, of each tensor on the way from the start to the inputs."""
     graph = analyzer.graph.upstream([start])
     reached = {start}.union(*(call.outputs for call in graph.calls))
-    found: dict[Node, str] = {}
+    names: dict[Node, str] = {}
     for name, node in analyzer.graph.readouts.items():
         if node in reached and node.floating:
-            found.setdefault(node, name)
-    return found
+            names.setdefault(node, name)
+    return names
 
 
 def _depth(analyzer: ReversedAnalyzer, node: Node) -> int:

@@ -136,8 +136,8 @@ def entropy(
 
     Example:
         >>> from tfexplain.analyzers import create_analyzer
-        >>> found = entropy(create_analyzer("gradient", model), np.ones((2, 4)))
-        >>> found.entropy.shape, round(found.maximum, 3)
+        >>> dataset = entropy(create_analyzer("gradient", model), np.ones((2, 4)))
+        >>> dataset.entropy.shape, round(dataset.maximum, 3)
         ((1, 2), 1.386)
     """
     from tfexplain.audits.case import Case

@@ -78,10 +78,10 @@ class LayerNorms(Audit):
         for row, (name, analyzer) in enumerate(case.analyzers.items()):
             (array,), chained = case.arrays(name), with_chain(analyzer)
             for column, position in enumerate(range(block.start, block.stop)):
-                found, norm = measure(chained, array, position, self.columns, case.seed)
-                for layer, values in found.items():
+                of_layers, norm = measure(chained, array, position, self.columns, case.seed)
+                for layer, values in of_layers.items():
                     numbers[row, column, work.order.index(layer)] = values
-                forms = [values.closed_form for values in found.values()]
+                forms = [values.closed_form for values in of_layers.values()]
                 straight = is_straight(chained.network())
                 chain[row, column] = norm, np.prod(forms) if straight else np.nan
                 advance()

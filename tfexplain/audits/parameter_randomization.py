@@ -407,8 +407,8 @@ def parameter_randomization(
 
     Example:
         >>> from tfexplain.analyzers import create_analyzer
-        >>> found = parameter_randomization(create_analyzer("lrp.z", model), x)
-        >>> found["median"].dims
+        >>> dataset = parameter_randomization(create_analyzer("lrp.z", model), x)
+        >>> dataset["median"].dims
         ('analyzer', 'step', 'similarity')
     """
     from tfexplain.audits.case import Case
@@ -426,14 +426,19 @@ def _positions(keep: Any, count: int) -> np.ndarray:
     Raises:
         ValueError: If they are none.
     """
-    found = np.asarray(keep)
-    if found.size == 0:
+    positions = np.asarray(keep)
+    if positions.size == 0:
         return np.empty(0, int)
-    if found.ndim != 1 or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= count:
+    if (
+        positions.ndim != 1
+        or positions.dtype.kind not in "iu"
+        or positions.min() < 0
+        or positions.max() >= count
+    ):
         raise ValueError(
             f"keep must be positions of the {count} samples, from 0 on, received {keep!r}."
         )
-    return np.unique(found)
+    return np.unique(positions)
 
 
 def _one_model(case: Case) -> Any:

@@ -329,8 +329,8 @@ def pixel_flipping(
         >>> image = keras.Input((8, 8, 1))
         >>> scores = keras.layers.Dense(3)(keras.layers.Flatten()(image))
         >>> analyzer = create_analyzer("input_t_gradient", keras.Model(image, scores))
-        >>> found = pixel_flipping(analyzer, np.ones((2, 8, 8, 1)), fill="constant")
-        >>> found.removed.values.tolist(), found.curve.shape
+        >>> dataset = pixel_flipping(analyzer, np.ones((2, 8, 8, 1)), fill="constant")
+        >>> dataset.removed.values.tolist(), dataset.curve.shape
         ([0, 1, 2, 3], (1, 2, 4, 2))
     """
     from tfexplain.audits.case import Case

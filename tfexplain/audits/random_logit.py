@@ -248,8 +248,8 @@ def random_logit(
         >>> pixels = keras.Input((8, 8, 1))
         >>> scores = keras.layers.Dense(3)(keras.layers.Flatten()(pixels))
         >>> analyzers = {"gradient": create_analyzer("gradient", keras.Model(pixels, scores))}
-        >>> found = random_logit(analyzers, np.ones((2, 8, 8, 1)), num_classes=2)
-        >>> found.ssim.shape
+        >>> dataset = random_logit(analyzers, np.ones((2, 8, 8, 1)), num_classes=2)
+        >>> dataset.ssim.shape
         (1, 2, 2)
     """
     from tfexplain.audits.case import Case
@@ -271,9 +271,9 @@ def other_classes(targets: np.ndarray, outputs: int, count: int, seed: int) -> n
     Returns:
         Shape (n, count), of the dtype of the targets.
     """
-    found = np.empty((len(targets), count), targets.dtype)
+    others = np.empty((len(targets), count), targets.dtype)
     for position, target in enumerate(targets):
         # All are shuffled, so that the first draws do not depend on how many there are.
         drawn = np.random.default_rng([seed, position]).permutation(outputs - 1)[:count]
-        found[position] = drawn + (drawn >= target)
-    return found
+        others[position] = drawn + (drawn >= target)
+    return others

@@ -60,8 +60,8 @@ class RandomWeights:
 
     def places(self, layer: keras.Operation) -> frozenset[int]:
         """Returns which of the model's weights a layer has, without those that are left alone."""
-        found = (self._places[id(weight)] for weight in getattr(layer, "weights", ()))
-        return frozenset(place for place in found if place not in self._kept)
+        places = (self._places[id(weight)] for weight in getattr(layer, "weights", ()))
+        return frozenset(place for place in places if place not in self._kept)
 
     def name(self, place: int) -> str:
         """Returns the name of one of the model's weights."""
@@ -110,13 +110,13 @@ class RandomWeights:
         """Returns the seeded initializer of a weight."""
         weight = self.model.weights[place]
         owner, name = self._owners[id(weight)], weight.name
-        found = getattr(owner, _INITIALIZERS.get(name, f"{name}_initializer"), None)
-        if found is None and name == "kernel":
-            found = getattr(owner, "depthwise_initializer", None)
-        if found is None:
+        initializer = getattr(owner, _INITIALIZERS.get(name, f"{name}_initializer"), None)
+        if initializer is None and name == "kernel":
+            initializer = getattr(owner, "depthwise_initializer", None)
+        if initializer is None:
             raise _Unknown("no initializer of that name")
         forget = isinstance(owner, layers.LSTMCell) and owner.unit_forget_bias and name == "bias"
-        seeded = self._seeded(found, place, owner if name == "kernel" else None)
+        seeded = self._seeded(initializer, place, owner if name == "kernel" else None)
         return _with_forget_bias(seeded, owner.units) if forget else seeded
 
     def _seeded(self, initializer: Any, place: int, owner: Any) -> Any:
@@ -143,11 +143,11 @@ class _Unknown(ValueError):
 
 def _owners(model: keras.Model) -> dict[int, keras.layers.Layer]:
     """Maps each weight, by its id, to the innermost layer that has it."""
-    found = {}
+    owners = {}
     # A layer comes before what is inside it; fewer weights are further inside.
     for layer in sorted(all_layers(model), key=lambda layer: -len(layer.weights)):
-        found.update({id(weight): layer for weight in layer.weights})
-    return found
+        owners.update({id(weight): layer for weight in layer.weights})
+    return owners
 
 
 def _reason_to_keep(layer: keras.layers.Layer, weight: Any, statistics: str) -> str:
@@ -233,10 +233,10 @@ def copied(model: keras.Model) -> keras.Model:
             f"The model {model.name!r} cannot be copied, and weights are randomized on a copy. "
             f"Custom layers need get_config and from_config. {type(error).__name__}: {error}"
         ) from error
-    shapes, found = ([tuple(w.shape) for w in m.weights] for m in (model, copy))
-    if shapes != found:
+    shapes, copied_shapes = ([tuple(w.shape) for w in m.weights] for m in (model, copy))
+    if shapes != copied_shapes:
         raise UnsupportedModelError(
-            f"The copy of {model.name!r} has other weights than the model ({len(found)} of "
+            f"The copy of {model.name!r} has other weights than the model ({len(copied_shapes)} of "
             f"{len(shapes)}, or other shapes). A custom layer's get_config does not return all of "
             "its options."
         )
@@ -271,9 +271,9 @@ def _compare(model: keras.Model, copy: keras.Model, few: Sequence[np.ndarray]) -
     except tf.errors.OpError:
         # Such as channels_first, which Keras runs on a CPU through XLA only.
         return
-    for expected, found in zip(*outputs, strict=True):
-        expected, found = np.asarray(expected, "float64"), np.asarray(found, "float64")
-        error = np.abs(found - expected).max()
+    for expected, of_copy in zip(*outputs, strict=True):
+        expected, of_copy = np.asarray(expected, "float64"), np.asarray(of_copy, "float64")
+        error = np.abs(of_copy - expected).max()
         if not error <= 1e-5 * np.abs(expected).max() + 1e-7:
             raise UnsupportedModelError(
                 f"The copy of {model.name!r} gives other outputs than the model; they differ by "

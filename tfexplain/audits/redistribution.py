@@ -98,15 +98,15 @@ class Redistribution:
         self._passes = analyzer.backward_passes(one, whole, start)
         if analyzer.has_chain:
             network, records, *_ = self._passes[-1]
-            found = records[network.start_index].numpy()
+            outputs = records[network.start_index].numpy()
         else:
-            found = analyzer.outputs(x[self._place])
+            outputs = analyzer.outputs(x[self._place])
         self._chunk = CHUNK
         if self._passes:
             network, records, *_ = self._passes[0]
             self._chunk = network.vectors_beside(records, CHUNK_BYTES)
-        self._shape = found.shape[1:]
-        self.outputs = found.reshape(-1).astype("float64")
+        self._shape = outputs.shape[1:]
+        self.outputs = outputs.reshape(-1).astype("float64")
 
     def columns(self, indices: np.ndarray) -> np.ndarray:
         """Returns columns of E, (entries of a map, columns), float64.
@@ -117,51 +117,51 @@ class Redistribution:
         Raises:
             ValueError: If relevance is not finite.
         """
-        found = np.empty((self.size, len(indices)))
+        columns = np.empty((self.size, len(indices)))
         for part in slices(len(indices), self._chunk):
             chosen = indices[part]
             if self._analyzer.takes_start != "none":
                 relevance = np.zeros((len(chosen), len(self.outputs)), self._analyzer.dtype)
                 relevance[np.arange(len(chosen)), chosen] = 1
-                found[:, part] = self._sent(relevance)
+                columns[:, part] = self._sent(relevance)
                 continue
             everything = np.full((len(self._x), len(chosen)), chosen, "int32")
             _, (relevance,) = self._analyzer.explain_part([self._x], everything, self._place, 1)
-            found[:, part] = self._maps(relevance).T
-        self._check_finite(found)
-        return found
+            columns[:, part] = self._maps(relevance).T
+        self._check_finite(columns)
+        return columns
 
     def product(self, vectors: np.ndarray) -> np.ndarray:
         """Returns E V, (entries of a map, vectors), of V (outputs, vectors)."""
-        found = np.empty((self.size, vectors.shape[1]))
+        product = np.empty((self.size, vectors.shape[1]))
         for part in slices(vectors.shape[1], self._chunk):
-            found[:, part] = self._sent(vectors[:, part].T.astype(self._analyzer.dtype))
-        self._check_finite(found)
-        return found
+            product[:, part] = self._sent(vectors[:, part].T.astype(self._analyzer.dtype))
+        self._check_finite(product)
+        return product
 
     def transposed(self, maps: np.ndarray) -> np.ndarray:
         """Returns E^T U, (outputs, vectors), of U (entries of a map, vectors).
 
         It is the vector-Jacobian product of the backward pass with respect to its relevance.
         """
-        found = np.empty((len(self.outputs), maps.shape[1]))
+        product = np.empty((len(self.outputs), maps.shape[1]))
         for part in slices(maps.shape[1], self._chunk):
             given = self._input_like(maps[:, part].T.astype(self._analyzer.dtype))
             total: Any = 0
             for network, records, weight, factor in self._passes:
                 scaled = weight * (given if factor is None else factor * given)
                 total = total + _transposed(network)(records, tf.constant(scaled)).numpy()
-            found[:, part] = total.reshape(-1, len(self.outputs)).T
-        self._check_finite(found)
-        return found
+            product[:, part] = total.reshape(-1, len(self.outputs)).T
+        self._check_finite(product)
+        return product
 
     def _sent(self, relevance: np.ndarray) -> np.ndarray:
         """Sends relevance (vectors, outputs) back; returns maps (entries, vectors)."""
         given = relevance.reshape(1, len(relevance), *self._shape)
         if not self._passes:
             place = Place(self._place, len(self._x))
-            (found,) = self._analyzer.send([self._x[self._place]], given, place)
-            return self._maps(found).T
+            (arrived,) = self._analyzer.send([self._x[self._place]], given, place)
+            return self._maps(arrived).T
         total: Any = 0
         for network, records, weight, factor in self._passes:
             sent = network.run_backward(records, tf.constant(given))[0].numpy()
@@ -170,20 +170,20 @@ class Redistribution:
 
     def _maps(self, relevance: np.ndarray) -> np.ndarray:
         """Returns maps (vectors, entries) of relevance (1, vectors, *input_shape)."""
-        found = self._layout.maps(relevance, "sum")[0]
-        return found.reshape(len(found), -1)
+        maps = self._layout.maps(relevance, "sum")[0]
+        return maps.reshape(len(maps), -1)
 
     def _input_like(self, flat: np.ndarray) -> np.ndarray:
         """Returns (1, vectors, *input_shape) with the entry of a map at each of its channels."""
-        found = flat.reshape(1, len(flat), *self._layout.sizes)
+        maps = flat.reshape(1, len(flat), *self._layout.sizes)
         axis = self._layout.channel_axis
         shape = (1, len(flat), *self._x.shape[1:])
         if axis is not None:
-            found = np.expand_dims(found, 2 if axis == 0 else -1)
-        return np.ascontiguousarray(np.broadcast_to(found, shape))
+            maps = np.expand_dims(maps, 2 if axis == 0 else -1)
+        return np.ascontiguousarray(np.broadcast_to(maps, shape))
 
-    def _check_finite(self, found: np.ndarray) -> None:
-        if not np.isfinite(found).all():
+    def _check_finite(self, relevance: np.ndarray) -> None:
+        if not np.isfinite(relevance).all():
             raise ValueError(
                 f"The relevance of {self._analyzer.name} overflows at sample {self._place.start}. "
                 'Create the analyzer with dtype="float64".'
@@ -230,9 +230,9 @@ def _transposed(network: ReversedNetwork) -> Compiled:
             relevance = tf.zeros(sizes, network.dtype)
             with tf.GradientTape() as tape:
                 tape.watch(relevance)
-                found = network.backward_pass(records, relevance)[0]
+                sent = network.backward_pass(records, relevance)[0]
             zero = tf.UnconnectedGradients.ZERO
-            return tape.gradient(found, relevance, output_gradients=u, unconnected_gradients=zero)
+            return tape.gradient(sent, relevance, output_gradients=u, unconnected_gradients=zero)
 
         records = [tf.TensorSpec(t.shape, t.dtype) for t in network.forward.outputs]
         inputs = tf.TensorSpec((None, None, *network.forward.inputs[0].shape[1:]), network.dtype)

@@ -99,5 +99,5 @@ def all_checks() -> list[tuple[Check, type[Audit]]]:
         >>> [check.name for check, _ in all_checks() if check.decides]
         ['last_layers', 'class', 'directions']
     """
-    found = [(check, cls) for cls in in_reports().values() for check in cls.checks]
-    return sorted(found, key=lambda pair: not pair[0].decides)
+    pairs = [(check, cls) for cls in in_reports().values() for check in cls.checks]
+    return sorted(pairs, key=lambda pair: not pair[0].decides)

@@ -104,10 +104,10 @@ def matrix_free(
     def transposed(maps: np.ndarray) -> np.ndarray:
         return matrix.transposed(maps)[kept] / scale
 
-    found = estimate(
+    estimated = estimate(
         product, transposed, len(kept), num_values, tolerance, standard_error, list(key)
     )
-    return found._replace(passes=found.passes + 1), columns
+    return estimated._replace(passes=estimated.passes + 1), columns
 
 
 def estimate(
@@ -179,10 +179,10 @@ def estimate(
 
 def _orthonormal(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Returns an orthonormal basis of what vectors add to a basis."""
-    found = vectors / np.maximum(np.linalg.norm(vectors, axis=0), np.finfo("float64").tiny)
+    added = vectors / np.maximum(np.linalg.norm(vectors, axis=0), np.finfo("float64").tiny)
     for _ in range(2):  # once leaves rounding behind
-        found = found - basis @ (basis.T @ found)
-    left, values, _ = scipy.linalg.svd(found, full_matrices=False)
+        added = added - basis @ (basis.T @ added)
+    left, values, _ = scipy.linalg.svd(added, full_matrices=False)
     room = len(vectors) - basis.shape[1]
     return left[:, : min(room, int((values > 1e-6).sum()))]
 

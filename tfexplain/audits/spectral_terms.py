@@ -86,7 +86,7 @@ class SpectralTerms(Audit):
         case, sizes = work.case, work.case.layout.sizes
         ((name, analyzer),) = case.analyzers.items()
         (array,) = case.arrays(name)
-        found: dict[str, list[np.ndarray]] = {}
+        variables: dict[str, list[np.ndarray]] = {}
         for position in range(block.start, block.stop):
             matrix = Redistribution(analyzer, array, position, case.layout, self.start)
             r, columns = build(matrix, self.policy, self.quantile)
@@ -111,9 +111,9 @@ class SpectralTerms(Audit):
                 ("rest", (explanation - terms.sum(axis=0)).reshape(sizes)),
                 ("explanation", explanation.reshape(sizes)),
             ):
-                found.setdefault(key, []).append(value)
+                variables.setdefault(key, []).append(value)
         advance()
-        return {key: np.stack(values) for key, values in found.items()}
+        return {key: np.stack(values) for key, values in variables.items()}
 
     def combine(self, work: _Work, blocks: Sequence[Arrays]) -> xr.Dataset:
         """Joins the samples."""

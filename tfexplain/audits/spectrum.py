@@ -163,12 +163,12 @@ class Spectrum(Audit):
             for position in range(block.start, block.stop):
                 matrix = Redistribution(analyzer, array, position, case.layout, self.start)
                 if self.method == "exact":
-                    found = exact(matrix, self.policy, self.quantile)
+                    row = exact(matrix, self.policy, self.quantile)
                 else:
                     goals = (self.num_values or 6, self.tolerance, self.standard_error)
                     key = [case.seed, position]
-                    found = matrix_free(matrix, self.policy, self.quantile, *goals, key)
-                rows.append(found)
+                    row = matrix_free(matrix, self.policy, self.quantile, *goals, key)
+                rows.append(row)
                 advance()
         longest = max(len(result.values) for result, _ in rows)
         values = np.full((len(rows), longest), np.nan)
@@ -317,8 +317,8 @@ def spectrum(
 
     Example:
         >>> from tfexplain.analyzers import create_analyzer
-        >>> found = spectrum({"lrp.gamma": create_analyzer("lrp.gamma", model)}, x)
-        >>> found.ssm.shape, bool((found.ssm >= 1).all())
+        >>> dataset = spectrum({"lrp.gamma": create_analyzer("lrp.gamma", model)}, x)
+        >>> dataset.ssm.shape, bool((dataset.ssm >= 1).all())
         ((1, 2), True)
     """
     from tfexplain.audits.case import Case

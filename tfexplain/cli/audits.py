@@ -188,9 +188,9 @@ def _explained(network: "keras.Model", text: str | None) -> tuple[str | int | No
 
 def _about(source: str, samples: "Data") -> dict[str, Any]:
     """What the report says of the command and its data."""
-    found: dict[str, Any] = {"command": _command(), "data": source, "notes": samples.notes}
-    found |= {"classes": samples.classes, "names": samples.names}
-    return found if samples.given is None else {**found, "given": samples.given}
+    about: dict[str, Any] = {"command": _command(), "data": source, "notes": samples.notes}
+    about |= {"classes": samples.classes, "names": samples.names}
+    return about if samples.given is None else {**about, "given": samples.given}
 
 
 def _command() -> str:
@@ -199,16 +199,16 @@ def _command() -> str:
 
 def _distrusted(verdict: "Verdict", names: list[str]) -> list[str]:
     """Says of each method that is not known to be trustworthy why."""
-    found = []
+    reasons = []
     for name in names:
         if name not in verdict.methods:
             reason = verdict.left_out.get(name, "it was not audited")
-            found.append(f"{name} was not audited: {reason}")
+            reasons.append(f"{name} was not audited: {reason}")
             continue
         row = verdict[name]
         failed = [
             f"{check} ({cell.text})" for check, cell in row.cells.items() if cell.passed is False
         ]
         if row.trust != "trustworthy":
-            found.append(f"{name} is {row.trust}: {', '.join(failed) or 'no test was measured'}")
-    return found
+            reasons.append(f"{name} is {row.trust}: {', '.join(failed) or 'no test was measured'}")
+    return reasons

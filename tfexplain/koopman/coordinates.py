@@ -67,13 +67,13 @@ class Coordinates:
 
     def pull_rows(self, matrix: np.ndarray) -> np.ndarray:
         """Returns functionals (n, size) of coordinates as functionals (n, *shape) of tensors."""
-        found = matrix / self.scale
+        rows = matrix / self.scale
         if self.components is not None:
             # Scaled, because components may be of float32, which has a smaller range.
-            size = np.abs(found).max(axis=1, keepdims=True)
-            scaled = found / np.where(size > 0, size, 1)
-            found = (scaled.astype(self.components.dtype) @ self.components.T) * size
-        return found.reshape(len(matrix), *self.shape)
+            size = np.abs(rows).max(axis=1, keepdims=True)
+            scaled = rows / np.where(size > 0, size, 1)
+            rows = (scaled.astype(self.components.dtype) @ self.components.T) * size
+        return rows.reshape(len(matrix), *self.shape)
 
 
 def coordinates_of(
@@ -101,10 +101,10 @@ def coordinates_of(
         components = principal_components(flat, middle, max_dimension)
     elif centered:
         middle = None  # the regression centres by itself
-    found = Coordinates(x.shape[1:], components, middle)
+    unscaled = Coordinates(x.shape[1:], components, middle)
     if not normalize:
-        return found
-    deviations = found.encode(x)
+        return unscaled
+    deviations = unscaled.encode(x)
     size = float(np.sqrt(np.mean((deviations - deviations.mean(axis=0)) ** 2)))
     return Coordinates(x.shape[1:], components, middle, size or 1.0)
 

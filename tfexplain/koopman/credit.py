@@ -170,29 +170,29 @@ def credit(
     definitions = _definitions(kernels)
     integer("batch_size", batch_size, 1)
     integer("seed", seed, 0)
-    found = blocks(
+    all_blocks = blocks(
         model, partition, output=output, output_activation=output_activation, dtype=dtype
     )
-    fit_options = FitOptions(**given, precision=found[0].dtype)
-    (samples,) = inputs_of(found).arrays(x)
-    (tested,) = (samples,) if held_out is None else inputs_of(found).arrays(held_out)
+    fit_options = FitOptions(**given, precision=all_blocks[0].dtype)
+    (samples,) = inputs_of(all_blocks).arrays(x)
+    (tested,) = (samples,) if held_out is None else inputs_of(all_blocks).arrays(held_out)
     if options["normalize"] and len(samples) < 2:
         raise ValueError(
             "normalize=True divides by standard deviations, which one input does not have. Give "
             "more, or normalize=False."
         )
-    shown = None if outputs is None else _checked_outputs(outputs, found[-1].output_size)
-    flow = Flow(found, samples, tested, options, int(batch_size))
+    shown = None if outputs is None else _checked_outputs(outputs, all_blocks[-1].output_size)
+    flow = Flow(all_blocks, samples, tested, options, int(batch_size))
     if definitions is None:
         definitions = _default_definitions(flow)
     fixed = _fixed_rank(fixed_rank, flow)
     if fit_options.underdetermined == "raise":
-        for block, (p, q) in zip(found, flow.expected_sizes(), strict=True):
+        for block, (p, q) in zip(all_blocks, flow.expected_sizes(), strict=True):
             snapshot_budget(block.name, p, q, block.narrowest, len(samples), fit_options).check()
     described = {
         "audit": "koopman.credit",
         "partition": partition if isinstance(partition, str) else list(partition),
-        "blocks": {block.name: list(block.layers) for block in found},
+        "blocks": {block.name: list(block.layers) for block in all_blocks},
         **{f"fit_{key}": value for key, value in vars(fit_options).items()},
         **options,
         "fixed_rank": fixed,
@@ -215,12 +215,12 @@ def credit(
         place = part.start
         state = flow.at(place)
         return measure(
-            found[place], state, place, fit_options, fixed, definitions, flow, seed, advance
+            all_blocks[place], state, place, fit_options, fixed, definitions, flow, seed, advance
         )
 
     def combine(parts: list[Arrays]) -> xr.Dataset:
-        dataset = per_block(found, parts)
-        dataset = dataset.merge(whole_model(found, parts, flow, shown))
+        dataset = per_block(all_blocks, parts)
+        dataset = dataset.merge(whole_model(all_blocks, parts, flow, shown))
         notes = [note for part in parts for note in part["notes"].tolist() if note]
         return dataset.assign_attrs(attributes(described, notes))
 
@@ -228,7 +228,7 @@ def credit(
         compute,
         combine,
         title="Koopman credit",
-        count=len(found),
+        count=len(all_blocks),
         block_size=1,
         steps=fit_options.repeats,
         settings=described,
@@ -262,7 +262,7 @@ def _definitions(given: Any) -> tuple[str, ...] | None:
 def _default_definitions(flow: Flow) -> tuple[str, ...]:
     work = sum(
         kernel_credit.num_kernels(block) * p**2
-        for block, (p, _) in zip(flow.found, flow.expected_sizes(), strict=True)
+        for block, (p, _) in zip(flow.blocks, flow.expected_sizes(), strict=True)
     )
     return KERNEL_DEFINITIONS if work <= LITTLE_WORK else KERNEL_DEFINITIONS[:1]
 

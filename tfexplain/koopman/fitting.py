@@ -190,13 +190,13 @@ def fit_block(
             steps=budget.steps,
             rescale=fit_options.rescale,
         )
-        found = fit(
+        regression = fit(
             snapshots.before,
             snapshots.after,
             tolerance=fit_options.tolerance_of(snapshots.before),
             intercept=fit_options.intercept,
         )
-        matrix, offset = found.matrix, found.offset
+        matrix, offset = regression.matrix, regression.offset
         unprojected += matrix / repeats
         if q > p:
             matrix, offset = (decomposition @ (composition @ part) for part in (matrix, offset))
@@ -204,8 +204,8 @@ def fit_block(
             (
                 matrix,
                 offset,
-                found.rank,
-                found.residual(composition if q != p else None),
+                regression.rank,
+                regression.residual(composition if q != p else None),
                 len(snapshots.before),
                 snapshots.diverged,
                 snapshots.collapsed,

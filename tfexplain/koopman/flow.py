@@ -38,13 +38,13 @@ class Flow:
 
     def __init__(
         self,
-        found: Sequence[Block],
+        blocks: Sequence[Block],
         samples: np.ndarray,
         tested: np.ndarray,
         options: dict[str, Any],
         batch_size: int,
     ) -> None:
-        self.found, self.options, self.batch_size = found, options, batch_size
+        self.blocks, self.options, self.batch_size = blocks, options, batch_size
         self.start = samples, tested
         self.place = -1
         # That of the block `place`; None before the first.
@@ -62,9 +62,9 @@ class Flow:
         count = max(1, count - self.options["centered"])
         sizes = [
             size if most is None or size <= most else min(most, count)
-            for size in (block.input_size for block in self.found)
+            for size in (block.input_size for block in self.blocks)
         ]
-        sizes.append(self.found[-1].output_size)
+        sizes.append(self.blocks[-1].output_size)
         return list(zip(sizes, sizes[1:], strict=False))
 
     def run(
@@ -93,7 +93,7 @@ class Flow:
         return self.state
 
     def _advance(self) -> None:
-        block = self.found[self.place + 1]
+        block = self.blocks[self.place + 1]
         if self.state is None:
             (inputs, tested), before = self.start, self.first
         else:
@@ -103,7 +103,7 @@ class Flow:
         same = tested is inputs
         after_test = outputs if same else self._outputs(block, tested)
         # Outputs stay as they are: their rows are what feature weights are of.
-        last = {"max_dimension": None} if block is self.found[-1] else {}
+        last = {"max_dimension": None} if block is self.blocks[-1] else {}
         after = coordinates_of(outputs, **{**self.options, **last})
         self.state = State(inputs, outputs, (tested, after_test), before, after)
         self.place += 1

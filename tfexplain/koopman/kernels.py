@@ -69,12 +69,12 @@ def row_volumes(
         fit_options: How operators are fitted.
     """
     places = np.arange(block.output_size).reshape(block.output_shape)
-    found = []
+    volumes = []
     for channel in range(block.output_shape[-1]):
         rows = places[..., channel].ravel()
         part = matrix[rows] if outputs.components is None else outputs.components[rows] @ matrix
-        found.append(volume(part, fit_options.rounding_of(part)))
-    return found
+        volumes.append(volume(part, fit_options.rounding_of(part)))
+    return volumes
 
 
 def fit_kernel(

@@ -98,7 +98,7 @@ def measure(
         notes.append(f"the operator of block {block.name!r} is 0: it has no volume")
     if math.isnan(numbers["log_volume_fixed_rank"]):
         notes.append(f"inputs or outputs of block {block.name!r} have a rank below {fixed}")
-    found, more = _of_kernels(
+    of_kernels, more = _of_kernels(
         block, state, place, fitted.unprojected, fit_options, definitions, flow, seed
     )
     notes += more
@@ -111,7 +111,7 @@ def measure(
         "offsets": fitted.offsets,
         "least_squares_matrix": direct.matrix,
         "least_squares_offset": direct.offset,
-        **found,
+        **of_kernels,
         "notes": np.array(notes, dtype=str),
     }
 
@@ -129,8 +129,8 @@ def _fixed_rank_volume(start: np.ndarray, first: np.ndarray, rank: int) -> float
         if directions.shape[1] < rank:
             return math.nan
         scores.append((values - middle) @ directions)
-    found = volume(fit(*scores).matrix)
-    return found.log_volume if found.rank == rank else math.nan
+    measured = volume(fit(*scores).matrix)
+    return measured.log_volume if measured.rank == rank else math.nan
 
 
 def _error(matrix: np.ndarray, offset: np.ndarray, start: np.ndarray, first: np.ndarray) -> float:
@@ -156,11 +156,11 @@ def _of_kernels(
     count = kernel_credit.num_kernels(block)
     if not count:
         return {}, []
-    found: Arrays = {}
+    arrays: Arrays = {}
     notes: list[str] = []
     if "rows" in definitions:
         volumes = kernel_credit.row_volumes(block, matrix, state.after, fit_options)
-        found |= _kernel_arrays("rows", volumes)
+        arrays |= _kernel_arrays("rows", volumes)
     if "block" in definitions:
         start = state.before.encode(state.inputs)
         of_fits: list[Volume | None] = []
@@ -183,8 +183,8 @@ def _of_kernels(
             of_fits.append(None if fitted is None else volume(fitted.matrix, rounding))
             if note:
                 notes.append(note)
-        found |= _kernel_arrays("block", of_fits)
-    return found, notes
+        arrays |= _kernel_arrays("block", of_fits)
+    return arrays, notes
 
 
 def _kernel_arrays(definition: str, volumes: Sequence[Volume | None]) -> Arrays:

@@ -187,14 +187,14 @@ def log_sensitivities(matrices: Sequence[np.ndarray], tolerance: float | None = 
     """
     _check_chain(matrices)
     factors = [_factors(np.asarray(matrix, "float64"), tolerance) for matrix in matrices]
-    found = []
+    logs = []
     for place in range(len(matrices)):
         right = _product_volume(matrices[0].shape[1], [f for pair in factors[:place] for f in pair])
         left = _product_volume(
             matrices[place].shape[0], [f for pair in factors[place + 1 :] for f in pair]
         )
-        found.append(left.rank * right.log_volume + right.rank * left.log_volume)
-    return np.array(found)
+        logs.append(left.rank * right.log_volume + right.rank * left.log_volume)
+    return np.array(logs)
 
 
 def _factors(matrix: np.ndarray, tolerance: float | None) -> list[np.ndarray]:

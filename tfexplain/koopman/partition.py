@@ -170,19 +170,19 @@ def blocks(
     for call in graph.calls:
         call.operation.prepare(dtype)
     segments = list(_segments(graph, end))
-    found = _grouped(segments, graph, partition, dtype)
+    all_blocks = _grouped(segments, graph, partition, dtype)
     few = np.random.default_rng(0).random((2, *graph.inputs[0].shape[1:])).astype(dtype)
     outputs = few
-    for block in found:
+    for block in all_blocks:
         outputs = block(outputs)
     if np.isfinite(outputs).all():
         check_replay(model, [few], outputs, position, dropped)
-    return found
+    return all_blocks
 
 
-def inputs_of(found: Sequence[Block]) -> Inputs:
+def inputs_of(all_blocks: Sequence[Block]) -> Inputs:
     """Returns what checks arrays against the first block's input."""
-    return Inputs([found[0].input], ["x"], found[0].dtype)
+    return Inputs([all_blocks[0].input], ["x"], all_blocks[0].dtype)
 
 
 def _check_tensors(model: keras.Model, graph: Graph, end: Node) -> None:
@@ -274,13 +274,13 @@ def _grouped(
             f"partition must be one of {', '.join(PARTITIONS)}, or a list of names of layers; "
             f"received {partition!r}." + nearest(partition, PARTITIONS)
         )
-    found, start = [], graph.inputs[0]
+    all_blocks, start = [], graph.inputs[0]
     for name, group in groups:
         calls = tuple(call for segment in group for call in segment.calls)
         layers = tuple(dict.fromkeys(_layers(group)))
-        found.append(Block(name, layers, calls, start, group[-1].output, dtype))
+        all_blocks.append(Block(name, layers, calls, start, group[-1].output, dtype))
         start = group[-1].output
-    return found
+    return all_blocks
 
 
 _Groups = list[tuple[str, list[_Segment]]]

@@ -51,9 +51,9 @@ _OF_BLOCK = (
 )
 
 
-def per_block(found: Sequence[Block], parts: list[Arrays]) -> xr.Dataset:
+def per_block(blocks: Sequence[Block], parts: list[Arrays]) -> xr.Dataset:
     """Returns the numbers of blocks, repeats and kernels as a Dataset."""
-    names = [block.name for block in found]
+    names = [block.name for block in blocks]
     variables: dict[str, tuple] = {
         name: ("block", np.stack([part[name] for part in parts])) for name in _OF_BLOCK
     }
@@ -65,17 +65,17 @@ def per_block(found: Sequence[Block], parts: list[Arrays]) -> xr.Dataset:
     variables["repeat_log_volume"] = ("block", "repeat"), logs
     variables["repeat_rank"] = ("block", "repeat"), ranks
     matrices = [part["matrices"].mean(axis=0) for part in parts]
-    rounding = float(np.finfo(found[0].dtype).eps) * max(map(max, map(np.shape, matrices)))
+    rounding = float(np.finfo(blocks[0].dtype).eps) * max(map(max, map(np.shape, matrices)))
     variables["log_sensitivity"] = (
         "block",
         log_sensitivities(matrices, rounding),
     )
     coordinates = {
         "block": names,
-        "kind": ("block", [block.kind for block in found]),
-        "layers": ("block", [", ".join(block.layers) for block in found]),
-        "input_size": ("block", [block.input_size for block in found]),
-        "output_size": ("block", [block.output_size for block in found]),
+        "kind": ("block", [block.kind for block in blocks]),
+        "layers": ("block", [", ".join(block.layers) for block in blocks]),
+        "input_size": ("block", [block.input_size for block in blocks]),
+        "output_size": ("block", [block.output_size for block in blocks]),
         "repeat": np.arange(repeats),
     }
     kinds = sorted({key for part in parts for key in part if key.startswith("kernel_")})
@@ -113,10 +113,10 @@ def _chains(parts: list[Arrays]) -> dict[str, list[list[tuple[np.ndarray, np.nda
 
 
 def whole_model(
-    found: Sequence[Block], parts: list[Arrays], flow: Flow, shown: list[int] | None
+    blocks: Sequence[Block], parts: list[Arrays], flow: Flow, shown: list[int] | None
 ) -> xr.Dataset:
     """Returns what the products of the operators say: feature weights, and how true they are."""
-    last = flow.at(len(found) - 1)
+    last = flow.at(len(blocks) - 1)
     network = last.tested[1].reshape(len(last.tested[1]), -1)
     start = flow.first.encode(flow.start[1])
     if shown is None:

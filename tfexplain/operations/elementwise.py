@@ -318,8 +318,8 @@ def weighted(contribution: Tensor, above: float, below: float) -> Tensor:
     if above == below:
         return contribution if above == 1 else above * contribution
     parts = [(above, positive), (below, negative)]
-    found = [f * part(contribution) if f != 1 else part(contribution) for f, part in parts if f]
-    return found[0] if len(found) == 1 else found[0] + found[1]
+    terms = [f * part(contribution) if f != 1 else part(contribution) for f, part in parts if f]
+    return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
 
 def combine(contribution: Tensor, to_positive: Tensor | None, to_negative: Tensor | None) -> Tensor:

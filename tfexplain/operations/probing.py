@@ -29,8 +29,8 @@ def probed(function: Callable, rank: int) -> str | None:
     """
     generator = np.random.default_rng(0)
     # Of two sizes: a function may depend on them.
-    found = {_kind(function, _numbers(generator, rank, width)) for width in (4, 5)}
-    return found.pop() if len(found) == 1 else None
+    kinds = {_kind(function, _numbers(generator, rank, width)) for width in (4, 5)}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _numbers(generator: np.random.Generator, rank: int, width: int) -> np.ndarray:

@@ -188,17 +188,17 @@ def curves(dataset: xr.Dataset, similarity: str = "ssim") -> list[Curve]:
     if similarity not in known:
         raise ValueError(f"similarity is {similarity!r}. Expected one of {', '.join(known)}.")
     chosen = dataset.sel(similarity=similarity)
-    found = [
+    all_curves = [
         Curve(str(name), *(chosen[part].sel(analyzer=name).values for part in Curve._fields[1:]))
         for name in dataset.analyzer.values
     ]
-    found = [curve for curve in found if np.isfinite(curve.median).any()]
-    if not found:
+    all_curves = [curve for curve in all_curves if np.isfinite(curve.median).any()]
+    if not all_curves:
         raise ValueError(
             f"The Dataset has no value of {similarity!r} ({dataset.attrs.get('notes') or 'all are'}"
             " missing). Choose another similarity."
         )
-    return found
+    return all_curves
 
 
 def randomization_curves(
@@ -217,12 +217,12 @@ def randomization_curves(
     Raises:
         ValueError: If it is another Dataset, an unknown similarity, or one without any value.
     """
-    found = curves(dataset, similarity)
+    all_curves = curves(dataset, similarity)
     steps = [str(step) for step in dataset.step.values]
     if ax is None:
-        size = (3.6 + 0.4 * len(steps), max(3.6, 1.2 + 0.2 * len(found)))
+        size = (3.6 + 0.4 * len(steps), max(3.6, 1.2 + 0.2 * len(all_curves)))
         ax = Figure(figsize=size, dpi=130, layout="constrained").add_subplot()
-    _draw_curves(ax, np.arange(len(steps)), found)
+    _draw_curves(ax, np.arange(len(steps)), all_curves)
     _names_below(ax, steps)
     cascading = dataset.attrs.get("mode") == "cascading"
     ax.set_xlabel(
@@ -230,9 +230,9 @@ def randomization_curves(
         fontsize=_TEXT,
     )
     percent = 100 * dataset.attrs.get("confidence", 0.99)
-    ends = np.array([part for curve in found for part in curve[1:]])
+    ends = np.array([part for curve in all_curves for part in curve[1:]])
     text = f"{SIMILARITIES.get(similarity, similarity)}\nmedian"
-    text += f" and {percent:g} % interval" if _has_bands(found) else ""
+    text += f" and {percent:g} % interval" if _has_bands(all_curves) else ""
     _similarity_axis(ax, text, ends)
     _legend_beside(ax)
     return ax.figure
@@ -257,17 +257,17 @@ def flipping_curves(dataset: xr.Dataset, output: str = "logit") -> list[Curve]:
         raise ValueError(f"output is {output!r}. Expected one of {', '.join(known)}.")
     chosen = dataset.sel(output=output)
     rows = [(str(name), chosen.curve.sel(analyzer=name)) for name in chosen.analyzer.values]
-    found = []
+    all_curves = []
     for name, row in [*rows, (RANDOM, chosen.random_curve)]:
         values = row.transpose("sample", "step").values
         # A curve that is not defined has no value at all.
         values = values[np.isfinite(values).all(axis=1)]
         if len(values):
             low, median, high = np.percentile(values, [25, 50, 75], axis=0)
-            found.append(Curve(name, median, low, high))
-    if not found:
+            all_curves.append(Curve(name, median, low, high))
+    if not all_curves:
         raise ValueError(f"The Dataset has no value of {output!r}. Choose another output.")
-    return found
+    return all_curves
 
 
 def pixel_flipping_curves(
@@ -287,14 +287,14 @@ def pixel_flipping_curves(
     Raises:
         ValueError: If it is another Dataset, an unknown output, or one without any value.
     """
-    found = flipping_curves(dataset, output)
+    all_curves = flipping_curves(dataset, output)
     if ax is None:
-        size = (6.4, max(3.6, 1.2 + 0.2 * len(found)))
+        size = (6.4, max(3.6, 1.2 + 0.2 * len(all_curves)))
         ax = Figure(figsize=size, dpi=130, layout="constrained").add_subplot()
     chosen = dataset.sel(output=output)
     removed, labelled = chosen.removed.values, []
-    for curve in found:
-        last = curve is found[-1] and curve.name == RANDOM
+    for curve in all_curves:
+        last = curve is all_curves[-1] and curve.name == RANDOM
         areas = chosen.random_auc if last else chosen.auc.sel(analyzer=curve.name)
         labelled.append(curve._replace(name=f"{curve.name} ({np.nanmedian(areas):.2f})"))
     random = labelled.pop() if last else None
@@ -303,26 +303,26 @@ def pixel_flipping_curves(
     _draw_curves(ax, removed, labelled, colours)
     if random is not None:
         grey: dict[str, Any] = {"color": "0.5", "zorder": 1}
-        if _has_bands(found):
+        if _has_bands(all_curves):
             ax.fill_between(removed, random.low, random.high, alpha=0.15, linewidth=0, **grey)
         ax.plot(removed, random.median, ":", linewidth=1.6, label=random.name, **grey)
     ax.set_xlim(removed[0], removed[-1])
     ax.set_xlabel("removed pixels, the most relevant first", fontsize=_TEXT)
     ax.tick_params(axis="x", labelsize=_TEXT - 1)
     what = "logit, divided by its start" if output == "logit" else "probability of the class"
-    spread = " and quartiles" if _has_bands(found) else ""
+    spread = " and quartiles" if _has_bands(all_curves) else ""
     _value_axis(ax, f"{what}\nmedian{spread}")
     _legend_beside(ax, title="median area")
     return ax.figure
 
 
 def _draw_curves(
-    ax: Axes, places: np.ndarray, found: Sequence[Curve], colours: Sequence = _COLOURS
+    ax: Axes, places: np.ndarray, all_curves: Sequence[Curve], colours: Sequence = _COLOURS
 ) -> None:
     """Draws lines with bands, each with a look of its own."""
-    bands = _has_bands(found)
-    shade = 0.15 if len(found) <= 4 else 0.08
-    for index, curve in enumerate(found):
+    bands = _has_bands(all_curves)
+    shade = 0.15 if len(all_curves) <= 4 else 0.08
+    for index, curve in enumerate(all_curves):
         turn, place = divmod(index, len(colours))
         style = {
             "color": colours[place],
@@ -338,9 +338,9 @@ def _draw_curves(
             )
 
 
-def _has_bands(found: Sequence[Curve]) -> bool:
+def _has_bands(all_curves: Sequence[Curve]) -> bool:
     """Whether there are so few curves that their bands do not hide one another."""
-    return len(found) <= MOST_BANDS
+    return len(all_curves) <= MOST_BANDS
 
 
 def _legend_beside(ax: Axes, title: str | None = None) -> None:
@@ -410,10 +410,10 @@ def cascade(
 
 
 def _check(dataset: xr.Dataset, audit: str, variables: Sequence[str]) -> None:
-    found = dataset.attrs.get("audit", "none")
-    if found != audit or any(name not in dataset for name in variables):
+    actual = dataset.attrs.get("audit", "none")
+    if actual != audit or any(name not in dataset for name in variables):
         raise ValueError(
-            f"The Dataset is of the audit {found!r}. Expected one that audits.{audit} returned."
+            f"The Dataset is of the audit {actual!r}. Expected one that audits.{audit} returned."
         )
 
 

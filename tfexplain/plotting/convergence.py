@@ -121,12 +121,14 @@ def convergence_shares(
     # Rounded, because 1 - 0.9 is not quite 0.1.
     largest = np.round(1 - chosen["bin_low"].values, 12)
     place = np.clip(np.searchsorted(EDGES, largest, side="left") - 1, 0, len(EDGES) - 2)
-    found = {}
+    by_analyzer = {}
     for name in chosen["analyzer"].values:
         count = chosen["count"].sel(analyzer=name, layer=layer).values
         shares = np.bincount(place, weights=count, minlength=len(EDGES) - 1)
-        found[str(name)] = shares / shares.sum() if shares.sum() else np.full(len(shares), np.nan)
-    return found
+        by_analyzer[str(name)] = (
+            shares / shares.sum() if shares.sum() else np.full(len(shares), np.nan)
+        )
+    return by_analyzer
 
 
 def convergence_histogram(
@@ -217,9 +219,9 @@ def _styles(
     """Returns colour and marker of each analyzer; those of one colour get other markers."""
     cycle = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # it has a list
     seen: dict[str, int] = {}
-    found = {}
+    styles = {}
     for index, name in enumerate(names):
         color = (colors or {}).get(name) or matplotlib.colors.to_hex(cycle[index % 10])
         seen[color] = seen.get(color, -1) + 1
-        found[name] = color, MARKERS[seen[color] % len(MARKERS)]
-    return found
+        styles[name] = color, MARKERS[seen[color] % len(MARKERS)]
+    return styles

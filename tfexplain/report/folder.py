@@ -35,9 +35,9 @@ def check_owner(folder: pathlib.Path) -> None:
         return
     results = [f"{RESULTS}/{name}.nc" for name in in_reports()]
     names = [REPORT, VERDICT, *results, *(f"{name}.blocks" for name in results)]
-    if found := [name for name in names if (folder / name).exists()]:
+    if present := [name for name in names if (folder / name).exists()]:
         raise ValueError(
-            f"{folder} holds {', '.join(found)} and no {RECORD}, so it is no audit that could be "
+            f"{folder} holds {', '.join(present)} and no {RECORD}, so it is no audit that could be "
             "continued. Choose another folder, or move them away."
         )
 
@@ -120,11 +120,11 @@ def check_about(about: Any, count: int) -> None:
         ValueError: If numbers do not fit.
     """
     try:
-        found = dict(about or {})
-        json.dumps(found, allow_nan=False)
+        stated = dict(about or {})
+        json.dumps(stated, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"about must be a dict of JSON-able data, received {about!r}.") from error
-    given = {"notes": [], "names": [], "classes": {}, "given": count, **found}
+    given = {"notes": [], "names": [], "classes": {}, "given": count, **stated}
     for key, kind in (("notes", list), ("names", list), ("classes", dict)):
         if not isinstance(given[key], kind):
             raise TypeError(f"about has the {key} {given[key]!r}. Expected a {kind.__name__}.")
@@ -264,8 +264,8 @@ class Folder:
                 + ". Choose another folder, or remove it."
             )
         reasons = before["reasons"]
-        for name, found in self.record["reasons"].items():
-            self.record["reasons"][name] = {**reasons.get(name, {}), **found}
+        for name, left_out in self.record["reasons"].items():
+            self.record["reasons"][name] = {**reasons.get(name, {}), **left_out}
         # What was asked for before is still there.
         self.record["reasons"] = {**reasons, **self.record["reasons"]}
         audits = {**theirs, **mine}

@@ -69,7 +69,7 @@ def choose(
         ValueError: For an unknown name or wrong options.
     """
     given = _by_name(methods)
-    found, left_out, fitted = {}, {}, []
+    analyzers, left_out, fitted = {}, {}, []
     for name, options in given.items():
         if isinstance(options, Analyzer):
             if options.user_model is not model:
@@ -78,7 +78,7 @@ def choose(
                     "than the audited one."
                 )
             _check_output(name, options, output)
-            found[name] = options
+            analyzers[name] = options
             continue
         resolve_name(name)
         # Options that the audit chose may not fit the model; wrong ones of the caller are errors.
@@ -98,14 +98,14 @@ def choose(
             continue
         if not analyzer.is_fitted:
             analyzer.fit(fit_data)
-        found[name] = analyzer
+        analyzers[name] = analyzer
     notes = []
     if fitted:
         notes.append(
             f"{', '.join(fitted)}: fitted to the audited samples. In Python fit_data takes "
             "training data."
         )
-    return Methods(found, left_out, notes)
+    return Methods(analyzers, left_out, notes)
 
 
 def why(error: BaseException) -> str:
@@ -120,10 +120,10 @@ def why(error: BaseException) -> str:
 def refusal(case: Case, name: str) -> str:
     """Returns why a method has no map of the first sample; empty if it has one."""
     try:
-        _, found = case.explain(name, slice(0, 1))
+        _, relevance = case.explain(name, slice(0, 1))
     except FAILURES as error:
         return why(error)
-    if not np.isfinite(found).all():
+    if not np.isfinite(relevance).all():
         return 'its relevance of the first sample is not finite; dtype="float64" may help'
     return ""
 
@@ -171,8 +171,8 @@ def _by_name(methods: Any) -> dict[str, Any]:
     if isinstance(methods, Analyzer):
         methods = {methods.name: methods}
     if isinstance(methods, Mapping):
-        found = dict(methods)
-        for name, options in found.items():
+        named = dict(methods)
+        for name, options in named.items():
             if not isinstance(options, Analyzer | Mapping):
                 raise TypeError(
                     f"methods gives {name!r} a {type(options).__name__}; expected a dict of "
@@ -185,12 +185,12 @@ def _by_name(methods: Any) -> dict[str, Any]:
                 "methods must be names, or a dict of name -> options or analyzer, received "
                 f"{methods!r}."
             )
-        found = {name: {} for name in names}
+        named = {name: {} for name in names}
     else:
         raise TypeError(
             "methods must be names, or a dict of name -> options or analyzer, received "
             f"{type(methods).__name__}."
         )
-    if not found:
+    if not named:
         raise ValueError("methods is empty. Name at least one, or leave it out for all.")
-    return found
+    return named

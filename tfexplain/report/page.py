@@ -102,8 +102,8 @@ _Strict = jinja2.StrictUndefined
 
 def _unit(check: str, rows: Sequence[Row]) -> str:
     """Returns what the numbers of a column are; that of most rows."""
-    found = [row.cells[check].measure for row in rows if row.cells[check].measured]
-    return max(found, key=found.count) if found else ""
+    measures = [row.cells[check].measure for row in rows if row.cells[check].measured]
+    return max(measures, key=measures.count) if measures else ""
 
 
 def _intervals(checks: Sequence[Check]) -> list[str]:
@@ -300,7 +300,7 @@ def _shortened(value: Any) -> str:
 
 def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, str]:
     hardware = record["hardware"]
-    found = {
+    texts = {
         "Command": record["about"].get("command", ""),
         "Data": record["about"].get("data", ""),
         "Preset": settings["preset"],
@@ -313,7 +313,7 @@ def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
         + "".join(f", {gpu}" for gpu in hardware["gpus"]),
         "Time": f"{sum(record['seconds'].values()):.0f} seconds",
     }
-    return {name: text for name, text in found.items() if text}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _link(key: str) -> Markup:

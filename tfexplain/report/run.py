@@ -143,8 +143,8 @@ def audit(
         DamagedFileError: If a file of the folder is not as it was written.
 
     Example:
-        >>> found = audit(model, x, methods=["gradient", "lrp.z"], audits="entropy")
-        >>> found.verdict().methods
+        >>> outcome = audit(model, x, methods=["gradient", "lrp.z"], audits="entropy")
+        >>> outcome.verdict().methods
         ['gradient', 'lrp.z']
     """
     check_built(model)
@@ -383,18 +383,18 @@ def _reasons(
     audits: Sequence[type[Audit]], case: Case, folder: pathlib.Path | None
 ) -> dict[str, dict[str, str]]:
     """Returns, by audit, what is left out and why; "" stands for the whole audit."""
-    found: dict[str, dict[str, str]] = {}
+    reasons: dict[str, dict[str, str]] = {}
     for audit in audits:
         # A result that is there already needs no package any more.
         done = folder is not None and (folder / RESULTS / f"{audit.name}.nc").exists()
         if reason := _said(audit.suits, case) or ("" if done else _said(audit.lacks, case)):
-            found[audit.name] = {"": reason}
+            reasons[audit.name] = {"": reason}
             continue
         refused = {name: _said(audit.refuses, a, case) for name, a in case.analyzers.items()}
-        found[audit.name] = {name: reason for name, reason in refused.items() if reason}
-        if len(found[audit.name]) == len(case.analyzers):
-            found[audit.name][""] = "no method fits it"
-    return found
+        reasons[audit.name] = {name: reason for name, reason in refused.items() if reason}
+        if len(reasons[audit.name]) == len(case.analyzers):
+            reasons[audit.name][""] = "no method fits it"
+    return reasons
 
 
 def _said(question: Callable[..., str], *about: Any) -> str:
@@ -436,11 +436,11 @@ def _run_audit(
             # Nothing of the model or of a method failed: what is stored must not be replaced.
             raise
         except FAILURES as error:
-            found = {} if audit.of_model else _culprits(audit, suited, settings)
-            if not found or len(found) == len(suited.analyzers):
-                found[""] = why(error)
-            state.leave_out(audit, found)
-            names = ", ".join(filter(None, found)) or "everything"
+            left_out = {} if audit.of_model else _culprits(audit, suited, settings)
+            if not left_out or len(left_out) == len(suited.analyzers):
+                left_out[""] = why(error)
+            state.leave_out(audit, left_out)
+            names = ", ".join(filter(None, left_out)) or "everything"
             warnings.warn(f"{audit.title}: left out {names}. {why(error)}", stacklevel=3)
         finally:
             # Also of an audit that is stopped here and continued later; the time alone, which a
@@ -452,7 +452,7 @@ def _run_audit(
 def _culprits(audit: type[Audit], case: Case, settings: Mapping[str, Any]) -> dict[str, str]:
     """Returns which methods make an audit fail, and how: of few samples if that tells it."""
     for count in (min(FEW, case.count), case.count):
-        found = {}
+        culprits = {}
         for name in case.analyzers:
             try:
                 instance, sampled = _configured(
@@ -460,9 +460,9 @@ def _culprits(audit: type[Audit], case: Case, settings: Mapping[str, Any]) -> di
                 )
                 instance.run(sampled)
             except FAILURES as error:
-                found[name] = why(error)
-        if found:
-            return found
+                culprits[name] = why(error)
+        if culprits:
+            return culprits
     return {}
 
 

@@ -317,25 +317,25 @@ def _num_multipliers(
     graph: Graph, rules: Mapping[Call, DifferenceRule], start: Node
 ) -> dict[Node, int]:
     """Returns how many multipliers each tensor has, for those that get some."""
-    found = {start: 1}
+    counts = {start: 1}
     for call in reversed(graph.calls):
-        arriving = [found[node] for node in call.outputs if node in found]
+        arriving = [counts[node] for node in call.outputs if node in counts]
         if arriving:
             for node in call.inputs:
-                found[node] = max(found.get(node, 1), rules[call].leaving(max(arriving)))
-    return found
+                counts[node] = max(counts.get(node, 1), rules[call].leaving(max(arriving)))
+    return counts
 
 
 def _bottlenecks(graph: Graph, start: Node) -> frozenset[Node]:
     """Returns the tensors that carry everything that goes back, the start excepted."""
-    producers, found = graph.producer(), set()
+    producers, bottlenecks = graph.producer(), set()
     waiting = {start}
     for call in reversed(graph.calls):
         here = waiting.intersection(call.outputs)
         if not here:
             continue
         if len(waiting) == 1 and start not in waiting:
-            found |= waiting
+            bottlenecks |= waiting
         waiting -= here
         waiting.update(node for node in call.inputs if node in producers or node.floating)
-    return frozenset(found)
+    return frozenset(bottlenecks)

@@ -23,7 +23,7 @@ def vanishing_below_zero(graph: Graph, rules: Mapping[Call, Rule], start: Node) 
     consumers = graph.consumers()
     at_zero: set[Node] = set()
     below_zero: set[Node] = set()
-    found = set()
+    vanishing = set()
 
     def everywhere(node: Node, test: Callable[[Call, Rule], bool]) -> bool:
         return node is not start and all(test(c, rules[c]) for c in consumers[node])
@@ -53,5 +53,5 @@ def vanishing_below_zero(graph: Graph, rules: Mapping[Call, Rule], start: Node) 
             if everywhere(node, nothing_below_zero):
                 below_zero.add(node)
         if below_zero.issuperset(call.outputs):
-            found.add(call)
-    return found
+            vanishing.add(call)
+    return vanishing

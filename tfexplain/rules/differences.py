@@ -260,8 +260,8 @@ class Rescale(DifferenceRule):
         (x,), (x0,) = call.inputs, call.baseline_inputs
         if call.operation.joint:
             # Its outputs have differences of one sign each.
-            found = _through_softmax(call.operation, x, x0, call.single(relevance[0]))
-            return (tf.concat([found] * call.num_multipliers, axis=1),)
+            multipliers = _through_softmax(call.operation, x, x0, call.single(relevance[0]))
+            return (tf.concat([multipliers] * call.num_multipliers, axis=1),)
         return (relevance[0] * expand(chord(call.operation, x0, x)),)
 
     def parts(self, call: DifferenceCall) -> tuple[SignedParts, ...]:

@@ -37,9 +37,9 @@ class Gradient(Rule):
         if not isinstance(call.operation, Movement):
             return Absorbed()
         ones = [tf.ones_like(x, dtype=relevance[0].dtype) for x in call.inputs]
-        found = call.operation.forward(*ones)
+        moved = call.operation.forward(*ones)
         # A copy of an element is 1, a padded zero stays 0.
-        copies = found if isinstance(found, list | tuple) else [found]
+        copies = moved if isinstance(moved, list | tuple) else [moved]
         padded = [
             undefined_where(tf.equal(copy, 0), r) for copy, r in zip(copies, relevance, strict=True)
         ]

@@ -90,7 +90,7 @@ def in_blocks(
         store = _Store(pathlib.Path(path), {**settings, "block_size": block_size})
         if (finished := store.result()) is not None:
             return finished
-    found: list[Arrays] = []
+    of_blocks: list[Arrays] = []
     with one_display() as progress:
         task = progress.add_task(title, total=len(blocks) * steps + count * sample_steps)
         for block in blocks:
@@ -99,11 +99,11 @@ def in_blocks(
                 arrays = compute(block, lambda: progress.advance(task))
                 if store:
                     store.write(block, arrays)
-            found.append(arrays)
-            done = len(found) * steps + block.stop * sample_steps
+            of_blocks.append(arrays)
+            done = len(of_blocks) * steps + block.stop * sample_steps
             progress.update(task, completed=done)
         progress.remove_task(task)
-    dataset = combine(found)
+    dataset = combine(of_blocks)
     if store:
         dataset = store.finish(dataset)
     return dataset

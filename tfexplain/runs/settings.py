@@ -34,13 +34,13 @@ def differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
 def digest(arrays: Iterable[np.ndarray]) -> str:
     """Returns a checksum of arrays with their shapes and dtypes."""
-    found = hashlib.sha256()
+    checksum = hashlib.sha256()
     for array in arrays:
         array = np.asarray(array)
-        found.update(f"{array.dtype}{array.shape}".encode())
+        checksum.update(f"{array.dtype}{array.shape}".encode())
         # As bytes, because buffers know no bfloat16.
-        found.update(np.ascontiguousarray(array).reshape(-1).view("uint8"))
-    return found.hexdigest()
+        checksum.update(np.ascontiguousarray(array).reshape(-1).view("uint8"))
+    return checksum.hexdigest()
 
 
 def settings(
@@ -70,7 +70,7 @@ def settings(
     _check_json(audit, options)
     if with_data:
         _check_options(analyzers)
-    found = {
+    described = {
         "audit": audit,
         "analyzers": {
             name: analyzer.get_config(strict=False) for name, analyzer in analyzers.items()
@@ -80,20 +80,20 @@ def settings(
             **{name: importlib.metadata.version(name) for name in ("scipy", "scikit-image")},
         },
     }
-    if taken := sorted(found.keys() & options.keys()):
+    if taken := sorted(described.keys() & options.keys()):
         raise ValueError(
             f"The audit {audit!r} has the option(s) {', '.join(taken)}, and every run has settings "
             "of that name. Choose other names."
         )
-    found |= options
+    described |= options
     if with_data:
-        found["samples_sha256"] = digest([x] if isinstance(x, np.ndarray) else x)
+        described["samples_sha256"] = digest([x] if isinstance(x, np.ndarray) else x)
         models = {id(a.user_model): a.user_model for a in analyzers.values()}
-        found["weights_sha256"] = [
+        described["weights_sha256"] = [
             digest(np.asarray(weight) for weight in model.weights) for model in models.values()
         ]
-        found["architecture_sha256"] = [architecture(model) for model in models.values()]
-    return found
+        described["architecture_sha256"] = [architecture(model) for model in models.values()]
+    return described
 
 
 def architecture(model: keras.Model) -> str:
@@ -141,14 +141,17 @@ def _check_options(analyzers: Mapping[str, Analyzer]) -> None:
                 ) from error
 
 
-def attributes(found: Mapping[str, Any], notes: Sequence[str] = ()) -> dict[str, Any]:
+def attributes(described: Mapping[str, Any], notes: Sequence[str] = ()) -> dict[str, Any]:
     """Returns settings as attributes of a Dataset: text and numbers.
 
     Args:
-        found: See `settings`.
+        described: See `settings`.
         notes: What was left out and why.
     """
-    return {**{key: _attribute(value) for key, value in found.items()}, "notes": "\n".join(notes)}
+    return {
+        **{key: _attribute(value) for key, value in described.items()},
+        "notes": "\n".join(notes),
+    }
 
 
 def _attribute(value: Any) -> str | int | float:
