@@ -41,10 +41,10 @@ def run_cases(
         command = [sys.executable, "-m", module, "--one", *options]
         environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        found = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-        if not found:
+        marked = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+        if not marked:
             sys.exit(f"{' '.join(options)} failed:\n{done.stderr[-3000:]}")
-        rows.append(json.loads(found[0].removeprefix(MARK)))
+        rows.append(json.loads(marked[0].removeprefix(MARK)))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
         if output:
             output.write_text("".join(json.dumps(row) + "\n" for row in rows))

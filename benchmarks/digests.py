@@ -219,21 +219,21 @@ def audits() -> Iterator[tuple[str, Any]]:
             ),
         }
         for name, case in cases.items():
-            found = _tried(case)
-            if isinstance(found, str):
-                yield f"audits/{name}", found
+            tried = _tried(case)
+            if isinstance(tried, str):
+                yield f"audits/{name}", tried
             else:
-                yield from _dataset(f"audits/{name}", found)
+                yield from _dataset(f"audits/{name}", tried)
     methods = ("gradient", "lrp.z", "lrp.z_plus", "deep_lift.rescale", "pattern.net", "smoothgrad")
     for network, (audited, samples) in every.items():
         images = {"pixels": pixels, "preprocess": preprocess} if network == "images" else {}
         given = shown if network == "images" else samples
-        found = tfexplain.audit(audited, given, methods=methods, preset="quick", **images)
-        for name, dataset in found.datasets.items():
+        outcome = tfexplain.audit(audited, given, methods=methods, preset="quick", **images)
+        for name, dataset in outcome.datasets.items():
             yield from _dataset(f"audit/{network}/{name}", dataset)
-        yield f"audit/{network}/verdict", json.dumps(found.verdict().to_dict(), sort_keys=True)
-        yield f"audit/{network}/reasons", json.dumps(found.record["reasons"], sort_keys=True)
-        yield f"audit/{network}/left_out", json.dumps(found.record["left_out"], sort_keys=True)
+        yield f"audit/{network}/verdict", json.dumps(outcome.verdict().to_dict(), sort_keys=True)
+        yield f"audit/{network}/reasons", json.dumps(outcome.record["reasons"], sort_keys=True)
+        yield f"audit/{network}/left_out", json.dumps(outcome.record["left_out"], sort_keys=True)
 
 
 def _dataset(key: str, dataset: Any) -> Iterator[tuple[str, Any]]:
@@ -254,9 +254,9 @@ def digest(value: Any) -> str:
     if value.dtype.kind in "OU":
         value = np.asarray(value, "str")
         return digest(f"{value.shape} {value.tolist()}")
-    found = hashlib.sha256(f"{value.dtype}{value.shape}".encode())
-    found.update(np.ascontiguousarray(value).tobytes())
-    return found.hexdigest()[:16]
+    checksum = hashlib.sha256(f"{value.dtype}{value.shape}".encode())
+    checksum.update(np.ascontiguousarray(value).tobytes())
+    return checksum.hexdigest()[:16]
 
 
 def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
@@ -303,22 +303,22 @@ def main(argv: list[str] | None = None) -> int:
             for key, value in source():
                 if key.startswith(arguments.only):
                     values[key] = value
-    found = {key: digest(value) for key, value in sorted(values.items())}
+    digests = {key: digest(value) for key, value in sorted(values.items())}
     if arguments.output:
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
-        text = json.dumps({"versions": versions, "digests": found}, indent=0) + "\n"
+        text = json.dumps({"versions": versions, "digests": digests}, indent=0) + "\n"
         arguments.output.write_text(text, encoding="utf-8")
     if arguments.arrays:
         # Names of files in an archive hold no slashes at will: keys are stored beside the values.
         keys = list(values)
         stored = {f"value_{place}": np.asarray(values[key]) for place, key in enumerate(keys)}
         np.savez_compressed(arguments.arrays, keys=np.array(keys), **stored)
-    print(f"{len(found)} digests")
+    print(f"{len(digests)} digests")
     if not arguments.against:
         return 0
     other = json.loads(arguments.against.read_text(encoding="utf-8"))["digests"]
     other = {key: value for key, value in other.items() if key.startswith(arguments.only)}
-    wrong = differences(other, found)
+    wrong = differences(other, digests)
     before: dict[str, Any] = {}
     if arguments.before:
         with np.load(arguments.before) as stored:
@@ -328,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
     for key in wrong:
         now = np.asarray(values[key]) if key in values else None
         print(f"{key}: {_distance(before.get(key), now) if before else 'differs'}")
-    print(f"{len(wrong)} of {len({*other, *found})} differ")
+    print(f"{len(wrong)} of {len({*other, *digests})} differ")
     return int(bool(wrong))
 
 

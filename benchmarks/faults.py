@@ -41,10 +41,12 @@ OWN = (tfexplain.UnsupportedLayerError, tfexplain.UnsupportedModelError)
 EXACT, ROUNDED = 1e-9, 1e-4
 
 
-def error(found: np.ndarray, expected: np.ndarray) -> float:
+def error(computed: np.ndarray, expected: np.ndarray) -> float:
     """Returns the largest error, relative to the largest value."""
     scale = float(np.abs(expected).max())
-    return float(np.abs(found - expected).max()) / scale if scale else float(np.abs(found).max())
+    return (
+        float(np.abs(computed - expected).max()) / scale if scale else float(np.abs(computed).max())
+    )
 
 
 # --- random networks -----------------------------------------------------------------------------
@@ -145,9 +147,9 @@ def random_networks(count: int, seed: int) -> Iterator[Outcome]:
             tape.watch(given)
             value = plain(given)[:, 1]
         expected = tape.gradient(value, given).numpy()
-        found = tfexplain.create_analyzer("gradient", model).analyze(x, target=1)
-        if error(found, expected) > EXACT:
-            yield FAILED, f"network {number}: gradient off by {error(found, expected):.1e}"
+        gradient = tfexplain.create_analyzer("gradient", model).analyze(x, target=1)
+        if error(gradient, expected) > EXACT:
+            yield FAILED, f"network {number}: gradient off by {error(gradient, expected):.1e}"
             continue
         yield HELD, ""
         for name in ("lrp.z", "lrp.alpha_2_beta_1", "deep_lift.rescale"):
@@ -222,9 +224,9 @@ def damaged_files(count: int, seed: int) -> Iterator[Outcome]:
         )
 
         def of_audit() -> np.ndarray:
-            found = tfexplain.report.load(place / "audit")
-            found.to_html()
-            return found.datasets["entropy"]["entropy"].values
+            outcome = tfexplain.report.load(place / "audit")
+            outcome.to_html()
+            return outcome.datasets["entropy"]["entropy"].values
 
         readers: dict[pathlib.Path, Callable[[], np.ndarray]] = {
             place / "a.tfx": lambda: tfexplain.load_analyzer(place / "a.tfx").analyze(x),
@@ -244,12 +246,12 @@ def damaged_files(count: int, seed: int) -> Iterator[Outcome]:
 
 def _read(what: str, read: Callable[[], np.ndarray], expected: np.ndarray) -> Outcome:
     try:
-        found = read()
+        numbers = read()
     except DamagedFileError:
         return REFUSED, ""
     except Exception as problem:  # what a damaged file must not raise
         return FAILED, f"{what}: {type(problem).__name__}: {str(problem)[:200]}"
-    if not np.array_equal(found, expected):
+    if not np.array_equal(numbers, expected):
         return FAILED, f"{what}: other numbers, and no error"
     return HELD, ""
 
@@ -301,10 +303,10 @@ def started(folder: pathlib.Path, limit: int = 0) -> subprocess.Popen:
 
 def numbers_in(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns all numbers of an audit."""
-    found = tfexplain.report.load(folder).datasets
+    datasets = tfexplain.report.load(folder).datasets
     return {
         f"{name}/{key}": variable.values
-        for name, dataset in found.items()
+        for name, dataset in datasets.items()
         for key, variable in dataset.data_vars.items()
     }
 
@@ -322,9 +324,9 @@ def _finished(what: str, folder: pathlib.Path, expected: dict[str, np.ndarray]) 
     text, _ = again.communicate(timeout=600)
     if again.returncode:
         return FAILED, f"{what}: it does not continue: {text[-300:]}"
-    found = numbers_in(folder)
-    same = found.keys() == expected.keys() and all(
-        np.array_equal(found[key], expected[key], equal_nan=found[key].dtype.kind == "f")
+    numbers = numbers_in(folder)
+    same = numbers.keys() == expected.keys() and all(
+        np.array_equal(numbers[key], expected[key], equal_nan=numbers[key].dtype.kind == "f")
         for key in expected
     )
     if not same:
@@ -411,25 +413,25 @@ def threads(count: int, seed: int) -> Iterator[Outcome]:
         for number in range(count):
             name = ("gradient", "lrp.alpha_2_beta_1", "deep_lift.rescale", "grad_cam")[number % 3]
             expected = tfexplain.create_analyzer(name, model).analyze(x, target=1)
-            analyzer, found = tfexplain.create_analyzer(name, model), []
+            analyzer, maps = tfexplain.create_analyzer(name, model), []
             traced.clear()
             barrier = threading.Barrier(8)
 
             def ask(
                 barrier: threading.Barrier = barrier,
-                found: list = found,
+                maps: list = maps,
                 analyzer: tfexplain.Analyzer = analyzer,
             ) -> None:
                 barrier.wait()
-                found.append(analyzer.analyze(x, target=1))
+                maps.append(analyzer.analyze(x, target=1))
 
             asking = [threading.Thread(target=ask) for _ in range(8)]
             for thread in asking:
                 thread.start()
             for thread in asking:
                 thread.join()
-            if len(found) < 8 or any(error(one, expected) > 1e-6 for one in found):
-                yield FAILED, f"{name}: {len(found)} maps of 8, or others"
+            if len(maps) < 8 or any(error(one, expected) > 1e-6 for one in maps):
+                yield FAILED, f"{name}: {len(maps)} maps of 8, or others"
             elif max(traced.values()) > 1:
                 yield FAILED, f"{name}: traced {max(traced.values())} times"
             else:

@@ -49,7 +49,7 @@ def measure(arguments) -> dict:
 
     before = min(forward_pass(), forward_pass())
     start = time.perf_counter()
-    found = koopman.credit(
+    dataset = koopman.credit(
         model, x, held_out=held_out, max_dimension=arguments.dimension, batch_size=BATCH
     )
     seconds = time.perf_counter() - start
@@ -58,12 +58,12 @@ def measure(arguments) -> dict:
         "model": arguments.model,
         "inputs": arguments.inputs,
         "dimension": arguments.dimension,
-        "blocks": found.sizes["block"],
+        "blocks": dataset.sizes["block"],
         "forward_s": base,
         "seconds": seconds,
         "ratio": seconds / base,
-        "energy_lost": float(found["energy_lost"].max()),
-        "one_step_error": float(found["one_step_error"].max()),
+        "energy_lost": float(dataset["energy_lost"].max()),
+        "one_step_error": float(dataset["one_step_error"].max()),
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 

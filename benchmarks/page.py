@@ -22,11 +22,11 @@ def _rows(*names: str) -> list[dict]:
 
 def forward_passes(rows: list[dict]) -> str:
     """Returns the unit of the other tables: the fastest of the rows of each model."""
-    found: dict[tuple[str, int], list[float]] = {}
+    times: dict[tuple[str, int], list[float]] = {}
     for row in rows:
-        found.setdefault((row["model"], row["batch"]), []).append(row["forward_s"])
+        times.setdefault((row["model"], row["batch"]), []).append(row["forward_s"])
     cells = [
-        [model, str(batch), f"{min(seconds):.2f}"] for (model, batch), seconds in found.items()
+        [model, str(batch), f"{min(seconds):.2f}"] for (model, batch), seconds in times.items()
     ]
     return tables.markdown(["model", "images", "forward pass, s"], cells)
 

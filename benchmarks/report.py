@@ -60,19 +60,21 @@ def measure(arguments) -> dict:
     before = min(forward_pass() for _ in range(20))
     plans = []
     start = time.perf_counter()
-    found = tfexplain.audit(model, x, y, preset=arguments.preset, fit_data=x, announce=plans.append)
+    outcome = tfexplain.audit(
+        model, x, y, preset=arguments.preset, fit_data=x, announce=plans.append
+    )
     computed = time.perf_counter() - start
-    text = found.to_html()
+    text = outcome.to_html()
     whole = time.perf_counter() - start
     base = min(before, *(forward_pass() for _ in range(20)))
     return {
         "model": arguments.model,
         "preset": arguments.preset,
-        "samples": len(found.record["samples"]["positions"]),
-        "methods": len(found.verdict().methods),
+        "samples": len(outcome.record["samples"]["positions"]),
+        "methods": len(outcome.verdict().methods),
         "forward_s": base,
         "announced_s": plans[0].seconds,
-        "audits_s": found.record["seconds"],
+        "audits_s": outcome.record["seconds"],
         "computed_s": computed,
         "seconds": whole,
         "ratio": whole / base,

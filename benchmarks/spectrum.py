@@ -61,11 +61,11 @@ def measure(way: str, arguments) -> dict:
         # A few columns trace what both ways run.
         audits.spectrum(analyzer, x[1:], **{**options, "policy": "quantile", "quantile": 0.98})
         start = time.perf_counter()
-        found = audits.spectrum(analyzer, x[:1], **options)
+        dataset = audits.spectrum(analyzer, x[:1], **options)
         seconds = time.perf_counter() - start
         for name in ("stability", "sensitivity", "sensitivity_error", "ssm", "ssm_error"):
-            row[name] = float(found[name].values[0, 0])
-        row["passes"] = int(found["passes"].values[0, 0])
+            row[name] = float(dataset[name].values[0, 0])
+        row["passes"] = int(dataset["passes"].values[0, 0])
     base = min(before, one_pass())
     row.update(forward_s=base, seconds=seconds, ratio=seconds / base)
     row["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -19,7 +19,7 @@ def filled(text: str, parts: Mapping[str, str], command: str) -> str:
         start, end = f"<!-- {name}: made by `{command}` -->", f"<!-- end of {name} -->"
         block = f"{start}\n{made}\n{end}"
         pattern = re.escape(start) + ".*?" + re.escape(end)
-        text, found = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
-        if found != 1:
-            raise ValueError(f"The page has {found} places for {name}; expected {start} ... {end}.")
+        text, count = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
+        if count != 1:
+            raise ValueError(f"The page has {count} places for {name}; expected {start} ... {end}.")
     return text

@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> report.Outcome:
         data = load(given.photos, model, preprocess, given.images)
         for note in data.notes:
             print(f"note: {note}")
-        found = tfexplain.audit(
+        outcome = tfexplain.audit(
             model,
             data.x,
             methods=methods,
@@ -150,14 +150,14 @@ def main(arguments: list[str] | None = None) -> report.Outcome:
     except KeyboardInterrupt as stop:
         print(stop, file=sys.stderr)
         sys.exit(STOPPED)
-    verdict = found.verdict()
+    verdict = outcome.verdict()
     print(verdict)
     print(f"{pathlib.Path(given.out) / 'report.html'}: the report, with all maps and numbers.")
     trusted = {row.method for row in verdict.rows if row.trust == "trustworthy"}
     if distrusted := [name for name in given.fail_on if name not in trusted]:
         print(f"not trusted: {', '.join(distrusted)}", file=sys.stderr)
         sys.exit(NOT_TRUSTED)
-    return found
+    return outcome
 
 
 if __name__ == "__main__":

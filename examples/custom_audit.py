@@ -73,10 +73,10 @@ def main(arguments: list[str] | None = None) -> tfexplain.report.Outcome:
     model = demo.network()
     methods = ["gradient", "lrp.epsilon", "lrp.z_plus", "lrp.flat"]
     chosen = {"methods": methods, "audits": ["examples", "border"], "preset": "quick"}
-    found = tfexplain.audit(model, x, y, folder=out, **chosen)
-    print(found.verdict())
+    outcome = tfexplain.audit(model, x, y, folder=out, **chosen)
+    print(outcome.verdict())
     print(f"{out}: report.html, verdict.json, results/border.nc")
-    return found
+    return outcome
 
 
 if __name__ == "__main__":

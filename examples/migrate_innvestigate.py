@@ -131,10 +131,10 @@ def renamed_options(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
         "integrated": ("integrated_gradients", {"baseline": 0, "steps": 16}),
         "until 1": ("lrp.sequential_preset_b_flat_until_idx", {"until": 1}),
     }
-    found = {}
+    maps = {}
     for title, (name, options) in rows.items():
-        found[title] = tfexplain.create_analyzer(name, model, **options).analyze(x)
-    return found
+        maps[title] = tfexplain.create_analyzer(name, model, **options).analyze(x)
+    return maps
 
 
 def hidden_layer(model: keras.Model, x: np.ndarray, layer: str) -> np.ndarray:
@@ -206,9 +206,9 @@ def started_from_all(model: keras.Model, x: np.ndarray, logits: np.ndarray) -> n
     return relevance[:, 0]
 
 
-def change(found: np.ndarray, expected: np.ndarray) -> float:
+def change(maps: np.ndarray, expected: np.ndarray) -> float:
     """Largest difference of maps, relative to the largest value."""
-    return np.abs(found - expected).max() / np.abs(expected).max()
+    return np.abs(maps - expected).max() / np.abs(expected).max()
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
@@ -231,7 +231,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     analyses = every_method(model, x, x_train)
     with tempfile.TemporaryDirectory() as folder:
         again = saved_and_loaded(model, x, pathlib.Path(folder) / "analyzer.tfx")
-    found = {
+    numbers = {
         "explained logit of the first digit": logits[0].max(),
         "its probability": probabilities[0].max(),
         "change by naming the largest output": change(
@@ -250,13 +250,13 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     }
     for name in ("gradient", "lrp.alpha_2_beta_1"):
         changed = published_numbers(model, x, name)
-        found[f"change of {name} by compat"] = change(changed, analyses[name])
-    for title, value in found.items():
+        numbers[f"change of {name} by compat"] = change(changed, analyses[name])
+    for title, value in numbers.items():
         print(f"{title}: {value:.4g}")
 
     picture(x, analyses, out)
     print(f"{out}: maps of {len(x)} digits by {', '.join(analyses)}")
-    return {title: float(value) for title, value in found.items()}
+    return {title: float(value) for title, value in numbers.items()}
 
 
 if __name__ == "__main__":

@@ -252,8 +252,8 @@ def run(
     shown = time.monotonic()
     for start in range(0, count, batch_size):
         part = slice(start, start + batch_size)
-        found = signatures[name](**{key: tf.constant(value[part]) for key, value in given.items()})
-        for key, value in found.items():
+        answer = signatures[name](**{key: tf.constant(value[part]) for key, value in given.items()})
+        for key, value in answer.items():
             results.setdefault(key, []).append(value.numpy())
         if time.monotonic() - shown >= PROGRESS:
             shown = time.monotonic()

@@ -246,10 +246,10 @@ class Row:
         A claim is confirmed if every network that was tested confirms it; one that refutes it is
         enough to refute.
         """
-        found = {f.verdict for f in self.tested if protocol in (None, f.protocol)}
-        if REFUTED in found:
+        verdicts = {f.verdict for f in self.tested if protocol in (None, f.protocol)}
+        if REFUTED in verdicts:
             return REFUTED
-        return CONFIRMED if found else NOT_TESTED
+        return CONFIRMED if verdicts else NOT_TESTED
 
     @property
     def both(self) -> str:

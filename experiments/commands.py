@@ -191,12 +191,12 @@ def _one_value_each(words: Iterable[str]) -> list[str]:
 
     The commands in tables of claims give several.
     """
-    found: list[str] = []
+    written: list[str] = []
     option = ""
     for word in words:
         if word.startswith("-"):
             option = word if word in SEVERAL else ""
-        elif option and found[-1] != option:
-            found.append(option)
-        found.append(word)
-    return found
+        elif option and written[-1] != option:
+            written.append(option)
+        written.append(word)
+    return written

@@ -198,9 +198,9 @@ def pixels(task: Task, *, replace: bool = False) -> tuple[np.ndarray, np.ndarray
         if path is not None and path.is_file():
             task.uses(path)
         read = datasets.load_cifar10 if described.data == CIFAR10 else datasets.load_mnist
-        found = read(path)
-        tested = (found.x_test, found.y_test)
-        x, y = tested if len(found.x_test) else (found.x_train, found.y_train)
+        dataset = read(path)
+        tested = (dataset.x_test, dataset.y_test)
+        x, y = tested if len(dataset.x_test) else (dataset.x_train, dataset.y_train)
         chosen = datasets.draw(len(x), count, seed, replace=replace)
         return x[chosen], y[chosen]
     if path is None:

@@ -237,7 +237,7 @@ class Experiment:
 
     def saved(self, out: pathlib.Path) -> list[xr.Dataset]:
         """Returns the Datasets of this experiment in a folder, in the order of a run."""
-        found = [netcdf.read(path, RECOMPUTED) for path in sorted(out.glob(f"{self.name}-*.nc"))]
+        datasets = [netcdf.read(path, RECOMPUTED) for path in sorted(out.glob(f"{self.name}-*.nc"))]
         models = [*self.models, *self.known_models]
 
         def order(dataset: xr.Dataset) -> tuple:
@@ -245,7 +245,7 @@ class Experiment:
             place = models.index(model) if model in models else len(models)
             return place, model, PROTOCOLS.index(protocol)
 
-        return sorted(found, key=order)
+        return sorted(datasets, key=order)
 
     def command(self, task: Task) -> str:
         """Returns the command that does a task; of paths only the names are kept."""
@@ -342,7 +342,7 @@ def _named(option: str, given: Sequence[str], names: Sequence[str]) -> dict[str,
     Raises:
         ValueError: For a value without a name where there are several.
     """
-    found = {}
+    by_name = {}
     for text in given:
         name, separator, value = text.partition("=")
         if not separator:
@@ -352,8 +352,8 @@ def _named(option: str, given: Sequence[str], names: Sequence[str]) -> dict[str,
                     f"{', '.join(names)} as NAME."
                 )
             name, value = names[0], text
-        found[name] = value
-    return found
+        by_name[name] = value
+    return by_name
 
 
 def _named_paths(
@@ -364,13 +364,13 @@ def _named_paths(
     Raises:
         ValueError: For an unknown name, or a path that does not exist.
     """
-    found = {name: pathlib.Path(value) for name, value in _named(option, given, names).items()}
-    for name, path in found.items():
+    paths = {name: pathlib.Path(value) for name, value in _named(option, given, names).items()}
+    for name, path in paths.items():
         if name not in names:
             raise ValueError(f"{option} knows {', '.join(names)}, not {name}.")
         if not path.exists():
             raise ValueError(f"{option} {name}={path}: there is no such file or folder.")
-    return found
+    return paths
 
 
 def save_figure(figure: Figure, path: pathlib.Path) -> None:
@@ -390,10 +390,10 @@ def save_json(value: object, path: pathlib.Path) -> None:
 
 def print_findings(findings: Iterable[Finding]) -> None:
     """Prints a line for each finding and one for each of its criteria."""
-    for found in findings:
-        head = f"{found.claim} {found.verdict} ({found.network}, {found.protocol})"
-        print(f"{head}: {found.reason}" if found.verdict == NOT_TESTED else head)
-        for criterion in found.criteria:
+    for finding in findings:
+        head = f"{finding.claim} {finding.verdict} ({finding.network}, {finding.protocol})"
+        print(f"{head}: {finding.reason}" if finding.verdict == NOT_TESTED else head)
+        for criterion in finding.criteria:
             mark = {True: "+", False: "x", None: "-"}[criterion.holds]
             print(f"    {mark} {criterion}")
 
@@ -432,13 +432,13 @@ class Paper:
     def experiments(self) -> dict[str, Experiment]:
         """Returns the experiments by name: every module of the package that has one."""
         package = importlib.import_module(f"experiments.{self.name}")
-        found = {}
+        experiments = {}
         for module in pkgutil.iter_modules(package.__path__):
             if module.name != "__main__":
                 loaded = importlib.import_module(f"{package.__name__}.{module.name}")
                 if isinstance(getattr(loaded, "EXPERIMENT", None), Experiment):
-                    found[module.name] = loaded.EXPERIMENT
-        return found
+                    experiments[module.name] = loaded.EXPERIMENT
+        return experiments
 
     def claim_table(self, findings: Iterable[Finding]) -> ClaimTable:
         """Returns the table of all claims."""
@@ -492,19 +492,19 @@ class Paper:
             raise typer.BadParameter(
                 "--results is not for smoke runs: leave out --tiny or --results"
             )
-        found: dict[str, list[xr.Dataset]] = {}
+        of_experiments: dict[str, list[xr.Dataset]] = {}
         for name, experiment in chosen.items():
             print(f"{name}: {experiment.summary}")
             if options.collect:
-                found[name] = experiment.saved(out)
+                of_experiments[name] = experiment.saved(out)
             else:
                 own = _applicable(options, experiment)
                 if own is None:
                     print("    left out: none of the named networks concerns it")
                     continue
-                found[name], _ = experiment.run(experiment.request(own))
-            print_findings(f for dataset in found[name] for f in experiment.judge(dataset))
-        every = [dataset for datasets in found.values() for dataset in datasets]
+                of_experiments[name], _ = experiment.run(experiment.request(own))
+            print_findings(f for dataset in of_experiments[name] for f in experiment.judge(dataset))
+        every = [dataset for datasets in of_experiments.values() for dataset in datasets]
         tiny = options.tiny or any(dataset.attrs["tiny"] for dataset in every)
         random = {has_random_weights(dataset) for dataset in every}
         if options.results and tiny:
@@ -517,7 +517,7 @@ class Paper:
             folder.mkdir(parents=True, exist_ok=True)
             findings = [
                 finding
-                for name, datasets in found.items()
+                for name, datasets in of_experiments.items()
                 if datasets
                 for finding in chosen[name].publish(datasets, folder)
             ]

@@ -397,7 +397,7 @@ def _from_images(
     class_names: tuple[str, ...],
     size: tuple[int, int],
 ) -> Dataset:
-    found: dict[tuple[int, int, str], np.ndarray] = {}
+    by_key: dict[tuple[int, int, str], np.ndarray] = {}
     wrong = []
     lossy = False
     for file, image in images:
@@ -411,23 +411,23 @@ def _from_images(
                 f"of {name} have {size[1]} x {size[0]}."
             )
         else:
-            found[_PARTS.index(part), class_names.index(class_name), file] = image
+            by_key[_PARTS.index(part), class_names.index(class_name), file] = image
             lossy = lossy or file_name.lower().endswith(_LOSSY_SUFFIXES)
     if wrong:
         raise ValueError(
             f"{len(wrong)} images in {str(path)!r} lie in no class folder: {_some(wrong)}. "
             f"Expected folders named {', '.join(class_names)}."
         )
-    if not found:
+    if not by_key:
         raise ValueError(
             f"{str(path)!r} holds no image. Expected folders named {', '.join(class_names)} with "
             f"files ending in {', '.join(IMAGE_SUFFIXES)}."
         )
     parts = []
     for part in range(len(_PARTS)):
-        keys = sorted(key for key in found if key[0] == part)
+        keys = sorted(key for key in by_key if key[0] == part)
         parts += [
-            np.stack([found[key] for key in keys]) if keys else np.zeros((0, *size, 3), np.uint8),
+            np.stack([by_key[key] for key in keys]) if keys else np.zeros((0, *size, 3), np.uint8),
             np.array([label for _, label, _ in keys], np.int64),
         ]
     form = "JPEG form, lossy: results are not results on" if lossy else "lossless image files of"

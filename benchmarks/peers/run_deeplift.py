@@ -150,7 +150,7 @@ def build(config: list, weights: list[np.ndarray], mode: str) -> list[layers.Lay
 def run(config: list, weights: list, x: np.ndarray, baseline: np.ndarray, mode: str) -> dict:
     """Returns contributions and multipliers of every layer for every target."""
     tf.reset_default_graph()
-    found = {}
+    arrays = {}
     with tf.Session() as session:
         deeplift.util.get_session = lambda: session
         made = build(config, weights, mode)
@@ -160,7 +160,7 @@ def run(config: list, weights: list, x: np.ndarray, baseline: np.ndarray, mode: 
         made[-1].set_active()
         made[0].update_mxts()
         feed = {made[0].get_activation_vars(): x, made[0].get_reference_vars(): baseline}
-        found["output"] = session.run(made[-1].get_activation_vars(), feed)
+        arrays["output"] = session.run(made[-1].get_activation_vars(), feed)
         for target in TARGETS:
             # `update_task_index` relies on an order of assignments that later versions do not keep.
             one = np.eye(weights[-1].size, dtype="float32")[target]
@@ -175,8 +175,8 @@ def run(config: list, weights: list, x: np.ndarray, baseline: np.ndarray, mode: 
                 for kind, value in zip(
                     ("contribution", "positive", "negative"), values, strict=True
                 ):
-                    found[f"{mode}/{target}/{layer.name}/{kind}"] = value
-    return found
+                    arrays[f"{mode}/{target}/{layer.name}/{kind}"] = value
+    return arrays
 
 
 def main() -> None:

@@ -35,10 +35,10 @@ def compute(task: Task) -> xr.Dataset:
     protocol = PROTOCOLS[task.protocol]
     chosen = sizes(task.request.tiny)
     model = load(task)
-    found = digits(task)
-    places = known(model, found.x, found.y)
-    x = fitted_on(protocol, found, places.get(SHOWN_CLASS, min(places.values())))
-    held_out = found.held_out[:100]
+    all_digits = digits(task)
+    places = known(model, all_digits.x, all_digits.y)
+    x = fitted_on(protocol, all_digits, places.get(SHOWN_CLASS, min(places.values())))
+    held_out = all_digits.held_out[:100]
     given = options(task, model, len(x))
     runs = []
     for run in range(chosen.runs):

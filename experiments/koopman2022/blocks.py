@@ -119,10 +119,10 @@ def known(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[int, int]:
         Class -> place of the image, by class; the first image for its class if all are wrong.
     """
     right = np.flatnonzero(predicted(model, x) == y)
-    found = {}
+    places = {}
     for place in right.tolist():
-        found.setdefault(int(y[place]), place)
-    return dict(sorted(found.items())) or {int(y[0]): 0}
+        places.setdefault(int(y[place]), place)
+    return dict(sorted(places.items())) or {int(y[0]): 0}
 
 
 def outputs(model: keras.Model, x: np.ndarray) -> np.ndarray:
@@ -175,7 +175,7 @@ def measured(
     given = options(task, model, len(x))
     # One input has no variance.
     scales = list(SCALES) if len(x) > 1 else [AS_THEY_ARE]
-    found = [
+    of_scales = [
         koopman.credit(
             model,
             x,
@@ -186,10 +186,10 @@ def measured(
         )
         for scale in scales
     ]
-    joined = xr.concat([one[list(OF_BLOCKS)] for one in found], "scale", combine_attrs="drop")
-    of_kernels = [name for name in found[0] if str(name).startswith("kernel_")]
+    joined = xr.concat([one[list(OF_BLOCKS)] for one in of_scales], "scale", combine_attrs="drop")
+    of_kernels = [name for name in of_scales[0] if str(name).startswith("kernel_")]
     types = [type_of(model, block) for block in koopman.blocks(model)]
-    joined = joined.assign(found[0][of_kernels])
+    joined = joined.assign(of_scales[0][of_kernels])
     return joined.assign_coords(scale=scales, type=("block", types)).assign_attrs(
         described=str(PROTOCOLS[task.protocol]),
         fitted=len(x),
@@ -228,6 +228,6 @@ def options(task: Task, model: keras.Model, count: int) -> dict[str, object]:
     }
 
 
-def fitted_on(protocol: Protocol, found: Digits, place: int) -> np.ndarray:
+def fitted_on(protocol: Protocol, all_digits: Digits, place: int) -> np.ndarray:
     """Returns what operators are fitted on: one digit, or all that are not held out."""
-    return found.x[place : place + 1] if protocol.single else found.x
+    return all_digits.x[place : place + 1] if protocol.single else all_digits.x

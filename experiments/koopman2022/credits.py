@@ -67,16 +67,16 @@ def compute(task: Task) -> xr.Dataset:
     """Measures credits of blocks and kernels, and what a rescaling moves."""
     protocol = PROTOCOLS[task.protocol]
     model = load(task)
-    found = digits(task)
-    places = known(model, found.x, found.y)
+    all_digits = digits(task)
+    places = known(model, all_digits.x, all_digits.y)
     five = places.get(SHOWN_CLASS, min(places.values()))
-    x = fitted_on(protocol, found, five)
-    dataset = measured(task, model, x, found.held_out, kernels=(ROWS,))
+    x = fitted_on(protocol, all_digits, five)
+    dataset = measured(task, model, x, all_digits.held_out, kernels=(ROWS,))
     own = own_operators(task, model, x)
     dataset = dataset.assign({name: ("kernel", values) for name, values in own.items()})
     moved = [
         measured(task, tail, *inputs)
-        for tail, inputs in _tails(model, (x, found.held_out), RESCALED)
+        for tail, inputs in _tails(model, (x, all_digits.held_out), RESCALED)
     ]
     for variable in {d.variable for d in definitions(task.protocol).values()}:
         shift = moved[1][variable].values - moved[0][variable].values
@@ -93,7 +93,7 @@ def compute(task: Task) -> xr.Dataset:
         np.mean(np.square(values, dtype="float64"), axis=(0, 1, 2)) for values in maps.values()
     ]
     dataset["feature_map_energy"] = "kernel", np.concatenate(energy)
-    dataset["digit"] = ("row", "column"), found.x[five].mean(axis=-1)
+    dataset["digit"] = ("row", "column"), all_digits.x[five].mean(axis=-1)
     return dataset
 
 
@@ -117,7 +117,7 @@ def _tails(
     chain = model.layers[dense[0] :]
     front = keras.Model(model.inputs[0], chain[0].input)
     given = [outputs(front, x) for x in inputs]
-    found = []
+    tails = []
     for number in (1.0, factor):
         copies = [type(layer).from_config(layer.get_config()) for layer in chain]
         tail = keras.Sequential([keras.Input(chain[0].input.shape[1:]), *copies])
@@ -127,8 +127,8 @@ def _tails(
         first.set_weights([weight * number for weight in first.get_weights()])
         kernel, *bias = second.get_weights()
         second.set_weights([kernel / number, *bias])
-        found.append((tail, given))
-    return found
+        tails.append((tail, given))
+    return tails
 
 
 def own_operators(task: Task, model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -137,7 +137,7 @@ def own_operators(task: Task, model: keras.Model, x: np.ndarray) -> dict[str, np
     Each block with a convolution is a network by itself here, so that fewer alignments are enough
     for it.
     """
-    found: dict[str, list[np.ndarray]] = {}
+    of_kernels: dict[str, list[np.ndarray]] = {}
     for block in koopman.blocks(model):
         if type_of(model, block) == CONVOLUTION:
             first, last = (model.get_layer(block.layers[place]) for place in (0, -1))
@@ -148,19 +148,19 @@ def own_operators(task: Task, model: keras.Model, x: np.ndarray) -> dict[str, np
             )
             for name in dataset:
                 if str(name).startswith(f"kernel_{BLOCK}_"):
-                    found.setdefault(str(name), []).append(dataset[name].values)
+                    of_kernels.setdefault(str(name), []).append(dataset[name].values)
         x = block(x, BATCH_SIZE)
-    return {name: np.concatenate(values) for name, values in found.items()}
+    return {name: np.concatenate(values) for name, values in of_kernels.items()}
 
 
 def feature_maps(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the outputs of the blocks that are convolutions, (n, height, width, channels)."""
-    found = {}
+    maps = {}
     for block in koopman.blocks(model):
         x = block(x, BATCH_SIZE)
         if type_of(model, block) == CONVOLUTION:
-            found[block.name] = x
-    return found
+            maps[block.name] = x
+    return maps
 
 
 # --- what the numbers say ------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def _order(dataset: xr.Dataset) -> list[Finding]:
     """K-C1: convolution, dense, pooling, under each definition."""
     types = dataset["type"].values
     blocks = dataset["block"].values.tolist()
-    found = []
+    findings = []
     for name, definition in definitions(dataset.attrs["protocol"]).items():
         values = definition.of(dataset)
         of_type = {kind: values[types == kind] for kind in (CONVOLUTION, DENSE, POOLING)}
@@ -204,7 +204,7 @@ def _order(dataset: xr.Dataset) -> list[Finding]:
         text = f"when the first dense layer is multiplied and the second divided by {RESCALED:g}"
         numbers[f"change of the first dense layer's credit {text}"] = moved[0]
         numbers[f"change of the second dense layer's credit {text}"] = moved[1]
-        found.append(
+        findings.append(
             finding(
                 dataset.assign_attrs(network=f"{dataset.attrs['network']}: {name}"),
                 "K-C1",
@@ -214,7 +214,7 @@ def _order(dataset: xr.Dataset) -> list[Finding]:
                 reason="an operator is zero, or a type of block is missing",
             )
         )
-    return found
+    return findings
 
 
 def _fit_numbers(dataset: xr.Dataset) -> dict[str, float]:
@@ -241,7 +241,7 @@ def _least(values: np.ndarray) -> float:
 
 def _kernels(dataset: xr.Dataset) -> list[Finding]:
     """K-C2: kernels differ, and not as their feature maps do; by both definitions."""
-    found = []
+    findings = []
     energy = dataset["feature_map_energy"].values
     of_block = dataset["kernel_block"].values
     for name, definition in KERNELS.items():
@@ -288,7 +288,7 @@ def _kernels(dataset: xr.Dataset) -> list[Finding]:
             numbers["Spearman correlation of both definitions"] = metrics.spearman(
                 *(values[known_both] for values in both)
             )
-        found.append(
+        findings.append(
             finding(
                 dataset.assign_attrs(network=f"{dataset.attrs['network']}: {name}"),
                 "K-C2",
@@ -299,7 +299,7 @@ def _kernels(dataset: xr.Dataset) -> list[Finding]:
                 "are alike",
             )
         )
-    return found
+    return findings
 
 
 def _of_kernels(dataset: xr.Dataset, definition: str, name: str) -> np.ndarray:
@@ -319,14 +319,14 @@ def _p_value(first: np.ndarray, second: np.ndarray) -> float:
 
 def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
     """Draws credits of blocks, and feature maps with credits of kernels."""
-    found = {}
+    drawn = {}
     several = len({dataset.attrs["model"] for dataset in datasets}) > 1
     for dataset in datasets:
         protocol = dataset.attrs["protocol"]
         suffix = f"_{dataset.attrs['model']}_{protocol}" if several else f"_{protocol}"
-        found[f"credits{suffix}"] = layer_figure(dataset)
-        found[f"credits_kernels{suffix}"] = kernel_figure(dataset)
-    return found
+        drawn[f"credits{suffix}"] = layer_figure(dataset)
+        drawn[f"credits_kernels{suffix}"] = kernel_figure(dataset)
+    return drawn
 
 
 def layer_figure(dataset: xr.Dataset) -> Figure:

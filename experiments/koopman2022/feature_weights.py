@@ -100,16 +100,16 @@ TEXT = 8
 def compute(task: Task) -> xr.Dataset:
     """Fits operators under all conditions; keeps the weight maps and the images."""
     model = load(task)
-    found = digits(task)
-    places = list(known(model, found.x, found.y).values())
+    all_digits = digits(task)
+    places = list(known(model, all_digits.x, all_digits.y).values())
     if task.request.tiny:
         places = places[:2]
     given = {
-        DIGITS: found.x,
-        RANDOM: random_images(task, found.x),
-        PERMUTED: permuted(task, found.x),
+        DIGITS: all_digits.x,
+        RANDOM: random_images(task, all_digits.x),
+        PERMUTED: permuted(task, all_digits.x),
     }
-    targets = predicted(model, found.x[places])
+    targets = predicted(model, all_digits.x[places])
     runs: dict[tuple, list[xr.Dataset]] = {}
     weights, agreements, errors, starts = [], [], [], []
     conditions = CONDITIONS[task.protocol]
@@ -117,7 +117,7 @@ def compute(task: Task) -> xr.Dataset:
         key = (condition.images, condition.single, condition.steps, condition.operator == WHOLE)
         images = given[condition.images]
         if key not in runs:
-            runs[key] = _fits(task, model, images, found.held_out, places, condition)
+            runs[key] = _fits(task, model, images, all_digits.held_out, places, condition)
         chosen = [fit.sel(operator=condition.operator) for fit in runs[key]]
         weights.append(
             [
@@ -128,7 +128,9 @@ def compute(task: Task) -> xr.Dataset:
         agreements.append([float(fit["agreement"]) for fit in chosen])
         errors.append([float(fit["output_error"]) for fit in chosen])
         starts.append([_map(image) for image in images[places]])
-    mean = np.stack([_map(found.x[found.y == found.y[place]].mean(axis=0)) for place in places])
+    mean = np.stack(
+        [_map(all_digits.x[all_digits.y == all_digits.y[place]].mean(axis=0)) for place in places]
+    )
     image = ("shown", "row", "column")
     return xr.Dataset(
         {
@@ -136,23 +138,23 @@ def compute(task: Task) -> xr.Dataset:
             "fitted_image": (("condition", *image), np.array(starts)),
             "agreement": (("condition", "shown"), np.array(agreements)),
             "output_error": (("condition", "shown"), np.array(errors)),
-            "digit": (image, np.stack([_map(found.x[place]) for place in places])),
+            "digit": (image, np.stack([_map(all_digits.x[place]) for place in places])),
             "mean_digit": (image, mean),
-            "gradient": (image, gradients(model, found.x[places], targets)),
+            "gradient": (image, gradients(model, all_digits.x[places], targets)),
             "inked": (
                 ("row", "column"),
-                (np.stack([_map(x) for x in found.x]) > STROKE).mean(axis=0),
+                (np.stack([_map(x) for x in all_digits.x]) > STROKE).mean(axis=0),
             ),
         },
         {
             "condition": list(conditions),
             "single": ("condition", [int(one.single) for one in conditions.values()]),
-            "label": ("shown", found.y[places]),
+            "label": ("shown", all_digits.y[places]),
             "target": ("shown", targets),
         },
         {
-            "fitted": len(found.x),
-            "held_out": len(found.held_out),
+            "fitted": len(all_digits.x),
+            "held_out": len(all_digits.held_out),
             "repeats": sizes(task.request.tiny).repeats,
             "described": str(PROTOCOLS[task.protocol]),
         },
@@ -173,7 +175,7 @@ def _fits(
     """
 
     def fit(images: np.ndarray) -> xr.Dataset:
-        found = koopman.credit(
+        dataset = koopman.credit(
             model,
             images,
             held_out=held_out,
@@ -181,7 +183,7 @@ def _fits(
             steps=condition.steps,
             **options(task, model, len(images)),
         )
-        return found[["feature_weight", "agreement", "output_error"]]
+        return dataset[["feature_weight", "agreement", "output_error"]]
 
     if condition.operator == WHOLE:
         return [whole(model, x, held_out)] * len(places)
@@ -231,8 +233,8 @@ def permuted(task: Task, x: np.ndarray) -> np.ndarray:
 
 def gradients(model: keras.Model, x: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Returns the gradient of each target's logit at its image, (n, row, column)."""
-    found = create_analyzer("gradient", model).analyze(x, target=targets)
-    return np.stack([_map(values) for values in found])
+    maps = create_analyzer("gradient", model).analyze(x, target=targets)
+    return np.stack([_map(values) for values in maps])
 
 
 # --- what is measured on maps --------------------------------------------------------------------
@@ -319,7 +321,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
         "that show a digit's strokes only if it is what was fitted, and a random image if that was "
         "fitted instead, speak of the fit and not of the network."
     )
-    found = []
+    findings = []
     for place, name in enumerate(dataset["condition"].values.tolist()):
         numbers = compared(dataset, place)
         own, others = (
@@ -336,7 +338,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
             ),
         ]
         reason = "all weights are equal, or a digit has no strokes"
-        found.append(finding(named, "K-C3", criteria, numbers=numbers, note=note, reason=reason))
+        findings.append(finding(named, "K-C3", criteria, numbers=numbers, note=note, reason=reason))
         agreement = float(dataset["agreement"][place].mean())
         criteria = [
             Criterion(
@@ -350,10 +352,10 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
             "least over the shown digits": float(dataset["agreement"][place].min()),
             "|K x - N(x)| / |N(x)|": float(dataset["output_error"][place].mean()),
         }
-        found.append(
+        findings.append(
             finding(named, "K-C10", criteria, numbers=numbers, note=note, reason="no agreement")
         )
-    return found
+    return findings
 
 
 # --- figures -------------------------------------------------------------------------------------
@@ -362,11 +364,11 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
 def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
     """Draws digits beside their weights under all conditions, as fig. 4b."""
     several = len({dataset.attrs["model"] for dataset in datasets}) > 1
-    found = {}
+    drawn = {}
     for dataset in datasets:
         model = f"_{dataset.attrs['model']}" if several else ""
-        found[f"feature_weights{model}_{dataset.attrs['protocol']}"] = figure_of(dataset)
-    return found
+        drawn[f"feature_weights{model}_{dataset.attrs['protocol']}"] = figure_of(dataset)
+    return drawn
 
 
 def figure_of(dataset: xr.Dataset) -> Figure:

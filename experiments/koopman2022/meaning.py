@@ -68,15 +68,17 @@ def compute(task: Task) -> xr.Dataset:
     """Measures credits, losses of accuracy, relevance and gradients of all blocks."""
     protocol = PROTOCOLS[task.protocol]
     model = load(task)
-    found = digits(task)
-    places = known(model, found.x, found.y)
-    x = fitted_on(protocol, found, places.get(SHOWN_CLASS, min(places.values())))
-    dataset = credits_of(task, model, x, found.held_out)
+    all_digits = digits(task)
+    places = known(model, all_digits.x, all_digits.y)
+    x = fitted_on(protocol, all_digits, places.get(SHOWN_CLASS, min(places.values())))
+    dataset = credits_of(task, model, x, all_digits.held_out)
     blocks = koopman.blocks(model)
     draws = sizes(task.request.tiny).draws
-    noise = output_noise(task, blocks, found.held_out, found.held_out_y, draws)
-    kernel, reduced = changed_kernels(task, model, blocks, found.held_out, found.held_out_y, draws)
-    maps = attributions(model, blocks, found.held_out)
+    noise = output_noise(task, blocks, all_digits.held_out, all_digits.held_out_y, draws)
+    kernel, reduced = changed_kernels(
+        task, model, blocks, all_digits.held_out, all_digits.held_out_y, draws
+    )
+    maps = attributions(model, blocks, all_digits.held_out)
     return (
         dataset.assign(
             {
@@ -89,7 +91,7 @@ def compute(task: Task) -> xr.Dataset:
         .assign_coords(level=list(LEVELS), part_of_rank=list(RANKS))
         .assign_attrs(
             draws=draws,
-            accuracy=float((predicted(model, found.held_out) == found.held_out_y).mean()),
+            accuracy=float((predicted(model, all_digits.held_out) == all_digits.held_out_y).mean()),
         )
     )
 
@@ -208,20 +210,20 @@ def attributions(
     ends = [block.layers[-1] for block in blocks[:-1]]
     logits = outputs(model, x)
     first = np.eye(logits.shape[1], dtype="float32")[logits.argmax(axis=1)]
-    found = {}
+    sums = {}
     # Relevance starts with the logit, the gradient with 1.
     for name, method, sent in (
         ("relevance", "lrp.epsilon", first * logits),
         ("gradient", "gradient", first),
     ):
         maps = create_analyzer(method, model).propagate(x, sent[:, None], layers=ends)
-        found[name] = np.array(
+        sums[name] = np.array(
             [
                 np.mean(np.abs(maps[layer]).astype("float64").reshape(len(x), -1).sum(axis=1))
                 for layer in ("input", *ends)
             ]
         )
-    return found
+    return sums
 
 
 # --- what the numbers say ------------------------------------------------------------------------
@@ -239,7 +241,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
         f"{', '.join(map(str, LEVELS))} of noise ({attributes['draws']} draws) and "
         f"{', '.join(map(str, RANKS))} of the rank. p-values are exact and one-sided."
     )
-    found = []
+    findings = []
     for name, definition in definitions(attributes["protocol"]).items():
         credit = definition.of(dataset)
         criteria, numbers = [], {}
@@ -256,7 +258,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
             numbers[f"Spearman correlation with the {text}"] = value
             numbers[f"p-value, {text}"] = p
         named = dataset.assign_attrs(network=f"{attributes['network']}: {name}")
-        found.append(
+        findings.append(
             finding(
                 named,
                 "K-C11",
@@ -278,8 +280,8 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
         *others.items(),
     ]:
         numbers |= {f"{block}: {text}": v for block, v in zip(blocks, values, strict=True)}
-    found[0] = replace(found[0], numbers={**found[0].numbers, **numbers})
-    return found
+    findings[0] = replace(findings[0], numbers={**findings[0].numbers, **numbers})
+    return findings
 
 
 def attributed(dataset: xr.Dataset) -> dict[str, np.ndarray]:

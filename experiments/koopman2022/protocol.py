@@ -114,7 +114,11 @@ DEFINITIONS = {
 
 def definitions(protocol: str) -> dict[str, Definition]:
     """Returns the definitions of credit that a protocol has, by name."""
-    return {name: found for name, found in DEFINITIONS.items() if protocol in found.protocols}
+    return {
+        name: definition
+        for name, definition in DEFINITIONS.items()
+        if protocol in definition.protocols
+    }
 
 
 @dataclass(frozen=True)

@@ -202,14 +202,14 @@ def sensitivities(generator: np.random.Generator) -> dict[str, float]:
     widths = [
         generator.normal(size=(q, p)) / np.sqrt(p) for p, q in zip(POOLED, POOLED[1:], strict=False)
     ]
-    found = {}
+    shares = {}
     for name, matrices in (("square", square), ("widths", widths)):
         credit = np.array([koopman.volume(matrix).log_volume for matrix in matrices])
         sensitivity = koopman.log_sensitivities(matrices)
         first, second = np.triu_indices(len(matrices), 1)
         inverse = (credit[first] - credit[second]) * (sensitivity[first] - sensitivity[second]) < 0
-        found[f"inverse_{name}"] = float(inverse.mean())
-    return found
+        shares[f"inverse_{name}"] = float(inverse.mean())
+    return shares
 
 
 def recovered(generator: np.random.Generator, single: bool, kind: str) -> dict[str, float]:
@@ -249,7 +249,7 @@ def enlarged(generator: np.random.Generator, draws: int, kind: str) -> dict[str,
         distance of the mean operator from (p/q) W and from W, and the largest distance of
         ||B A - I|| from sqrt(q - p).
     """
-    found: dict[str, list[float]] = {}
+    errors: dict[str, list[float]] = {}
     for p, q in ENLARGING:
         block = generator.normal(size=(q, p)) / np.sqrt(p)
         size = np.linalg.norm(block)
@@ -269,8 +269,8 @@ def enlarged(generator: np.random.Generator, draws: int, kind: str) -> dict[str,
             "loss_missed": max(missed),
         }
         for name, value in values.items():
-            found.setdefault(name, []).append(float(value))
-    return {name: np.array(values) for name, values in found.items()}
+            errors.setdefault(name, []).append(float(value))
+    return {name: np.array(values) for name, values in errors.items()}
 
 
 # --- what the numbers say ------------------------------------------------------------------------
@@ -434,14 +434,14 @@ def _enlarged_numbers(dataset: xr.Dataset) -> dict[str, float]:
         "mean_from_shrunk": "relative distance of the mean operator from (p/q) W",
         "mean_from_block": "relative distance of the mean operator from W",
     }
-    found = {
+    numbers = {
         "large to small: median relative error of the recovered operator": float(
             dataset["recovery_error"].median()
         )
     }
     for place, size in enumerate(dataset["enlarging"].values.tolist()):
-        found |= {f"{size}: {text}": float(dataset[name][place]) for name, text in texts.items()}
-    return found
+        numbers |= {f"{size}: {text}": float(dataset[name][place]) for name, text in texts.items()}
+    return numbers
 
 
 # --- figures -------------------------------------------------------------------------------------

@@ -45,13 +45,13 @@ def separations(x: np.ndarray) -> np.ndarray:
         unit = x / largest
         unit /= np.sqrt((unit**2).sum(axis=1, keepdims=True))
     first, second = np.triu_indices(len(x), 1)
-    found = np.empty(len(first))
+    distances = np.empty(len(first))
     for start in range(0, len(first), 128):
         part = slice(start, start + 128)
         u, v = unit[first[part]], unit[second[part]]
         signs = np.where((u * v).sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
-        found[part] = ((u - signs * v) ** 2).sum(axis=1) / 2
-    return found
+        distances[part] = ((u - signs * v) ** 2).sum(axis=1) / 2
+    return distances
 
 
 def separation(x: np.ndarray, cosines: str) -> float:
@@ -66,8 +66,8 @@ def separation(x: np.ndarray, cosines: str) -> float:
     Returns:
         Float in 0..1; NaN if all vectors are zero.
     """
-    found = separations(x)
-    kept = found[~np.isnan(found)]
+    distances = separations(x)
+    kept = distances[~np.isnan(distances)]
     if not len(kept):
         return np.nan
     if cosines == "columns":
@@ -132,11 +132,11 @@ def chain_separations(
     x: np.ndarray, matrices: Iterable[np.ndarray], cosines: str, rectified: bool = False
 ) -> list[float]:
     """Returns `separation` of x, x M_1, x M_1 M_2, ...; rows are rescaled after each product."""
-    found = [separation(x, cosines)]
+    chain = [separation(x, cosines)]
     for matrix in matrices:
         x = propagated(x, matrix, rectified)
-        found.append(separation(x, cosines))
-    return found
+        chain.append(separation(x, cosines))
+    return chain
 
 
 def propagated(x: np.ndarray, matrix: np.ndarray, rectified: bool = False) -> np.ndarray:

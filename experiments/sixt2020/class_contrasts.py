@@ -63,7 +63,7 @@ def compute(task: Task) -> xr.Dataset:
     pictures, x = _images(task)
     targets = _targets(task, int(np.prod(model.output_shape[1:])))
     methods = applicable(task.model, model, protocol)
-    found, kept, left_out = {}, {}, []
+    compared, kept, left_out = {}, {}, []
     for name in (*methods, *ADDED):
         method = methods.get(name)
         if task.request.tiny and name not in (*SHOWN, EXCITATION):
@@ -83,11 +83,14 @@ def compute(task: Task) -> xr.Dataset:
             left_out.append(f"{name} (it has no rule for a layer)")
             continue
         with overflowing():
-            found[name] = _compared(relevance, method, protocol)
+            compared[name] = _compared(relevance, method, protocol)
         if name in SHOWN:
             kept[name] = relevance[: len(SCENES)]
     dataset = xr.concat(
-        found.values(), xr.IndexVariable("analyzer", list(found)), join="outer", fill_value=np.nan
+        compared.values(),
+        xr.IndexVariable("analyzer", list(compared)),
+        join="outer",
+        fill_value=np.nan,
     )
     shown, targeted = x[: len(SCENES)], targets[: len(SCENES)]
     dataset = xr.merge(
@@ -138,12 +141,12 @@ def _targets(task: Task, outputs: int) -> np.ndarray:
     """Returns the classes of each image: its pair, and a random one that all images of it share."""
     tiny = task.model == networks.TINY
     pairs = {(283, 156): (0, 1), (340, 386): (2, 3)} if tiny else {}
-    found = []
+    targets = []
     for classes in CLASSES.values():
         pair = pairs.get(classes, classes)
         others = np.setdiff1d(np.arange(outputs), pair)
-        found.append((*pair, task.generator("third class", *pair).choice(others)))
-    return np.array(found)
+        targets.append((*pair, task.generator("third class", *pair).choice(others)))
+    return np.array(targets)
 
 
 def _explain_added(
@@ -324,10 +327,10 @@ def _along_the_chain(
     cosines = np.array(
         [
             [
-                [[metrics.cosine(r[a], r[b]) for a, b in PAIRS.values()] for r in found[layer]]
+                [[metrics.cosine(r[a], r[b]) for a, b in PAIRS.values()] for r in of_chain[layer]]
                 for layer in (*layers, "input")
             ]
-            for found in relevance.values()
+            for of_chain in relevance.values()
         ]
     )
     handed_down = relevance[CONTRASTIVE][layers[0]]
@@ -373,15 +376,15 @@ def _bottlenecks(analyzer: Analyzer) -> list[str]:
     linear = {
         node for call in graph.calls if isinstance(call.operation, Linear) for node in call.inputs
     }
-    alive, found = set(graph.inputs), []
+    alive, bottlenecks = set(graph.inputs), []
     for call in graph.calls:
         for node in call.inputs:
             waiting[node] -= 1
         alive |= set(call.outputs)
         alive -= {node for node in alive if not waiting.get(node)}
-        found += [node for node in alive if len(alive) == 1 and node in linear]
+        bottlenecks += [node for node in alive if len(alive) == 1 and node in linear]
     last = [call for call in graph.calls if isinstance(call.operation, Linear)][-1]
-    ordered = [names[node] for node in dict.fromkeys(reversed(found)) if node in names]
+    ordered = [names[node] for node in dict.fromkeys(reversed(bottlenecks)) if node in names]
     if not ordered or ordered[0] != names.get(last.inputs[0]):
         raise ValueError(
             f"The last layer of {analyzer.user_model.name!r} does not read a tensor that all "

@@ -45,12 +45,12 @@ def magnitudes(relevance: np.ndarray, percent: float = 99.5) -> np.ndarray:
         return np.full(relevance.shape, np.nan)
     if (relevance > 0).all() or (relevance < 0).all():
         return np.abs(relevance) / np.percentile(np.abs(relevance), percent)
-    found = np.zeros(relevance.shape)
+    scaled = np.zeros(relevance.shape)
     for chosen, rank in ((relevance > 0, percent), (relevance < 0, 100 - percent)):
         if chosen.any():
             scale = np.abs(np.percentile(relevance, rank)) or np.abs(relevance[chosen]).max()
-            found[chosen] = np.minimum(np.abs(relevance[chosen]) / scale, 1)
-    return found
+            scaled[chosen] = np.minimum(np.abs(relevance[chosen]) / scale, 1)
+    return scaled
 
 
 class TwoClassMaps(NamedTuple):

@@ -59,13 +59,13 @@ def compute(task: Task) -> xr.Dataset:
     model = networks.load(task)
     x, _ = images(task, protocol)
     layers = read_points(model, protocol)
-    found, left_out = {}, []
+    of_methods, left_out = {}, []
     named = [(m.name, a) for m, a in analyzers(task, protocol, model, x) if m.chain]
     clips = _clips(model, protocol)
     named += [(name, create(task, m, model, x, protocol)) for name, m in clips.items()]
     for name, analyzer in named:
         try:
-            found[name] = cosine_convergence(
+            of_methods[name] = cosine_convergence(
                 {name: analyzer},
                 x,
                 start=list(STARTS.get(task.model, (None,))),
@@ -78,9 +78,9 @@ def compute(task: Task) -> xr.Dataset:
                 raise
             left_out.append(f"{name}: {error}")
     # Methods that fold normalisations have fewer layers than others.
-    order = merged_orders([list(each["layer"].values) for each in found.values()])
+    order = merged_orders([list(each["layer"].values) for each in of_methods.values()])
     nothing = {"count": 0, "negative": 0, "dead": 0, "dropped": 0}
-    aligned = [each.reindex(layer=order, fill_value=nothing) for each in found.values()]
+    aligned = [each.reindex(layer=order, fill_value=nothing) for each in of_methods.values()]
     joined = xr.concat(aligned, "analyzer", join="exact", combine_attrs="drop")
     dataset = joined[["count", "quantile", "baseline", "dead", "dropped"]]
     kept = (*layers, *dataset["start"].values, "input")
@@ -99,8 +99,8 @@ def _clips(model: keras.Model, protocol: Protocol) -> dict[str, Method]:
         return {}
     clipped = protocol.addition_clip is not None
     other = replace(protocol, addition_clip=None if clipped else PUBLISHED.addition_clip)
-    found = methods(other)
-    return {f"{name}{NO_CLIP if clipped else CLIP}": found[name] for name in ALPHA_BETA}
+    other_methods = methods(other)
+    return {f"{name}{NO_CLIP if clipped else CLIP}": other_methods[name] for name in ALPHA_BETA}
 
 
 def read_points(model: keras.Model, protocol: Protocol) -> list[str]:
@@ -110,7 +110,7 @@ def read_points(model: keras.Model, protocol: Protocol) -> list[str]:
     poolings and of residual blocks; corrected are tensors behind activations, so that the masks of
     gradients count alike for all networks.
     """
-    found = []
+    points = []
     for layer in model.layers[:-1]:
         if isinstance(layer, NOT_READ):
             continue
@@ -123,8 +123,8 @@ def read_points(model: keras.Model, protocol: Protocol) -> list[str]:
             not separate or behind_addition
         )
         if published if protocol.read_point == "output" else not linear:
-            found.append(layer.name)
-    return found
+            points.append(layer.name)
+    return points
 
 
 def _before(layer: keras.layers.Layer) -> keras.layers.Layer | None:
@@ -174,7 +174,7 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
         return Criterion(f"{name}: median |cos| reached", best.get(name, np.nan), relation, bound)
 
     modified = [n for n in chains if n not in (*EXEMPT, *ELSEWHERE) and "clipped" not in n]
-    found = [
+    findings = [
         say(
             "S8",
             [*(reached(name) for name in modified), reached("Gradient", "<")],
@@ -218,13 +218,15 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
         _cmp(say, chains, best, dataset, residual),
     ]
     if not residual:
-        found.append(_fastest(say, chains, dataset))
+        findings.append(_fastest(say, chains, dataset))
     if residual:
-        found.append(_ablation(say, end, overflow, first_convolution))
+        findings.append(_ablation(say, end, overflow, first_convolution))
     if dataset.attrs["model"] == "cifar_cnn":
         least = 1 - best.get("LRP 1/0", np.nan)
-        found.append(say("S12", [Criterion("LRP 1/0: least 1 - median |cos|", least, "<", 1e-6)]))
-    return found
+        findings.append(
+            say("S12", [Criterion("LRP 1/0: least 1 - median |cos|", least, "<", 1e-6)])
+        )
+    return findings
 
 
 def _medians(dataset: xr.Dataset, name: str) -> np.ndarray:

@@ -128,14 +128,14 @@ def missing_text(missing: xr.DataArray, count: int) -> str:
         missing: How many, by analyzer.
         count: How many there are in all.
     """
-    found = [
+    texts = [
         f"{name} {number} of {count}"
         for name, number in zip(missing["analyzer"].values, missing.values.tolist(), strict=True)
         if number
     ]
-    if not found:
+    if not texts:
         return "No similarity is missing."
-    return f"Without a similarity (constant maps, or overflow): {', '.join(found)}."
+    return f"Without a similarity (constant maps, or overflow): {', '.join(texts)}."
 
 
 def marker(letter: str) -> str:

@@ -62,42 +62,42 @@ def random_chains(task: Task) -> xr.Dataset:
     shapes = TINY_SHAPES if task.request.tiny else SHAPES
     repetitions = TINY_REPETITIONS if task.request.tiny else REPETITIONS
     kinds = (*RANDOM_KINDS, *(f"{alpha},{beta}" for alpha, beta in ALPHA_BETA))
-    found = np.empty((len(kinds), repetitions, len(shapes) + 1))
+    separations = np.empty((len(kinds), repetitions, len(shapes) + 1))
     for repetition in range(repetitions):
         start = start_vectors(task.generator("start", repetition), shapes[0][0], cosines)
         vectors = {kind: start for kind in kinds}
-        found[:, repetition, 0] = separation(start, cosines)
+        separations[:, repetition, 0] = separation(start, cosines)
         generator = task.generator("matrices", repetition)
         for step, shape in enumerate(shapes, 1):
             w = generator.normal(size=shape)
             for place, kind in enumerate(kinds):
                 matrix = random_matrix(kind, w, cosines)
                 vectors[kind] = propagated(vectors[kind], matrix, kind == "relu")
-                found[place, repetition, step] = separation(vectors[kind], cosines)
+                separations[place, repetition, step] = separation(vectors[kind], cosines)
     predicted = [[predicted_factor(kind, rows) for rows, _ in shapes] for kind in kinds]
-    return _chains(kinds, found).assign(predicted_factor=(("kind", "factor"), predicted))
+    return _chains(kinds, separations).assign(predicted_factor=(("kind", "factor"), predicted))
 
 
-def _chains(kinds: Sequence[str], found: np.ndarray) -> xr.Dataset:
-    """Returns the Dataset of chains: found is (kind, repetition, multiplications)."""
+def _chains(kinds: Sequence[str], separations: np.ndarray) -> xr.Dataset:
+    """Returns the Dataset of chains: separations are (kind, repetition, multiplications)."""
     return xr.Dataset(
         {
-            "separation": (("kind", "repetition", "multiplications"), found),
-            "median": (("kind", "multiplications"), _median(found)),
+            "separation": (("kind", "repetition", "multiplications"), separations),
+            "median": (("kind", "multiplications"), _median(separations)),
         },
         {
             "kind": list(kinds),
-            "repetition": np.arange(found.shape[1]),
-            "multiplications": np.arange(found.shape[2]),
+            "repetition": np.arange(separations.shape[1]),
+            "multiplications": np.arange(separations.shape[2]),
         },
     )
 
 
-def _median(found: np.ndarray) -> np.ndarray:
+def _median(separations: np.ndarray) -> np.ndarray:
     """Returns the median over repetitions (axis 1), without those whose vectors all died."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        return np.nanmedian(found, axis=1)
+        return np.nanmedian(separations, axis=1)
 
 
 def learned_chains(task: Task) -> xr.Dataset:
@@ -108,10 +108,10 @@ def learned_chains(task: Task) -> xr.Dataset:
     patterns = fitted_patterns(model, x, protocol.output_mean)
     chains = {"relu_learned": taps(model), "pattern": taps(model, patterns)}
     repetitions = TINY_REPETITIONS if task.request.tiny else REPETITIONS
-    found = []
+    separations = []
     for kind, kernels in chains.items():
         matrices = [kernel.T for kernel in reversed(kernels.values())]
-        found.append(
+        separations.append(
             [
                 chain_separations(
                     start_vectors(
@@ -126,7 +126,7 @@ def learned_chains(task: Task) -> xr.Dataset:
                 for repetition in range(repetitions)
             ]
         )
-    dataset = _chains(LEARNED_KINDS, np.array(found))
+    dataset = _chains(LEARNED_KINDS, np.array(separations))
     return dataset.assign_coords(layer=("factor", list(reversed(chains["pattern"]))))
 
 

@@ -57,12 +57,12 @@ def applicable(name: str, model: keras.Model, protocol: Protocol) -> dict[str, M
         protocol: The protocol.
     """
     residual = any(isinstance(layer, keras.layers.Add) for layer in model.layers)
-    found = methods(protocol)
+    chosen = methods(protocol)
     if name == networks.TINY:
-        found = {key: found[key] for key in TINY_METHODS}
+        chosen = {key: chosen[key] for key in TINY_METHODS}
     if residual and protocol.name == "published":
-        found = {k: m for k, m in found.items() if not (m.fitted or k == "DTD")}
-    return found
+        chosen = {k: m for k, m in chosen.items() if not (m.fitted or k == "DTD")}
+    return chosen
 
 
 def create(

@@ -44,7 +44,7 @@ def taps(
     Raises:
         ValueError: If the matrices of two layers do not fit together.
     """
-    found: dict[str, np.ndarray] = {}
+    matrices: dict[str, np.ndarray] = {}
     flattened = None
     for layer in model.layers:
         if isinstance(layer, keras.layers.Flatten):
@@ -57,10 +57,10 @@ def taps(
         if flattened is not None:
             kernel, flattened = kernel.reshape(*flattened, kernel.shape[-1]), None
         kernel = kernel[tuple((size - 1) // 2 for size in kernel.shape[:-2])]
-        if found and (before := list(found.values())[-1].shape[1]) != kernel.shape[0]:
+        if matrices and (before := list(matrices.values())[-1].shape[1]) != kernel.shape[0]:
             raise ValueError(
                 f"{layer.name} reads {kernel.shape[0]} channels, but the layer before it makes "
                 f"{before}. Chains need a network without branches, as cifar_cnn and vgg16."
             )
-        found[layer.name] = kernel
-    return found
+        matrices[layer.name] = kernel
+    return matrices

@@ -236,7 +236,7 @@ def methods(protocol: Protocol) -> dict[str, Method]:
     differences = {**norm, "max_pool": protocol.deep_lift_max_pool}
     patterns = {"output_mean": protocol.output_mean}
     everywhere = ("vgg16", "resnet50")
-    found = [
+    table = [
         Method("GuidedBP", "guided_backprop", "G", 0, **rectifier),
         Method("Deconv", "deconvnet", "V", 0, **rectifier),
         Method(
@@ -280,7 +280,7 @@ def methods(protocol: Protocol) -> dict[str, Method]:
         ),
         Method("Gradient", "gradient", "v", 5, **absolute),
     ]
-    return {method.name: method for method in found}
+    return {method.name: method for method in table}
 
 
 VGG = ("vgg16",)

@@ -28,14 +28,14 @@ def compute(task: Task) -> xr.Dataset:
     protocol = PROTOCOLS[task.protocol]
     model = networks.load(task)
     x, y = images(task, protocol)
-    found = {}
+    of_methods = {}
     for method, analyzer in analyzers(task, protocol, model, x):
         with maps.overflowing():
-            found[method.name] = audits.random_logit(
+            of_methods[method.name] = audits.random_logit(
                 {method.name: analyzer}, x, y, **maps.options(task, protocol, method, x)
             )
-    ssim = np.stack([dataset["ssim"].values[0, :, 0] for dataset in found.values()])
-    others = np.stack([dataset["other_class"].values[:, 0] for dataset in found.values()])
+    ssim = np.stack([dataset["ssim"].values[0, :, 0] for dataset in of_methods.values()])
+    others = np.stack([dataset["other_class"].values[:, 0] for dataset in of_methods.values()])
     return xr.Dataset(
         {
             "ssim": (("analyzer", "sample"), ssim),
@@ -43,7 +43,7 @@ def compute(task: Task) -> xr.Dataset:
             "target": (("sample",), y),
             "missing": (("analyzer",), np.isnan(ssim).sum(axis=1)),
         },
-        {"analyzer": list(found), "sample": np.arange(len(x))},
+        {"analyzer": list(of_methods), "sample": np.arange(len(x))},
         {"images": len(x), "count_missing": int(protocol.count_constant_maps)},
     )
 

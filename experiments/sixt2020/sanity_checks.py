@@ -97,10 +97,10 @@ def compute(task: Task) -> xr.Dataset:
             shared = {key: options[key] for key in SHARED}
             with maps.overflowing():
                 audited.append(audits.parameter_randomization(named, x, y, **options))
-                found = audits.cascade_maps(named, shown, targets, **shared)
-            cascades.append(found["relevance"].values[0])
+                cascade = audits.cascade_maps(named, shown, targets, **shared)
+            cascades.append(cascade["relevance"].values[0])
         scores.append(_joined(audited, "step"))
-        relevance.append(np.concatenate([cascades[0][:1], *(found[1:] for found in cascades)]))
+        relevance.append(np.concatenate([cascades[0][:1], *(one[1:] for one in cascades)]))
     dataset = _joined(scores, "analyzer").sel(similarity="ssim", drop=True)
     if not protocol.count_constant_maps:
         for name in ("median", "low", "high"):
@@ -149,7 +149,7 @@ def _random_networks(
 def _joined(scores: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
     """Joins what audits found for one step or analyzer each."""
     return xr.concat(
-        [found[[*SIMILARITIES, "median", "low", "high", "missing"]] for found in scores],
+        [score[[*SIMILARITIES, "median", "low", "high", "missing"]] for score in scores],
         dim,
         data_vars="minimal",
         coords="minimal",
@@ -194,8 +194,8 @@ def _dense_step(model: keras.Model, steps: Sequence[str]) -> str:
     """Returns the last step that leaves all convolutions as they are; empty if there is none."""
     names = [layer.name for layer in model.layers]
     last = max(place for place, layer in enumerate(model.layers) if isinstance(layer, CONVOLUTIONS))
-    found = [step for step in steps if names.index(step) > last]
-    return found[-1] if found else ""
+    behind = [step for step in steps if names.index(step) > last]
+    return behind[-1] if behind else ""
 
 
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
@@ -375,12 +375,12 @@ def _curves(ax, dataset: xr.Dataset) -> None:
 
 def _maps(dataset: xr.Dataset) -> Figure:
     """Draws the maps of the photograph: a row for each method, a column for each step."""
-    found = dataset[["relevance"]].rename(shown="step").assign(input=dataset["pixels"])
+    cascade = dataset[["relevance"]].rename(shown="step").assign(input=dataset["pixels"])
     rows, columns = dataset.sizes["analyzer"], dataset.sizes["shown"] + 1
     figure = Figure(figsize=(1 + 0.75 * columns, 0.3 + 0.9 * rows), layout="constrained")
     cells = figure.subplots(rows, columns, squeeze=False)
-    found = found.expand_dims("sample").assign_attrs(audit="cascade_maps")
-    plotting.cascade(found, ax=cells)
+    cascade = cascade.expand_dims("sample").assign_attrs(audit="cascade_maps")
+    plotting.cascade(cascade, ax=cells)
     if max(dataset["pixels"].shape) > PIXELS:
         for image in (image for ax in cells.flat for image in ax.get_images()):
             image.set_interpolation("antialiased")

@@ -43,34 +43,34 @@ def least_squared_cosine(matrix: np.ndarray) -> Fraction:
 def exclusions(matrix: np.ndarray) -> tuple[str, ...]:
     """Returns which exclusions of the theorem a limit matrix meets."""
     columns = [[value != 0 for value in column] for column in matrix.T]
-    found = []
+    met = []
     if any(sum(column) == 0 for column in columns):
-        found.append(ZERO)
+        met.append(ZERO)
     if any(sum(column) == 1 for column in columns):
-        found.append(UNIT)
+        met.append(UNIT)
     # Non-negative columns are orthogonal if and only if they have no row in common.
     if any(
         not any(a and b for a, b in zip(u, v, strict=True)) and any(u) and any(v)
         for u, v in combinations(columns, 2)
     ):
-        found.append(ORTHOGONAL)
-    return tuple(found)
+        met.append(ORTHOGONAL)
+    return tuple(met)
 
 
 def rank(matrix: np.ndarray) -> int:
     """Returns the rank by exact elimination."""
     rows = [[Fraction(value) for value in row] for row in matrix]
-    found = 0
+    done = 0
     for column in range(matrix.shape[1]):
-        pivot = next((r for r in range(found, len(rows)) if rows[r][column]), None)
+        pivot = next((r for r in range(done, len(rows)) if rows[r][column]), None)
         if pivot is None:
             continue
-        rows[found], rows[pivot] = rows[pivot], rows[found]
-        for r in range(found + 1, len(rows)):
-            factor = rows[r][column] / rows[found][column]
-            rows[r] = [a - factor * b for a, b in zip(rows[r], rows[found], strict=True)]
-        found += 1
-    return found
+        rows[done], rows[pivot] = rows[pivot], rows[done]
+        for r in range(done + 1, len(rows)):
+            factor = rows[r][column] / rows[done][column]
+            rows[r] = [a - factor * b for a, b in zip(rows[r], rows[done], strict=True)]
+        done += 1
+    return done
 
 
 def power(matrix: np.ndarray, exponent: int) -> np.ndarray:
@@ -158,10 +158,10 @@ def census(size: int, values: Sequence[int]) -> dict[str, int]:
     """
     counts = dict.fromkeys(("allowed", "not aligned", "not contracting", "excluded", "aligned"), 0)
     for matrix in small_matrices(size, values):
-        found = exclusions(matrix)
-        if ZERO in found:
+        met = exclusions(matrix)
+        if ZERO in met:
             continue
-        if found:
+        if met:
             counts["excluded"] += 1
             counts["aligned"] += aligns(matrix)
         else:
@@ -186,7 +186,7 @@ def random_chain(generator: np.random.Generator, length: int, side: str) -> list
     if side not in ("right", "left"):
         raise ValueError(f"side is {side!r}. Expected 'right' or 'left'.")
     sizes = generator.integers(2, 5, length + 1)
-    chain, found = None, []
+    chain, cosines = None, []
     for number in range(length):
         shape = (sizes[number], sizes[number + 1])
         factor = _without_zero_column(generator, shape if side == "right" else shape[::-1])
@@ -194,8 +194,8 @@ def random_chain(generator: np.random.Generator, length: int, side: str) -> list
             chain = factor
         else:
             chain = chain @ factor if side == "right" else factor @ chain
-        found.append(least_squared_cosine(chain))
-    return found
+        cosines.append(least_squared_cosine(chain))
+    return cosines
 
 
 def _without_zero_column(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:

@@ -39,10 +39,10 @@ TEXT = 8
 
 def by_network(datasets: Sequence[xr.Dataset]) -> dict[str, list[xr.Dataset]]:
     """Returns the Datasets of each network, in order."""
-    found: dict[str, list[xr.Dataset]] = {}
+    by_model: dict[str, list[xr.Dataset]] = {}
     for dataset in datasets:
-        found.setdefault(dataset.attrs["model"], []).append(dataset)
-    return found
+        by_model.setdefault(dataset.attrs["model"], []).append(dataset)
+    return by_model
 
 
 def curves(datasets: Sequence[xr.Dataset]) -> Figure:
@@ -133,14 +133,14 @@ def _coloured(
     datasets: Sequence[xr.Dataset], methods: Sequence[str], measure: str
 ) -> list[tuple[xr.Dataset, str]]:
     """Returns the settings of methods with a colour; what is the same in all of them comes once."""
-    found = [
+    chosen = [
         dataset.isel(analyzer=np.isin(dataset["method"].values, methods)) for dataset in datasets
     ]
-    first = each(found[0], measure)
-    if all(np.array_equal(first, each(one, measure), equal_nan=True) for one in found[1:]):
+    first = each(chosen[0], measure)
+    if all(np.array_equal(first, each(one, measure), equal_nan=True) for one in chosen[1:]):
         several = len(datasets) > 1 or measure not in SPECTRAL
-        return [(found[0], SAME if several else COLOURS[datasets[0].attrs["protocol"]])]
-    return [(one, COLOURS[one.attrs["protocol"]]) for one in found]
+        return [(chosen[0], SAME if several else COLOURS[datasets[0].attrs["protocol"]])]
+    return [(one, COLOURS[one.attrs["protocol"]]) for one in chosen]
 
 
 def _curve(ax: Axes, chosen: xr.Dataset, measure: str, colour: str) -> None:
@@ -148,10 +148,10 @@ def _curve(ax: Axes, chosen: xr.Dataset, measure: str, colour: str) -> None:
     values = chosen["value"].values
     for average, style in STYLES.items():
         width = 1.4 if average == "mean" else 0.9
-        found = averaged(chosen, measure, average)
-        ax.plot(values, found, style, color=colour, linewidth=width)
+        averages = averaged(chosen, measure, average)
+        ax.plot(values, averages, style, color=colour, linewidth=width)
         if average == "mean" and measure in MEASURES and (place := best(chosen, measure)) >= 0:
-            ax.plot(values[place], found[place], "o", color=colour, markersize=5)
+            ax.plot(values[place], averages[place], "o", color=colour, markersize=5)
 
 
 def _points(ax: Axes, dataset: xr.Dataset, measure: str, colour: str) -> None:
@@ -160,9 +160,9 @@ def _points(ax: Axes, dataset: xr.Dataset, measure: str, colour: str) -> None:
     for place, method in enumerate(present):
         chosen = of_method(dataset, method)
         for average, marker in (("mean", "_"), ("median", "o")):
-            found = averaged(chosen, measure, average)
+            averages = averaged(chosen, measure, average)
             style = {"color": colour, "markersize": 11 if marker == "_" else 4}
-            ax.plot(place, found[0], marker, fillstyle="none", **style)
+            ax.plot(place, averages[0], marker, fillstyle="none", **style)
     ax.set_xlim(-0.6, len(present) - 0.4)
     ax.set_xticks(range(len(present)), [OTHERS[method] for method in present])
 

@@ -46,12 +46,12 @@ def compute(task: Task) -> xr.Dataset:
     composite = functools.partial(gamma_in_front, model=model, low=low, high=high)
     settings = analyzers(task, model, grid, composite)
     with shared(task) as whole:
-        found = measure(task, whole, settings, grid, matrix_free=True)
+        dataset = measure(task, whole, settings, grid, matrix_free=True)
     x = networks.preprocess(task.model)(networks.pixels(task)[0])
-    maps = class_maps(settings, x, found["logit"].values)
-    found = found.assign(class_numbers(maps)).assign_coords(gamma=list(map(float, grid.gammas)))
-    return found.drop_vars("logit").assign_attrs(
-        top5=float(_top(found["logit"].values, found["label"].values, 5)), notes=NOTE
+    maps = class_maps(settings, x, dataset["logit"].values)
+    dataset = dataset.assign(class_numbers(maps)).assign_coords(gamma=list(map(float, grid.gammas)))
+    return dataset.drop_vars("logit").assign_attrs(
+        top5=float(_top(dataset["logit"].values, dataset["label"].values, 5)), notes=NOTE
     )
 
 
@@ -77,10 +77,10 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
 
 def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
     """Draws the curves of each network."""
-    found = figures.by_network(datasets)
+    by_model = figures.by_network(datasets)
     return {
-        "imagenet" if len(found) == 1 else f"imagenet_{name}": figures.curves(own)
-        for name, own in found.items()
+        "imagenet" if len(by_model) == 1 else f"imagenet_{name}": figures.curves(own)
+        for name, own in by_model.items()
     }
 
 

@@ -55,11 +55,11 @@ def each(dataset: xr.Dataset, measure: str, fill: str = FILL, output: str = WATC
 def averaged(dataset: xr.Dataset, measure: str, average: str = "mean", **which: str) -> np.ndarray:
     """Returns the average of a measure over images, (analyzer,); NaN where no image has one."""
     values = each(dataset, measure, **which)
-    found = np.full(len(values), np.nan)
+    averages = np.full(len(values), np.nan)
     known = ~np.isnan(values).all(axis=1)
     if known.any():
-        found[known] = AVERAGES[average](values[known], axis=1)
-    return found
+        averages[known] = AVERAGES[average](values[known], axis=1)
+    return averages
 
 
 def best(dataset: xr.Dataset, measure: str, average: str = "mean") -> int:
@@ -177,15 +177,15 @@ def best_gamma_of_ssm(dataset: xr.Dataset, say: Say) -> Finding:
 
 def _best_numbers(chosen: xr.Dataset, measure: str, parameter: str) -> dict[str, float]:
     """Returns the best settings by mean and median, and what they reach."""
-    found = {}
+    numbers = {}
     for average in AVERAGES:
         place = best(chosen, measure, average)
         if place < 0:
             continue
         values = averaged(chosen, measure, average)
-        found[f"best {average} {measure}"] = values[place]
-        found[f"{parameter} of the best {average} {measure}"] = chosen["value"].values[place]
-    return found
+        numbers[f"best {average} {measure}"] = values[place]
+        numbers[f"{parameter} of the best {average} {measure}"] = chosen["value"].values[place]
+    return numbers
 
 
 def noise_and_norms(dataset: xr.Dataset, say: Say, flat: bool) -> Finding:
@@ -233,10 +233,10 @@ def best_gamma_of_others(dataset: xr.Dataset, say: Say) -> Finding:
     lrp = of_method(dataset, LRP)
     criteria, numbers = [], {}
     for measure in ("PF-AUC", "entropy"):
-        found = interior(averaged(lrp, measure), False)
+        ends = interior(averaged(lrp, measure), False)
         criteria += [
             Criterion(f"mean {measure} of LRP-gamma, {end} gamma over best", value, ">", BETTER)
-            for end, value in zip(("first", "last"), found, strict=True)
+            for end, value in zip(("first", "last"), ends, strict=True)
         ]
         numbers |= _best_numbers(lrp, measure, "gamma")
     for which in (
@@ -244,9 +244,9 @@ def best_gamma_of_others(dataset: xr.Dataset, say: Say) -> Finding:
         {"fill": "constant", "output": "probability"},
         {"fill": "constant", "output": "logit"},
     ):
-        found = interior(averaged(lrp, "PF-AUC", **which), False)
+        ends = interior(averaged(lrp, "PF-AUC", **which), False)
         text = f"mean PF-AUC ({which['fill']}, {which['output']})"
-        for end, value in zip(("first", "last"), found, strict=True):
+        for end, value in zip(("first", "last"), ends, strict=True):
             numbers[f"{text}, {end} gamma over best"] = value
     random = dataset["random_auc"].sel(fill=FILL, output=WATCHED).mean()
     numbers["mean PF-AUC of a random order"] = float(random)

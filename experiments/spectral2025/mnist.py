@@ -62,12 +62,12 @@ def compute(task: Task) -> xr.Dataset:
     model = networks.load(task)
     settings = analyzers(task, model, grid, gamma_everywhere)
     with shared(task) as whole:
-        found = measure(task, whole, settings, grid, matrix_free=False)
+        dataset = measure(task, whole, settings, grid, matrix_free=False)
         x = networks.preprocess(task.model)(networks.pixels(task)[0])
         norms = {
             bias: _norms(whole, model, x[: grid.images_of_norms], grid, bias) for bias in BIASES
         }
-    logits = found["logit"].values
+    logits = dataset["logit"].values
     maps = class_maps(settings, x, logits)
     # The digit of the figures: its class stands out, so that it has a column in both protocols.
     example = int(np.argmax(logits.max(axis=1) / np.median(np.abs(logits), axis=1)))
@@ -77,7 +77,7 @@ def compute(task: Task) -> xr.Dataset:
         audits.spectral_terms(
             settings[place].analyzer,
             x[example : example + 1],
-            int(found["predicted"][example]),
+            int(dataset["predicted"][example]),
             policy=protocol.policy,
             quantile=protocol.quantile,
             num_terms=NUM_TERMS,
@@ -87,9 +87,9 @@ def compute(task: Task) -> xr.Dataset:
     for name in ("term", "rest", "explanation", "singular_value", "coefficient"):
         first = terms[0][name]
         values = np.concatenate([one[name].values for one in terms]).astype("float32")
-        found[name] = ("shown", *first.dims[1:]), values
+        dataset[name] = ("shown", *first.dims[1:]), values
     order = np.argsort(-logits[example], kind="stable")[:2]
-    found = found.assign(class_numbers(maps)).assign(
+    dataset = dataset.assign(class_numbers(maps)).assign(
         {
             "maps": (("gamma", "class_shown", "row", "column"), maps[:, :, example].astype("f4")),
             "digit": (("row", "column"), x[example].mean(axis=-1)),
@@ -109,7 +109,7 @@ def compute(task: Task) -> xr.Dataset:
             },
         }
     )
-    found = found.assign_coords(
+    dataset = dataset.assign_coords(
         gamma=list(map(float, grid.gammas)),
         shown=[float(grid.gammas[place]) for place in chosen],
         class_shown=order,
@@ -118,7 +118,7 @@ def compute(task: Task) -> xr.Dataset:
         layer=norms[BIASES[0]]["layer"].values,
     )
     right, count = _tested(task, model)
-    return found.assign_attrs(accuracy=right, tested_images=count, example=example)
+    return dataset.assign_attrs(accuracy=right, tested_images=count, example=example)
 
 
 def _norms(whole: Task, model: keras.Model, x: np.ndarray, grid: Grid, bias: str) -> xr.Dataset:
@@ -149,14 +149,14 @@ def _tested(task: Task, model: keras.Model) -> tuple[float, int]:
 def judge(dataset: xr.Dataset) -> list[Finding]:
     """Returns what a Dataset says about M1 to M12."""
     say = sayer(dataset)
-    found = [
+    findings = [
         *shared_findings(dataset, say, digits=True),
         _bound(dataset),
         _positive_layers(dataset, say),
         _accuracy(dataset, say),
         _collapse(dataset, say),
     ]
-    return sorted(found, key=lambda finding: int(finding.claim[1:]))
+    return sorted(findings, key=lambda finding: int(finding.claim[1:]))
 
 
 def _bound(dataset: xr.Dataset) -> Finding:
@@ -282,17 +282,17 @@ def _collapse(dataset: xr.Dataset, say: Say) -> Finding:
 
 def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
     """Draws curves, the bound, maps and terms."""
-    found = {}
+    drawn = {}
     for name, own in figures.by_network(datasets).items():
         suffix = "" if len(figures.by_network(datasets)) == 1 else f"_{name}"
-        found[f"mnist{suffix}"] = figures.curves(own)
-        found[f"mnist_bound{suffix}"] = figures.bound(own)
-        found[f"mnist_maps{suffix}"] = figures.class_maps(own)
-        found |= {
+        drawn[f"mnist{suffix}"] = figures.curves(own)
+        drawn[f"mnist_bound{suffix}"] = figures.bound(own)
+        drawn[f"mnist_maps{suffix}"] = figures.class_maps(own)
+        drawn |= {
             f"mnist_terms_{dataset.attrs['protocol']}{suffix}": figures.terms(dataset)
             for dataset in own
         }
-    return found
+    return drawn
 
 
 EXPERIMENT = Experiment(

@@ -47,12 +47,12 @@ def compute(task: Task) -> xr.Dataset:
         for gamma in gammas
     }
     path = task.scratch(f"spectrum-{len(x)}-{task.request.seed}")
-    found = audits.spectrum(named, x, start=layer, policy=POLICIES[task.protocol], path=path)
-    found = found[list(NUMBERS)].assign_coords(
+    dataset = audits.spectrum(named, x, start=layer, policy=POLICIES[task.protocol], path=path)
+    dataset = dataset[list(NUMBERS)].assign_coords(
         method=("analyzer", [LRP] * len(gammas)), value=("analyzer", list(map(float, gammas)))
     )
-    found.attrs = {"images": len(x), "layer": layer, "policy": DESCRIBED[task.protocol]}
-    return found
+    dataset.attrs = {"images": len(x), "layer": layer, "policy": DESCRIBED[task.protocol]}
+    return dataset
 
 
 def judge(dataset: xr.Dataset) -> list[Finding]:
@@ -86,10 +86,10 @@ def judge(dataset: xr.Dataset) -> list[Finding]:
 
 def draw(datasets: Sequence[xr.Dataset]) -> dict[str, Figure]:
     """Draws stability, sensitivity and SSM over gamma."""
-    found = figures.by_network(datasets)
+    by_model = figures.by_network(datasets)
     return {
-        "representation" if len(found) == 1 else f"representation_{name}": figures.spectra(own)
-        for name, own in found.items()
+        "representation" if len(by_model) == 1 else f"representation_{name}": figures.spectra(own)
+        for name, own in by_model.items()
     }
 
 

@@ -126,13 +126,13 @@ def analyzers(
     low, high = networks.input_range(task.model)
     black = np.broadcast_to(low, (1, *model.input_shape[1:])).astype("float32")
     seed = task.request.seed
-    found = [
+    settings = [
         Setting(LRP, gamma, create_analyzer("lrp.composite", model, composite=composite(gamma)))
         for gamma in grid.gammas
     ]
     # Only the width of the range counts, which all channels share.
     noise = {"noise_range": (float(low[0]), float(high[0])), "times_input": True, "seed": seed}
-    found += [
+    settings += [
         Setting(
             SMOOTHGRAD,
             scale,
@@ -144,23 +144,23 @@ def analyzers(
     ]
     path = {"steps": grid.evaluations, "baseline": black, "quadrature": "midpoint"}
     integrated = create_analyzer("integrated_gradients", model, **path)
-    found.append(Setting(INTEGRATED, np.nan, integrated))
+    settings.append(Setting(INTEGRATED, np.nan, integrated))
     if grid.cycles:
         shapley = RememberedShapley(model, cycles=grid.cycles, baseline=black, seed=seed)
-        found.append(Setting(SHAPLEY, np.nan, shapley))
-    return found
+        settings.append(Setting(SHAPLEY, np.nan, shapley))
+    return settings
 
 
 @contextlib.contextmanager
 def shared(task: Task) -> Iterator[Task]:
     """Gives a task under which is kept what both protocols need: it is computed once."""
-    found = dataclasses.replace(task, protocol="both")
+    both = dataclasses.replace(task, protocol="both")
     protocols = task.request.protocols
     if task.protocol == protocols[0] and not task.request.resume:
-        found.clear()
-    yield found
+        both.clear()
+    yield both
     if task.protocol == protocols[-1]:
-        found.clear()
+        both.clear()
 
 
 def scratch(task: Task, name: str) -> dict[str, object]:
@@ -248,8 +248,8 @@ def batch_size(x: np.ndarray) -> int:
     return 4 if max(x.shape[1:3]) > LARGE else 32
 
 
-def _stacked(found: Mapping[str, xr.Dataset], name: str) -> np.ndarray:
-    return np.stack([dataset[name].values for dataset in found.values()])
+def _stacked(datasets: Mapping[str, xr.Dataset], name: str) -> np.ndarray:
+    return np.stack([dataset[name].values for dataset in datasets.values()])
 
 
 def _spectrum(
@@ -264,7 +264,7 @@ def _spectrum(
     propagated = {s.name: s.analyzer for s in settings if s.method == LRP}
     sampled = {s.name: s.analyzer for s in settings if s.method != LRP}
     few = {"policy": "quantile", "quantile": SAMPLED_QUANTILE}
-    found = [
+    spectra = [
         audits.spectrum(
             propagated,
             x,
@@ -276,7 +276,7 @@ def _spectrum(
         ),
         audits.spectrum(sampled, x, block_size=1, **few, **scratch(whole, "spectrum-sampled")),
     ]
-    return xr.concat([dataset[list(NUMBERS)] for dataset in found], "analyzer")
+    return xr.concat([dataset[list(NUMBERS)] for dataset in spectra], "analyzer")
 
 
 def uniform(entries: int, columns: int) -> tuple[float, float]:
@@ -300,7 +300,7 @@ def class_maps(settings: Sequence[Setting], x: np.ndarray, logits: np.ndarray) -
         (gamma, 2, n, height, width), float64; not a number where the sum is 0.
     """
     order = np.argsort(-logits, axis=1, kind="stable")[:, :2]
-    found = [
+    maps = [
         [
             s.analyzer.analyze(x, target=classes, batch_size=batch_size(x))
             .astype("float64")
@@ -310,9 +310,9 @@ def class_maps(settings: Sequence[Setting], x: np.ndarray, logits: np.ndarray) -
         for s in settings
         if s.method == LRP
     ]
-    found = np.array(found)
-    sums = found.sum(axis=(-2, -1), keepdims=True)
-    return found / np.where(sums == 0, np.nan, sums)
+    maps = np.array(maps)
+    sums = maps.sum(axis=(-2, -1), keepdims=True)
+    return maps / np.where(sums == 0, np.nan, sums)
 
 
 def class_numbers(maps: np.ndarray) -> dict[str, tuple]:
