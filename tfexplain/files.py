@@ -9,7 +9,7 @@ import pathlib
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import psutil
@@ -21,6 +21,10 @@ RESOURCES = {
     getattr(errno, name)
     for name in "EACCES EDQUOT EFBIG EIO EMFILE ENFILE ENOMEM ENOSPC EPERM EROFS".split()
     if hasattr(errno, name)
+}
+# Of these, what it says of writing alone.
+OF_WRITING = RESOURCES & {
+    getattr(errno, name) for name in "EDQUOT EFBIG ENOSPC EROFS".split() if hasattr(errno, name)
 }
 # A sealed file ends in this and 64 hexadecimal digits, which NetCDF and zip archives may have.
 _SEAL = b"\ntfexplain sha256 "
@@ -54,18 +58,53 @@ def write_atomically(path: str | os.PathLike, writer: Callable[[pathlib.Path], o
         raise IsADirectoryError(f"Cannot write {path}: it is a folder. Give the name of a file.")
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
-        writer(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        if isinstance(error, NotWritableError) or error.errno not in RESOURCES:
-            raise
-        raise not_writable(path, error) from error
+        with refusals(path):
+            writer(temporary)
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def not_writable(path: str | os.PathLike, error: OSError, size: int | None = None) -> OSError:
+@contextlib.contextmanager
+def refusals(
+    path: str | os.PathLike,
+    *,
+    size: int | None = None,
+    codes: Collection[int] = frozenset(RESOURCES),
+    errors: tuple[type[Exception], ...] = (OSError,),
+) -> Iterator[None]:
+    """Turns what the system says where it refuses to write into an error that says what to do.
+
+    Args:
+        path: What is written.
+        size: Bytes that are needed, if that is known.
+        codes: The numbers of the system's errors that are meant.
+        errors: Errors of libraries in whose text the system's words stand.
+
+    Raises:
+        NotWritableError: For these errors; all others pass.
+    """
+    try:
+        yield
+    except NotWritableError:
+        raise
+    except errors as error:
+        refusal = _refusal(error, codes)
+        if refusal is None:
+            raise
+        raise _not_writable(path, refusal, size) from error
+
+
+def _refusal(error: Exception, codes: Collection[int]) -> OSError | None:
+    """Returns what the system said, of its own error or out of the text of a library's."""
+    if isinstance(error, OSError):
+        return error if error.errno in codes else None
+    said = [code for code in sorted(codes) if os.strerror(code) in str(error)]
+    return OSError(said[0], os.strerror(said[0])) if said else None
+
+
+def _not_writable(path: str | os.PathLike, error: OSError, size: int | None = None) -> OSError:
     """Returns the error that says what to do where the system refuses to write.
 
     Args:
@@ -93,14 +132,9 @@ def write_sealed(path: str | os.PathLike, content: bytes) -> None:
     seal = _SEAL + hashlib.sha256(content).hexdigest().encode()
 
     def write(name: pathlib.Path) -> None:
-        try:
-            with name.open("wb") as file:
-                file.write(content)
-                file.write(seal)
-        except OSError as error:
-            if error.errno not in RESOURCES:
-                raise
-            raise not_writable(path, error, len(content) + _SEAL_SIZE) from error
+        with refusals(path, size=len(content) + _SEAL_SIZE), name.open("wb") as file:
+            file.write(content)
+            file.write(seal)
 
     write_atomically(path, write)
 
@@ -157,20 +191,14 @@ def lock(path: str | os.PathLike, what: str) -> Iterator[None]:
     mine = {"host": socket.gethostname(), "process": me.pid, "began": me.create_time()}
     while True:
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            with refusals(path):
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             break
         except FileExistsError:
             _take_over(path, what)
-        except OSError as error:
-            if error.errno not in RESOURCES:
-                raise
-            raise not_writable(path, error) from error
     try:
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                json.dump(mine, file)
-        except OSError as error:
-            raise not_writable(path, error) from error
+        with refusals(path), open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(mine, file)
         yield
     finally:
         path.unlink(missing_ok=True)
@@ -262,22 +290,26 @@ def output_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         NotADirectoryError: If `path`, or what would be its parent, is a file.
         IsADirectoryError: If a folder in `path` has the name of something new, or a file the name
             of a new folder. Nothing is moved.
+        NotWritableError: If there is no space, or `path` cannot be written to.
     """
     path = check_folder(path).absolute()
     made: list[pathlib.Path] = []
     scratch = None
     try:
-        for parent in reversed(path.parents):
-            if not parent.exists():
-                parent.mkdir()
-                made.append(parent)
-        name = f".{path.name}-{secrets.token_hex(4)}"
-        scratch = path / name if path.is_dir() else path.with_name(name)
-        temporary, replaced = scratch / "new", scratch / "replaced"
-        for folder in (scratch, temporary, replaced):
-            folder.mkdir()
-        yield temporary
-        _move(sorted(temporary.iterdir()), path, replaced)
+        with refusals(path):
+            for parent in reversed(path.parents):
+                if not parent.exists():
+                    parent.mkdir()
+                    made.append(parent)
+            name = f".{path.name}-{secrets.token_hex(4)}"
+            scratch = path / name if path.is_dir() else path.with_name(name)
+            temporary, replaced = scratch / "new", scratch / "replaced"
+            for folder in (scratch, temporary, replaced):
+                folder.mkdir()
+        with refusals(path, codes=OF_WRITING):
+            yield temporary
+        with refusals(path):
+            _move(sorted(temporary.iterdir()), path, replaced)
         made.clear()
     finally:
         if scratch is not None:

@@ -75,12 +75,8 @@ def to_bytes(name: str, model: keras.Model, options: Mapping[str, Any]) -> bytes
     np.savez_compressed(stored, **arrays)
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, _MODEL)
-        try:
+        with files.refusals(file):
             model.save(file)
-        except OSError as error:
-            if error.errno not in files.RESOURCES:
-                raise
-            raise files.not_writable(file, error) from error
         with zipfile.ZipFile(whole, "w") as archive:
             archive.write(file, _MODEL)
             archive.writestr(_CONFIG, json.dumps(config, indent=2))

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfexplain import files
 from tfexplain.analyzers.arrays import Inputs
 from tfexplain.canonizers import canonize
 from tfexplain.graph import all_layers, call_model, has_graph, trace
@@ -70,6 +71,7 @@ def export(served: Served, path: Any) -> None:
         ValueError: If the folder holds something else, for channels_first without a GPU, for
             operations that need XLA or oneDNN, or if a function of the analyzer does not consist of
             TensorFlow operations.
+        NotWritableError: If there is no space, or the folder cannot be written to.
     """
     path = pathlib.Path(path)
     if path.exists():
@@ -82,19 +84,20 @@ def export(served: Served, path: Any) -> None:
             )
     _check_channels(served.model)
     module, signatures = _module(served)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        temporary = os.path.join(folder, "model")
-        tf.saved_model.save(module, temporary, signatures=signatures)
-        replaced = os.path.join(folder, "replaced")
-        if path.exists():
-            os.replace(path, replaced)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            if os.path.exists(replaced):
-                os.replace(replaced, path)
-            raise
+    with files.refusals(path, errors=(OSError, tf.errors.OpError)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            temporary = os.path.join(folder, "model")
+            tf.saved_model.save(module, temporary, signatures=signatures)
+            replaced = os.path.join(folder, "replaced")
+            if path.exists():
+                os.replace(path, replaced)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                if os.path.exists(replaced):
+                    os.replace(replaced, path)
+                raise
 
 
 def _check_channels(model: keras.Model) -> None:

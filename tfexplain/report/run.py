@@ -479,8 +479,12 @@ def _owned(path: pathlib.Path | None) -> Iterator[None]:
         return
     is_new = not path.exists()
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with files.lock(path / LOCK, f"The folder {path}"):
+        with files.refusals(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with (
+            files.lock(path / LOCK, f"The folder {path}"),
+            files.refusals(path, codes=files.OF_WRITING),
+        ):
             yield
     except NotWritableError as error:
         error.advice += (
@@ -488,10 +492,6 @@ def _owned(path: pathlib.Path | None) -> Iterator[None]:
             "folder continues."
         )
         raise
-    except OSError as error:
-        if error.errno not in files.RESOURCES or error.filename is None:
-            raise
-        raise files.not_writable(error.filename, error) from error
     finally:
         if is_new:
             # Nothing is left of an audit that was refused before it wrote anything.
