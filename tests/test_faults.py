@@ -14,7 +14,7 @@ import tfexplain
 from tests.helpers.networks import assert_same, fitted, randomize, sequential, tape_gradient
 from tfexplain import numerics, plotting
 from tfexplain.audits import cosine_convergence
-from tfexplain.operations.probing import VALUES, probed
+from tfexplain.operations.probing import probed
 
 
 def draw(*shape, seed=0):
@@ -190,6 +190,28 @@ def test_a_half_precision_that_overflows_is_no_custom_layer():
     assert "custom" not in str(error.value)
 
 
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_an_overflow_is_seen_wherever_its_sample_stands(place):
+    model = sequential((4,), layers.Dense(3, dtype="mixed_float16", name="half"))
+    randomize(model)
+    x = np.abs(draw(7, 4))
+    analyzer = create("gradient", model)
+    assert np.isfinite(analyzer.analyze(x, batch_size=4)).all()
+    x[place] += 1e6
+    match = rf"sample\(s\) {place % 4} of the batch"
+    with pytest.raises(tfexplain.UnsupportedModelError, match=match):
+        analyzer.analyze(x, batch_size=4)
+
+
+def test_more_range_is_what_a_warning_of_overflow_offers():
+    model = overflowing()
+    x = np.full((2, 3), 3e38, "float32")
+    with pytest.warns(RuntimeWarning, match='dtype="float64" has more range'):
+        assert np.isnan(create("lrp.z", model).analyze(x)).all()
+    wide = create("lrp.z", model, dtype="float64").analyze(x)
+    np.testing.assert_allclose(wide.sum(axis=1), 4 * 3 * x[:, 0].astype("float64"))
+
+
 def test_a_dataset_that_fails_midway_names_the_batch():
     model = randomize(sequential((4,), layers.Dense(3)))
 
@@ -282,10 +304,20 @@ def test_other_functions_are_not_taken_for_known_ones(name):
     assert probed(OTHERS[name], 2) is None and probed(OTHERS[name], 4) is None
 
 
+def test_a_function_that_reads_a_variable_stays_itself():
+    """What it computes can change after it was tried."""
+    slope = tf.Variable(0.0, trainable=False)
+    assert probed(lambda x: tf.maximum(x, slope * x), 2) is None
+    assert probed(lambda x: tf.maximum(x, tf.constant(0.0) * x), 2) == "relu"
+
+
+def test_a_bounded_relu_is_another_function():
+    assert probed(lambda x: tf.minimum(tf.nn.relu(x), 1000.0), 2) is None
+
+
 def test_softmax_over_another_axis_is_another_function():
     assert probed(lambda x: tf.nn.softmax(x, axis=1), 2) == "softmax"
     assert probed(lambda x: tf.nn.softmax(x, axis=1), 3) is None
-    assert len(VALUES) == 16
 
 
 def with_activation(function, fused):

@@ -15,6 +15,7 @@ import xarray as xr
 from tfexplain.analyzers.arrays import Inputs, flat_targets, slices, tensors
 from tfexplain.analyzers.base import Analyzer, check_relevance
 from tfexplain.analyzers.capabilities import BackwardPass, Place
+from tfexplain.analyzers.replay import check_overflow, check_replay, half_precisions
 from tfexplain.analyzers.sides import NEGATIVE_SIDE
 from tfexplain.canonizers import (
     canonize,
@@ -25,10 +26,10 @@ from tfexplain.canonizers import (
 )
 from tfexplain.checks import choice, is_integer
 from tfexplain.composites import Composite, RuleAssignment, assign
-from tfexplain.errors import UnsupportedModelError, nearest
-from tfexplain.graph import Graph, Node, all_layers, call_unchanged, trace
+from tfexplain.errors import nearest
+from tfexplain.graph import Graph, Node, trace
 from tfexplain.numerics import TRACING
-from tfexplain.operations import GlobalMaxPooling, Operation, WholeModel
+from tfexplain.operations import GlobalMaxPooling, WholeModel
 from tfexplain.reverse import TERMS, ReversedNetwork, check_bounds, start_relevance
 
 # Bytes that the relevance of one chunk of vectors may take at the largest tensor.
@@ -89,6 +90,7 @@ class GraphAnalyzer(Analyzer):
         if self.side == NEGATIVE_SIDE:
             graph, start = opposite_side(graph, start, self.output_activation == "keep")
         self._replay_checked = False
+        self._overflows = bool(half_precisions(self.user_model))
         for call in graph.calls:
             call.operation.prepare(self.dtype)
             if self.compat and isinstance(call.operation, GlobalMaxPooling):
@@ -106,13 +108,20 @@ class GraphAnalyzer(Analyzer):
     def _check_replay(self, arrays: list[np.ndarray], outputs: np.ndarray) -> None:
         """Compares the replayed output with that of the model itself, once, on two samples.
 
+        Where layers compute in half precision, every sample is looked at: what they overflow at
+        is finite in the replay.
+
         Raises:
-            UnsupportedModelError: If they differ by more than rounding.
+            UnsupportedModelError: If they differ by more than rounding, or the model overflows.
         """
-        if self._replay_checked:
+        if self._replay_checked and not self._overflows:
             return
         if any(isinstance(call.operation, WholeModel) for call in self.graph.calls):
-            self._replay_checked = True
+            self._replay_checked, self._overflows = True, False
+            return
+        if self._overflows:
+            check_overflow(self.user_model, arrays, outputs, self._explained)
+        if self._replay_checked:
             return
         if self.side == NEGATIVE_SIDE:
             # As the model itself has it.
@@ -158,75 +167,6 @@ class GraphAnalyzer(Analyzer):
                 + f" Known: {', '.join(known[:40])}{' ...' if len(known) > 40 else ''}."
             )
         return self.graph.readouts[name]
-
-
-def check_replay(
-    model: keras.Model,
-    arrays: Sequence[np.ndarray],
-    outputs: np.ndarray,
-    position: int,
-    dropped: Operation | None,
-) -> bool:
-    """Compares a replayed output with that of the model itself, on at most two samples.
-
-    Args:
-        model: The model.
-        arrays: One array (n, *shape) per input.
-        outputs: The replayed output, (n, *output_shape).
-        position: Which output of the model it is.
-        dropped: The activation that was left out behind it, if any.
-
-    Returns:
-        Whether that is settled: where all are NaN or infinite in both, nothing is compared.
-
-    Raises:
-        UnsupportedModelError: If they differ by more than rounding.
-    """
-    # A model that was built by a call on one sample takes that many.
-    size = model.inputs[0].shape[0] or min(2, len(outputs))
-    count = min(2, size, len(outputs))
-    given = [np.resize(array[:count], (size, *array.shape[1:])) for array in arrays]
-    try:
-        all_outputs = call_unchanged(model, tensors(given))
-    except tf.errors.OpError:
-        # Such as channels_first, which Keras runs on a CPU through XLA only.
-        return True
-    expected = all_outputs[position][:count]
-    replayed = tf.constant(outputs[:count])
-    if dropped is not None:
-        replayed = dropped.forward(replayed)
-    expected = tf.cast(expected, replayed.dtype).numpy()
-    both, own = replayed.numpy(), expected
-    finite = np.isfinite(own).reshape(count, -1).all(axis=1)
-    if (overflow := ~finite & np.isfinite(both).reshape(count, -1).all(axis=1)).any():
-        where = ", ".join(map(str, np.flatnonzero(overflow)))
-        raise UnsupportedModelError(
-            f"The outputs of {model.name!r} for sample(s) {where} of the batch are NaN or "
-            f"infinite, and those of its calls in {both.dtype} are not: it computes in "
-            f"{' and '.join(_half_precisions(model)) or 'a smaller precision'}, which overflows. "
-            "What the model itself cannot compute is not explained: scale the inputs, or explain "
-            "a copy of the model in float32."
-        )
-    if not finite.any():
-        return False
-    error, scale = np.abs(both - own)[finite].max(), np.abs(own[finite]).max()
-    if not error <= _rounding_of(model) * scale + 1e-6:
-        raise UnsupportedModelError(
-            f"The calls of {model.name!r}, replayed one by one, give other outputs than the "
-            f"model: they differ by {error:.3g}, the largest output is {scale:.3g}. A custom "
-            "layer may depend on the batch, on random numbers or on its own state."
-        )
-    return True
-
-
-def _half_precisions(model: keras.Model) -> list[str]:
-    dtypes = {layer.compute_dtype for layer in all_layers(model)}
-    return sorted(dtypes & {"float16", "bfloat16"})
-
-
-def _rounding_of(model: keras.Model) -> float:
-    """Returns the rounding to expect between the model and its replay, relative."""
-    return 0.1 if _half_precisions(model) else 1e-3
 
 
 def vectors_at_once(network: ReversedNetwork, arrays: Sequence[np.ndarray]) -> int:

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from tfexplain.analyzers.arrays import Inputs, slices
 from tfexplain.analyzers.base import precision
-from tfexplain.analyzers.reversed import check_replay, explained_output
+from tfexplain.analyzers.replay import check_replay
+from tfexplain.analyzers.reversed import explained_output
 from tfexplain.canonizers import check_replayable, drop_output_activation, to_canonical
 from tfexplain.checks import choice, precision_or_none
 from tfexplain.errors import UnsupportedModelError, nearest

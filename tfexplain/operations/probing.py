@@ -13,7 +13,7 @@ import scipy.special
 import tensorflow as tf
 
 # Signs, zeros, and sizes at which functions part that agree near 0, such as ReLU and ReLU6.
-_SIZES = np.array([0, 1e-3, 0.4, 1, 2.9, 6.5, 40, 900])
+_SIZES = np.array([0, 1e-3, 0.4, 1, 2.9, 6.5, 40, 900, 1e6])
 VALUES = np.concatenate([_SIZES, -_SIZES])
 
 
@@ -25,12 +25,26 @@ def probed(function: Callable, rank: int) -> str | None:
         rank: The number of axes of the tensor, with that of the batch; softmax is over the last.
 
     Returns:
-        "relu", "leaky_relu" (with a slope between 0 and 1), "sigmoid", "softmax", or None.
+        "relu", "leaky_relu" (with a slope between 0 and 1), "sigmoid", "softmax", or None, also
+        for a function that reads a variable: it can become another one.
     """
     generator = np.random.default_rng(0)
     # Of two sizes: a function may depend on them.
     kinds = {_kind(function, _numbers(generator, rank, width)) for width in (4, 5)}
-    return kinds.pop() if len(kinds) == 1 else None
+    if len(kinds) > 1 or None in kinds:
+        return None
+    return None if _reads_variables(function, rank) else kinds.pop()
+
+
+def _reads_variables(function: Callable, rank: int) -> bool:
+    """Tells whether a function reads variables, or cannot be traced."""
+    try:
+        traced = tf.function(function, autograph=False).get_concrete_function(
+            tf.TensorSpec([None] * rank, "float32")
+        )
+    except Exception:  # whatever a function of the user's raises for tensors without numbers
+        return True
+    return any(outside.dtype == tf.resource for outside, _ in traced.graph.captures)
 
 
 def _numbers(generator: np.random.Generator, rank: int, width: int) -> np.ndarray:

@@ -1,0 +1,115 @@
+"""Compares models whose calls are replayed one by one with the models themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfexplain.analyzers.arrays import slices, tensors
+from tfexplain.errors import UnsupportedModelError
+from tfexplain.graph import all_layers, call_unchanged
+from tfexplain.operations import Operation
+
+
+def check_replay(
+    model: keras.Model,
+    arrays: Sequence[np.ndarray],
+    outputs: np.ndarray,
+    position: int,
+    dropped: Operation | None,
+) -> bool:
+    """Compares a replayed output with that of the model itself, on at most two samples.
+
+    Args:
+        model: The model.
+        arrays: One array (n, *shape) per input.
+        outputs: The replayed output, (n, *output_shape).
+        position: Which output of the model it is.
+        dropped: The activation that was left out behind it, if any.
+
+    Returns:
+        Whether that is settled: where no sample is finite in both, nothing is compared.
+
+    Raises:
+        UnsupportedModelError: If they differ by more than rounding.
+    """
+    few = [array[:2] for array in arrays]
+    try:
+        own = _outputs_of(model, few, position)
+    except tf.errors.OpError:
+        # Such as channels_first, which Keras runs on a CPU through XLA only.
+        return True
+    of_calls = tf.constant(outputs[:2])
+    if dropped is not None:
+        of_calls = dropped.forward(of_calls)
+    replayed = of_calls.numpy()
+    finite = _finite(own) & _finite(replayed)
+    if not finite.any():
+        return False
+    own = own.astype(replayed.dtype)
+    error, scale = np.abs(replayed - own)[finite].max(), np.abs(own[finite]).max()
+    if not error <= _rounding_of(model) * scale + 1e-6:
+        raise UnsupportedModelError(
+            f"The calls of {model.name!r}, replayed one by one, give other outputs than the "
+            f"model: they differ by {error:.3g}, the largest output is {scale:.3g}. A custom "
+            "layer may depend on the batch, on random numbers or on its own state."
+        )
+    return True
+
+
+def check_overflow(
+    model: keras.Model, arrays: Sequence[np.ndarray], outputs: np.ndarray, position: int
+) -> None:
+    """Refuses samples at which a model of half precision overflows, and its replay does not.
+
+    Args:
+        model: The model.
+        arrays: One array (n, *shape) per input.
+        outputs: The replayed output, (n, *output_shape).
+        position: Which output of the model it is.
+
+    Raises:
+        UnsupportedModelError: If there are such samples.
+    """
+    overflow = ~_finite(_outputs_of(model, arrays, position)) & _finite(outputs)
+    if overflow.any():
+        where = ", ".join(map(str, np.flatnonzero(overflow)))
+        raise UnsupportedModelError(
+            f"The outputs of {model.name!r} for sample(s) {where} of the batch are NaN or "
+            f"infinite, and those of its calls in {outputs.dtype} are not: it computes in "
+            f"{' and '.join(half_precisions(model))}, which overflows. What the model itself "
+            "cannot compute is not explained: scale the inputs, or explain a copy of the model in "
+            "float32."
+        )
+
+
+def half_precisions(model: keras.Model) -> list[str]:
+    """Returns in which half precisions layers of a model compute."""
+    dtypes = {layer.compute_dtype for layer in all_layers(model)}
+    return sorted(dtypes & {"float16", "bfloat16"})
+
+
+def _outputs_of(model: keras.Model, arrays: Sequence[np.ndarray], position: int) -> np.ndarray:
+    """Returns one output of the model itself, (n, *output_shape)."""
+    count = len(arrays[0])
+    # A model that was built by a call on one sample takes that many.
+    size = model.inputs[0].shape[0] or count
+    outputs = []
+    for part in slices(count, size):
+        given = [np.resize(array[part], (size, *array.shape[1:])) for array in arrays]
+        every = call_unchanged(model, tensors(given))[position]
+        outputs.append(tf.cast(every, "float64").numpy()[: part.stop - part.start])
+    return np.concatenate(outputs)
+
+
+def _finite(outputs: np.ndarray) -> np.ndarray:
+    """Returns which samples are finite everywhere, (n,)."""
+    return np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+
+
+def _rounding_of(model: keras.Model) -> float:
+    """Returns the rounding to expect between the model and its replay, relative."""
+    return 0.1 if half_precisions(model) else 1e-3
