@@ -399,6 +399,7 @@ def full_disks(count: int, seed: int) -> Iterator[Outcome]:
 def threads(count: int, seed: int) -> Iterator[Outcome]:
     """Eight threads that ask an analyzer first get the same maps, of one trace."""
     model, x = small()
+    names = ("gradient", "lrp.alpha_2_beta_1", "deep_lift.rescale", "smoothgrad")
     call, traced = numerics.Compiled.__init__, collections.Counter()
 
     def counted(compiled: object, function: Callable, *arguments: object, **options: object):
@@ -411,7 +412,7 @@ def threads(count: int, seed: int) -> Iterator[Outcome]:
     numerics.Compiled.__init__ = counted
     try:
         for number in range(count):
-            name = ("gradient", "lrp.alpha_2_beta_1", "deep_lift.rescale", "grad_cam")[number % 3]
+            name = names[number % len(names)]
             expected = tfexplain.create_analyzer(name, model).analyze(x, target=1)
             analyzer, maps = tfexplain.create_analyzer(name, model), []
             traced.clear()

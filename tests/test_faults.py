@@ -102,6 +102,19 @@ def test_maps_that_are_not_finite_are_named(name):
     np.testing.assert_array_equal(found[[0, 2, 4]], expected[[0, 2, 4]])
 
 
+@pytest.mark.parametrize("name", ["lrp.z_plus", "deep_lift.rescale", "integrated_gradients"])
+def test_given_relevance_whose_maps_are_not_finite_is_named(name):
+    x, relevance = np.abs(draw(3, 3)) + 0.1, np.ones((3, 1, 2), "float32")
+    analyzer = create(name, overflowing())
+    expected = analyzer.propagate(x, relevance)["input"]
+    relevance[1] = 3e38
+    with pytest.warns(RuntimeWarning, match=r"1 of 3 samples, at positions \[1\]") as seen:
+        found = analyzer.propagate(x, relevance)["input"]
+    assert seen[0].filename == __file__
+    assert np.isnan(found[1]).all()
+    np.testing.assert_array_equal(found[[0, 2]], expected[[0, 2]])
+
+
 def test_patterns_of_alike_units_overflow_with_a_warning():
     """Relevance of PatternNet grows by the units that agree, layer by layer."""
     stack = [layers.Dense(200, use_bias=False, activation="relu") for _ in range(20)]

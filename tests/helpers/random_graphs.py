@@ -6,6 +6,7 @@ and in another precision: the layers are made in the same order and get the same
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -383,8 +384,9 @@ def _chain(chain: list[layers.Layer]) -> Callable:
     return apply
 
 
+@functools.lru_cache(maxsize=8)
 def build(recipe: Recipe, samples: int = 3) -> Built:
-    """Builds the model of a recipe, and draws samples for it."""
+    """Builds the model of a recipe, which nobody changes, and draws samples for it."""
     maker = _Maker(recipe)
     inputs = keras.Input(SHAPES[recipe.kind], dtype=recipe.dtype, name="features")
     h = inputs

@@ -256,6 +256,25 @@ def test_any_failure_of_a_method_leaves_the_others(table, columns, monkeypatch, 
     assert found.record["reasons"]["entropy"]["lrp.z"].endswith(reason)
 
 
+def test_memory_that_is_short_whatever_the_method_is_no_reason(
+    table, columns, tmp_path, monkeypatch
+):
+    """The audit was left out for good, and its finished blocks were removed."""
+    read, full = audits.Entropy.run, iter([True])
+
+    def once(audit, case, **options):
+        if next(full, False):
+            raise MemoryError("40 bytes more")
+        return read(audit, case, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audits.Entropy, "run", once)
+        with pytest.raises(MemoryError, match="40 bytes more"):
+            tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY)
+    found = tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY)
+    assert list(found.datasets) == ["entropy"] and not found.record["reasons"]["entropy"]
+
+
 def test_a_full_disk_stops_the_audit(table, columns, tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left")

@@ -147,7 +147,7 @@ def test_linear_in_the_output_relevance(name, recipe, seed):
     assume(scale > 0)  # not where every rectifier is closed
     np.testing.assert_allclose(r[:, 2], -r[:, 0], rtol=1e-10, atol=scale)
     np.testing.assert_allclose(r[:, 3], 2.0 * r[:, 0] - 0.5 * r[:, 1], rtol=1e-10, atol=scale)
-    for index in range(many.shape[1]):
+    for index in (0, 3):
         one = analyzer.propagate(built.x, many[:, index : index + 1])["input"]
         assert_same_if_open(r[:, index], one[:, 0], 1e-10)
 

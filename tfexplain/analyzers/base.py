@@ -297,16 +297,44 @@ class Analyzer(BothSides, abc.ABC):
             return
         for part in relevance:
             part[bad] = np.nan
-        positions = np.flatnonzero(bad.any(axis=1)).tolist()
+        self._warn_not_finite(bad.any(axis=1), "their outputs are not, or ", stacklevel=5)
+
+    def _warn_not_finite(self, bad: np.ndarray, why: str, *, stacklevel: int) -> None:
+        """Warns of samples whose maps are not finite.
+
+        Args:
+            bad: Which samples these are, (n,).
+            why: Another reason than the numbers of this method, as part of a sentence.
+            stacklevel: How far above the line of the user is.
+        """
+        positions = np.flatnonzero(bad).tolist()
         named = f"{str(positions[:20])[:-1]}, ...]" if len(positions) > 20 else str(positions)
         warnings.warn(
             f"The maps of {len(positions)} of {len(bad)} samples, at positions {named}, are not "
-            f"finite: their outputs are not, or numbers of {self.name} leave the range of "
-            f"{self.dtype}. These maps are NaN. Look at analyzer.outputs(x), and at the size of "
-            'the inputs; dtype="float64" has more range.',
+            f"finite: {why}numbers of {self.name} leave the range of {self.dtype}. These maps are "
+            "NaN. Look at analyzer.outputs(x), and at the size of the inputs; "
+            'dtype="float64" has more range.',
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
+
+    def _joined_maps(
+        self, names: Sequence[str], of_batches: Sequence[Sequence[np.ndarray]], *, stacklevel: int
+    ) -> dict[str, np.ndarray]:
+        """Returns what `propagate` does, of its batches; maps that are not finite become NaN."""
+        maps = {
+            name: np.concatenate(parts)
+            for name, parts in zip(names, zip(*of_batches, strict=True), strict=True)
+        }
+        vectors = next(iter(maps.values())).shape[:2]
+        bad = np.zeros(vectors, bool)
+        for array in maps.values():
+            bad |= ~np.isfinite(array).reshape(*vectors, -1).all(axis=2)
+        if bad.any():
+            for array in maps.values():
+                array[bad] = np.nan
+            self._warn_not_finite(bad.any(axis=1), "", stacklevel=stacklevel + 1)
+        return maps
 
     def explain_part(
         self, arrays: Sequence[np.ndarray], targets: np.ndarray, part: slice, batch_size: int
@@ -391,10 +419,7 @@ class Analyzer(BothSides, abc.ABC):
             batch = [array[part] for array in arrays]
             of_batches.append(self.send(batch, relevance[part], Place(part, len(arrays[0]))))
         names = list(self.inputs.names) if len(self.inputs.names) > 1 else ["input"]
-        return {
-            name: np.concatenate(parts)
-            for name, parts in zip(names, zip(*of_batches, strict=True), strict=True)
-        }
+        return self._joined_maps(names, of_batches, stacklevel=3)
 
     def ledger(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:
         """Accounts for the relevance of every call; see `ReversedAnalyzer`, which can.

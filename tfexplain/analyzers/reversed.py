@@ -225,6 +225,9 @@ class ReversedAnalyzer(GraphAnalyzer):
             ValueError: For unknown names, or a layer that is not upstream of the start.
         """
         key = (start, tuple(layers), *sorted(options.items()))
+        if key in self._networks:
+            # Another analyzer may be traced for a minute.
+            return self._networks[key]
         with TRACING:
             return self._network_of(key, start, layers, **options)
 
@@ -435,10 +438,7 @@ class ReversedAnalyzer(GraphAnalyzer):
         names = list(network.readouts)
         if len(self.inputs.names) == 1:
             names[0] = "input"
-        return {
-            name: np.concatenate(parts)
-            for name, parts in zip(names, zip(*of_batches, strict=True), strict=True)
-        }
+        return self._joined_maps(names, of_batches, stacklevel=4)
 
     def ledger(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:
         """Accounts for the relevance of every call.

@@ -422,6 +422,9 @@ def _run_audit(
     """Returns the Dataset of an audit; None if it does not fit the case.
 
     A method that makes it fail is left out with the reason, and the others go on.
+
+    Raises:
+        MemoryError: If memory is short whatever the method.
     """
     while True:
         known = state.record["reasons"].get(audit.name, {})
@@ -438,6 +441,9 @@ def _run_audit(
         except FAILURES as error:
             left_out = {} if audit.of_model else _culprits(audit, suited, settings)
             if not left_out or len(left_out) == len(suited.analyzers):
+                if isinstance(error, MemoryError):
+                    # Of no method: with more memory the same call goes on.
+                    raise
                 left_out[""] = why(error)
             state.leave_out(audit, left_out)
             names = ", ".join(filter(None, left_out)) or "everything"
