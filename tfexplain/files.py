@@ -9,8 +9,9 @@ import pathlib
 import secrets
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -189,67 +190,164 @@ def lock(path: str | os.PathLike, what: str) -> Iterator[None]:
     path = pathlib.Path(path)
     me = psutil.Process()
     mine = {"host": socket.gethostname(), "process": me.pid, "began": me.create_time()}
-    while True:
-        try:
-            with refusals(path):
-                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            break
-        except FileExistsError:
-            _take_over(path, what)
+    text = json.dumps(mine).encode()
+    with refusals(path):
+        while not (_placed(path, text) or _taken_over(path, text, what)):
+            pass
     try:
-        with refusals(path), open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(mine, file)
         yield
     finally:
+        # Neither that of another process, nor by a copy of this one (fork).
+        if me.pid == os.getpid() and _owner_in(path) == mine:
+            path.unlink(missing_ok=True)
+
+
+def _placed(path: pathlib.Path, text: bytes) -> bool:
+    """Creates a lock file that no one sees half-written; tells whether there was none."""
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(text)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except (OSError, AttributeError, NotImplementedError):
+            # Not every file system has links.
+            return _created(path, text)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _created(path: pathlib.Path, text: bytes) -> bool:
+    """Does what `_placed` does without links: the file is empty for a moment."""
+    try:
+        file = path.open("xb")
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(text)
+    except BaseException:
         path.unlink(missing_ok=True)
+        raise
+    return True
 
 
-def _take_over(path: pathlib.Path, what: str) -> None:
-    """Removes the lock file of a process of this host that is gone.
+def _taken_over(path: pathlib.Path, text: bytes, what: str) -> bool:
+    """Makes the lock file of a process of this host that is gone that of this process.
+
+    The file is written over where it lies, by one process at a time, so that it never is missing.
+
+    Returns:
+        False where the file has been removed meanwhile.
 
     Raises:
         InUseError: If it is not gone, or that cannot be told.
     """
-    owner = _owner(path)
     free = f"If nothing runs there any more, delete {path}."
-    if owner is None:
-        raise InUseError(f"{what} is in use, and {path} does not say by which process. {free}")
-    host, process = owner["host"], owner["process"]
-    if host != socket.gethostname():
-        raise InUseError(f"{what} is in use by process {process} on the host {host}. {free}")
-    if _runs(process, owner["began"]):
-        raise InUseError(
-            f"{what} is in use by process {process} on this host. Wait for it to end, or choose "
-            "another place."
-        )
-    # Of two processes that see this, one renames it; the other finds it gone, or a new one.
-    gone = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(path, gone)
-        if _owner(gone) != owner and not path.exists():
-            os.rename(gone, path)
-        gone.unlink(missing_ok=True)
-
-
-def _owner(path: pathlib.Path) -> dict[str, Any] | None:
+    nameless = InUseError(f"{what} is in use, and {path} does not say by which process. {free}")
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
-        return {"host": str(owner["host"]), "process": int(owner["process"])} | {
-            "began": float(owner["began"])
-        }
-    except (OSError, ValueError, KeyError, TypeError):
+        file = _opened(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise nameless from error
+    with file:
+        is_guarded = file.writable() and _guard(file.fileno())
+        content = file.read()
+        owner = _owner(content)
+        is_gone = owner is not None and _is_gone(owner)
+        # Only now, because a process that is gone removes nothing afterwards.
+        if not _is_at(path, file.fileno()):
+            return False
+        if owner is None:
+            raise nameless
+        process = f"process {owner['process']}"
+        if owner["host"] != socket.gethostname():
+            raise InUseError(f"{what} is in use by {process} on the host {owner['host']}. {free}")
+        if not is_gone:
+            raise InUseError(
+                f"{what} is in use by {process} on this host. Wait for it to end, or choose "
+                "another place."
+            )
+        if not is_guarded:
+            raise InUseError(
+                f"{what} was in use by {process} on this host, which is gone, and the file system "
+                f"does not let one process alone take over {path}. Delete that file."
+            )
+        file.seek(0)
+        file.write(text.ljust(len(content)))
+    return True
+
+
+def _opened(path: pathlib.Path) -> BinaryIO:
+    try:
+        return path.open("r+b")
+    except PermissionError:
+        # That of another user can be read.
+        return path.open("rb")
+
+
+def _guard(descriptor: int) -> bool:
+    """Keeps other processes of this host waiting until a file is closed, if the system can."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            # Behind its end, because what is locked there cannot be read.
+            os.lseek(descriptor, 2**30, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
+
+
+def _is_at(path: pathlib.Path, descriptor: int) -> bool:
+    """Tells whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _owner_in(path: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        return _owner(path.read_bytes())
+    except OSError:
         return None
 
 
-def _runs(process: int, began: float) -> bool:
-    """Tells whether a process of this host that began at that time is there."""
+def _owner(content: bytes) -> dict[str, Any] | None:
+    """Returns what a lock file says, or None for one of another origin."""
     try:
-        # Clocks are set a little now and then.
-        return abs(psutil.Process(process).create_time() - began) < 5
-    except psutil.NoSuchProcess:
+        owner = json.loads(content)
+        return {"host": str(owner["host"]), "process": int(owner["process"])} | {
+            "began": float(owner["began"])
+        }
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+    """Tells whether the process is known to have ended: one of this host, by number and start."""
+    if owner["host"] != socket.gethostname():
         return False
-    except psutil.AccessDenied:
+    try:
+        process = psutil.Process(owner["process"])
+        # One that was killed is listed until its parent asks for its end.
+        is_killed = process.status() == psutil.STATUS_ZOMBIE
+        # Clocks are set a little now and then.
+        return is_killed or abs(process.create_time() - owner["began"]) >= 5
+    except psutil.NoSuchProcess:
         return True
+    except psutil.AccessDenied:
+        return False
 
 
 def check_folder(path: str | os.PathLike) -> pathlib.Path:
