@@ -10,7 +10,8 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Collection, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import psutil
@@ -30,6 +31,8 @@ OF_WRITING = RESOURCES & {
 # A sealed file ends in this and 64 hexadecimal digits, which NetCDF and zip archives may have.
 _SEAL = b"\ntfexplain sha256 "
 _SEAL_SIZE = len(_SEAL) + 64
+# The key of the checksum of JSON-able data.
+DIGEST = "sha256"
 
 
 def write_atomically(path: str | os.PathLike, writer: Callable[[pathlib.Path], object]) -> None:
@@ -169,6 +172,69 @@ def check_seal(path: str | os.PathLike, advice: str) -> bool:
             left -= len(chunk)
     if checksum.hexdigest().encode() != seal[len(_SEAL) :]:
         raise DamagedFileError(path, "its content does not have the checksum at its end", advice)
+    return True
+
+
+def checksum(record: Mapping[str, Any]) -> str:
+    """Returns the checksum of a record, which has to be as JSON reads it."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def write_record(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
+    """Writes JSON-able data with their checksum among them, whole or not at all.
+
+    Args:
+        path: The file; see `write_atomically`, also for errors.
+        record: The data, without the key "sha256".
+    """
+    # As it will be read: keys are texts then, and tuples lists.
+    record = json.loads(json.dumps(record))
+    text = json.dumps({**record, DIGEST: checksum(record)}, indent=2) + "\n"
+    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+
+
+def read_record(path: pathlib.Path, advice: str) -> dict[str, Any]:
+    """Returns the data of `write_record` with their checksum, for `check_digest`.
+
+    Args:
+        path: The file.
+        advice: What to do with a damaged file, as a sentence.
+
+    Raises:
+        DamagedFileError: If they are no data that `write_record` may have written.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(path, f"it is no JSON ({error})", advice) from error
+    if not isinstance(record, dict):
+        raise DamagedFileError(path, f"it is a {type(record).__name__}", advice)
+    return record
+
+
+def check_digest(path: pathlib.Path, record: dict[str, Any], advice: str) -> bool:
+    """Compares the data of a file with the checksum among them, which is taken out.
+
+    Args:
+        path: The file.
+        record: The data.
+        advice: What to do with a damaged file, as a sentence.
+
+    Returns:
+        Whether there is a checksum; earlier versions wrote none, and a warning says so.
+
+    Raises:
+        DamagedFileError: If they are others than were written.
+    """
+    if (written := record.pop(DIGEST, None)) is None:
+        warnings.warn(
+            f"{path} has no checksum, because an earlier version wrote it: whether it is as it was "
+            "written is not known.",
+            stacklevel=4,
+        )
+        return False
+    if written != checksum(record):
+        raise DamagedFileError(path, "its content does not have the checksum in it", advice)
     return True
 
 

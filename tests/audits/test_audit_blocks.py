@@ -9,8 +9,9 @@ import pytest
 import xarray as xr
 
 from tests.helpers.networks import create, small_cnn
-from tfexplain import files, metrics, runs
+from tfexplain import files, metrics, netcdf, runs
 from tfexplain.audits.case import Case, structural_similarity
+from tfexplain.errors import DamagedFileError
 from tfexplain.runs import digest, in_blocks
 
 SETTINGS = {"audit": "squares", "seed": 0, "names": ["a", "b"], "scale": 0.5}
@@ -190,15 +191,67 @@ def test_a_flipped_bit_is_found(tmp_path):
     np.testing.assert_array_equal(found.square, np.arange(10) ** 2)
 
 
-def test_damaged_settings_and_files_are_refused(tmp_path):
+def test_the_warning_of_a_damaged_block_says_it_once(tmp_path):
+    path = tmp_path / "squares.nc"
+    file = interrupted(path) / "00000000-00000004.npz"
+    file.write_bytes(b"no archive" + file.read_bytes()[10:])
+    with pytest.warns(UserWarning) as warned:
+        Squares().run(path)
+    said = "its content does not have the checksum at its end"
+    assert [str(one.message) for one in warned] == [
+        f"{file} is damaged ({said}) and is computed again."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "missing"),
+    [
+        (b'{"audit": ', "it is no JSON"),
+        (b'{"audit": "\xff"}', "it is no JSON"),
+        (b"[1]", "it is a list"),
+        (b"", "it is no JSON"),
+        (None, "its content does not have the checksum in it"),
+    ],
+    ids=["cut", "no text", "a list", "empty", "altered"],
+)
+def test_damaged_settings_of_blocks_are_no_other_settings(tmp_path, content, missing):
     path = tmp_path / "squares.nc"
     folder = interrupted(path)
-    (folder / "settings.json").write_text('{"audit": ')
-    with pytest.raises(ValueError, match=r"settings in .*blocks cannot be read .* Choose another"):
+    file = folder / "settings.json"
+    damaged = file.read_bytes().replace(b'"seed": 0', b'"seed": 8') if content is None else content
+    file.write_bytes(damaged)
+    names = sorted(one.name for one in folder.iterdir())
+    with pytest.raises(DamagedFileError, match=f"{missing}.*Remove it, and the blocks") as error:
         Squares().run(path)
-    (folder / "settings.json").write_text("[1]")
-    with pytest.raises(ValueError, match="cannot be read"):
+    assert error.value.path == file and file.read_bytes() == damaged
+    assert sorted(one.name for one in folder.iterdir()) == names
+    # As the message says: nothing tells of which settings the blocks are.
+    file.unlink()
+    again = Squares()
+    np.testing.assert_array_equal(again.run(path).square, np.arange(10) ** 2)
+    assert again.blocks == BLOCKS
+
+
+def test_blocks_of_earlier_versions_continue_with_a_notice(tmp_path):
+    path = tmp_path / "squares.nc"
+    file = interrupted(path) / "settings.json"
+    file.write_text(json.dumps({**SETTINGS, "block_size": 4}, sort_keys=True))
+    rest = Squares()
+    with pytest.warns(UserWarning, match="settings.json has no checksum, because an earlier"):
+        rest.run(path)
+    assert rest.blocks == BLOCKS[2:]
+
+
+@pytest.mark.parametrize("settings", ["{", "3", 3, "[" * 9999], ids=["cut", "text", "3", "deep"])
+def test_damaged_settings_of_a_result_are_no_other_settings(tmp_path, settings):
+    path = tmp_path / "squares.nc"
+    netcdf.write(xr.Dataset({"square": 1.0}, attrs={"settings": settings}), path)
+    with pytest.raises(DamagedFileError, match="its settings cannot be read.*Choose another path"):
         Squares().run(path)
+    assert path.exists()
+
+
+def test_damaged_files_are_refused(tmp_path):
     path = tmp_path / "text.nc"
     path.write_text("no NetCDF")
     with pytest.raises(ValueError, match="text.nc is damaged: .*NetCDF.*Choose another"):

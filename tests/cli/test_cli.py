@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tfexplain import cli, demo, report, results
+from tfexplain import cli, demo, files, report, results
 from tfexplain.errors import DamagedFileError, InUseError, NotWritableError
 from tfexplain.names import ANALYZERS
-from tfexplain.report.folder import DIGEST, SCHEMA, SCHEMA_VERSION, checksum
+from tfexplain.report.folder import SCHEMA, SCHEMA_VERSION
 
 # NumPy warns about Keras' variables when Keras saves them
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -455,7 +455,7 @@ def test_demo_refuses_the_folder_of_another_audit(runner, quick_demo, monkeypatc
         versions = {**results.versions(), **versions}
         settings = {"versions": versions, "analyzers": {}, "preset": "quick", "seed": 0}
         whole = {**record, "settings": settings, "about": {"data": data}}
-        whole[DIGEST] = checksum(whole)
+        whole[files.DIGEST] = files.checksum(whole)
         (folder / "audit.json").write_text(json.dumps(whole))
         assert message in plain(runner("demo", "--out", "out", code=2).stderr)
     (folder / "audit.json").unlink()

@@ -10,11 +10,15 @@ import xarray as xr
 
 import tfexplain
 from tests.helpers.audit_networks import table_columns, table_network
-from tfexplain import audits, report
+from tfexplain import audits, files, report
+from tfexplain.errors import DamagedFileError
 from tfexplain.report import Thresholds
-from tfexplain.report.folder import DIGEST, checksum
 
 METHODS = ["gradient", "lrp.z"]
+
+
+def stop(*args, **options):
+    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +55,6 @@ def test_a_stopped_audit_continues_to_the_same_numbers(
 ):
     options = {"methods": METHODS, "preset": "quick", "folder": tmp_path}
     with monkeypatch.context() as patch:
-
-        def stop(*args, **kwargs):
-            raise KeyboardInterrupt
-
         patch.setattr(audits.ParameterRandomization, "run", stop)
         with pytest.raises(
             KeyboardInterrupt, match="'parameter_randomization'.*results.*continues"
@@ -181,6 +181,25 @@ def test_a_damaged_result_is_an_error_and_no_reason(table, columns, tmp_path, pa
     assert again.record["reasons"] == {part: {}}
 
 
+def test_damaged_settings_of_blocks_are_an_error_and_no_reason(
+    table, columns, tmp_path, monkeypatch
+):
+    options = {**ENTROPY, "folder": tmp_path}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(xr.Dataset, "assign_attrs", stop)
+        tfexplain.audit(table, columns, **options)
+    blocks = tmp_path / "results" / "entropy.nc.blocks"
+    names = sorted(file.name for file in blocks.iterdir())
+    assert len(names) > 1
+    (blocks / "settings.json").write_text("{")
+    with pytest.raises(DamagedFileError, match="settings.json is damaged.*Remove it, and"):
+        tfexplain.audit(table, columns, **options)
+    assert sorted(file.name for file in blocks.iterdir()) == names
+    (blocks / "settings.json").unlink()
+    found = tfexplain.audit(table, columns, **options)
+    assert list(found.datasets) == ["entropy"] and found.record["reasons"] == {"entropy": {}}
+
+
 def test_the_report_has_all_parts_of_the_folder(table, columns, tmp_path):
     options = {**ENTROPY, "folder": tmp_path}
     tfexplain.audit(table, columns, **{**options, "audits": "cosine_convergence"})
@@ -201,8 +220,8 @@ def test_thresholds_are_kept(table, columns, tmp_path):
     assert report.load(tmp_path, thresholds=Thresholds()).thresholds == Thresholds()
     record = json.loads((tmp_path / "audit.json").read_text())
     record["thresholds"] = {"directions": 2}
-    del record[DIGEST]
-    record[DIGEST] = checksum(record)
+    del record[files.DIGEST]
+    record[files.DIGEST] = files.checksum(record)
     (tmp_path / "audit.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="its thresholds are wrong.*directions must be"):
         report.load(tmp_path)
@@ -288,12 +307,12 @@ def test_a_full_disk_stops_the_audit(table, columns, tmp_path, monkeypatch):
 
 
 def test_the_time_of_a_stopped_part_counts(table, columns, tmp_path, monkeypatch):
-    def stop(*args, **options):
+    def stop_later(*args, **options):
         time.sleep(0.2)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(audits.Entropy, "run", stop)
+        patch.setattr(audits.Entropy, "run", stop_later)
         with pytest.raises(KeyboardInterrupt):
             tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY)
     found = tfexplain.audit(table, columns, folder=tmp_path, **ENTROPY)
@@ -303,9 +322,6 @@ def test_the_time_of_a_stopped_part_counts(table, columns, tmp_path, monkeypatch
 def test_a_stop_while_the_report_is_made_says_how_to_continue(
     table, columns, tmp_path, monkeypatch
 ):
-    def stop(*args, **options):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(report.Outcome, "to_html", stop)
         with pytest.raises(KeyboardInterrupt, match="stopped in 'report'.*continues"):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,7 +19,7 @@ from tfexplain.runs import differing
 
 RECORD, RESULTS, VERDICT, REPORT = "audit.json", "results", "verdict.json", "report.html"
 LOCK = "audit.lock"
-SCHEMA, SCHEMA_VERSION, DIGEST = "tfexplain.audit", 3, "sha256"
+SCHEMA, SCHEMA_VERSION = "tfexplain.audit", 3
 _ADVICE = "Choose another folder, or remove this one."
 
 
@@ -49,26 +47,14 @@ def read_record(file: pathlib.Path) -> dict[str, Any]:
         DamagedFileError: If it cannot be read, or is not as it was written.
         ValueError: If it is of another version, or of audits that are not known here.
     """
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DamagedFileError(file, f"it is no JSON ({error})", _ADVICE) from error
-    if not isinstance(record, dict):
-        raise DamagedFileError(file, f"it is a {type(record).__name__}", _ADVICE)
+    record = files.read_record(file, _ADVICE)
     known = (record.get("schema"), record.get("schema_version"))
     if known != (SCHEMA, SCHEMA_VERSION):
         raise ValueError(
             f"{file} has the schema {known[0]} {known[1]}; this tfexplain reads {SCHEMA} "
             f"{SCHEMA_VERSION}. Run the audit again in another folder, or remove this one."
         )
-    if (written := record.pop(DIGEST, None)) is None:
-        warnings.warn(
-            f"{file} has no checksum, because an earlier version wrote it: whether it is as it was "
-            "written is not known.",
-            stacklevel=3,
-        )
-    elif written != checksum(record):
-        raise DamagedFileError(file, "its content does not have the checksum in it", _ADVICE)
+    files.check_digest(file, record, _ADVICE)
     _check_record(record, file)
     if unknown := [name for name in record["audits"] if name not in AUDITS]:
         raise ValueError(
@@ -76,11 +62,6 @@ def read_record(file: pathlib.Path) -> dict[str, Any]:
             "the module that defines them first."
         )
     return record
-
-
-def checksum(record: Mapping[str, Any]) -> str:
-    """Returns the checksum of a record, which has to be as JSON reads it."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _check_record(record: Mapping[str, Any], file: pathlib.Path) -> None:
@@ -275,13 +256,9 @@ class Folder:
     def write(self) -> None:
         """Writes the record, whole or not at all."""
         if self.path is not None:
-            # As it will be read: keys are texts then, and tuples lists.
-            record = json.loads(json.dumps(self.record, allow_nan=False))
-            record[DIGEST] = checksum(record)
-            text = json.dumps(record, indent=2) + "\n"
-            files.write_atomically(
-                self.path / RECORD, lambda name: name.write_text(text, encoding="utf-8")
-            )
+            # Other programs read it, and JSON has no NaN.
+            json.dumps(self.record, allow_nan=False)
+            files.write_record(self.path / RECORD, self.record)
 
     def file(self, audit: type[Audit]) -> pathlib.Path | None:
         """Returns the file of the results of an audit."""

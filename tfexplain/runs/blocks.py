@@ -29,9 +29,12 @@ from rich.progress import (
 
 from tfexplain import files, netcdf
 from tfexplain.checks import integer
+from tfexplain.errors import DamagedFileError
 from tfexplain.runs.settings import differing
 
 Arrays = dict[str, np.ndarray]
+_SETTINGS = "settings.json"
+_ADVICE = "Remove it, and the blocks beside it are computed again."
 # What reading a truncated or altered block raises.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError)
 
@@ -60,7 +63,7 @@ def in_blocks(
     With a path, every finished block is written to the folder `<path>.blocks` at once, and a run
     that was killed continues behind the last of them. At the end the Dataset is written to `path`,
     and the folder is removed. A path that holds the result of the same settings is read. A damaged
-    block is computed again, with a warning.
+    block is computed again, with a warning, and so are blocks without their settings.
 
     Args:
         compute: Function of (slice of the samples, function to call after each step) that returns
@@ -82,6 +85,9 @@ def in_blocks(
         ValueError: If the block size is no positive integer.
         OtherSettingsError: If `path` holds other settings.
         FileNotFoundError: If the folder of `path` does not exist.
+        DamagedFileError: If the result, or the settings of the blocks, are not as they were
+            written. Nothing is removed.
+        NotWritableError: If there is no space, or the folder cannot be written to.
     """
     block_size = integer("block_size", block_size, 1)
     blocks = [slice(i, min(i + block_size, count)) for i in range(0, count, block_size)]
@@ -122,23 +128,25 @@ class _Store:
             )
         if path.exists():
             return
-        noted = self.folder / "settings.json"
+        noted = self.folder / _SETTINGS
         if noted.exists():
-            self._check(noted.read_text(encoding="utf-8"), self.folder)
+            record = files.read_record(noted, _ADVICE)
+            has_checksum = files.check_digest(noted, record, _ADVICE)
+            # Earlier versions wrote the settings as they are.
+            known = record.get("settings", {}) if has_checksum else record
+            self._check(known, self.folder)
             return
         self.folder.mkdir(exist_ok=True)
-        files.write_atomically(noted, lambda name: name.write_text(self.settings, encoding="utf-8"))
+        for block in self.folder.glob("*.npz"):
+            # Of which settings it is cannot be told.
+            block.unlink()
+        files.write_record(noted, {"settings": settings})
 
-    def _check(self, other: str, place: pathlib.Path) -> None:
-        if other == self.settings:
+    def _check(self, other: Mapping[str, Any], place: pathlib.Path) -> None:
+        # As text, where NaN is NaN.
+        if json.dumps(other, sort_keys=True) == self.settings:
             return
-        try:
-            names = differing(json.loads(self.settings), json.loads(other))
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"The settings in {place} cannot be read ({error}). Choose another path, or remove "
-                "it."
-            ) from error
+        names = differing(json.loads(self.settings), other)
         raise OtherSettingsError(
             f"{place} holds a run with other settings; they differ in {', '.join(names)}. Choose "
             "another path, or remove it."
@@ -148,8 +156,14 @@ class _Store:
         """Returns the finished Dataset, if there is one of these settings."""
         if not self.path.exists():
             return None
-        loaded = netcdf.read(self.path, "Choose another path, or remove it.")
-        self._check(loaded.attrs.get("settings", "{}"), self.path)
+        advice = "Choose another path, or remove it."
+        loaded = netcdf.read(self.path, advice)
+        try:
+            known = dict(json.loads(loaded.attrs.get("settings", "{}")))
+        except (TypeError, ValueError, RecursionError) as error:
+            missing = f"its settings cannot be read ({error})"
+            raise DamagedFileError(self.path, missing, advice) from error
+        self._check(known, self.path)
         # Left behind where a run was killed between writing the result and removing its blocks.
         shutil.rmtree(self.folder, ignore_errors=True)
         return loaded
@@ -164,15 +178,13 @@ class _Store:
             return None
         try:
             if not files.check_seal(file, ""):
-                raise ValueError("it has no checksum")
+                raise DamagedFileError(file, "it has no checksum", "")
             # Opened here, because np.load leaves what is no archive open.
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 return dict(stored)
         except _DAMAGED as error:
-            warnings.warn(
-                f"{file} is damaged ({error}) and is computed again.",
-                stacklevel=4,
-            )
+            missing = error.missing if isinstance(error, DamagedFileError) else error
+            warnings.warn(f"{file} is damaged ({missing}) and is computed again.", stacklevel=4)
             return None
 
     def write(self, block: slice, arrays: Mapping[str, Any]) -> None:
