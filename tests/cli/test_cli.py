@@ -262,7 +262,7 @@ def test_a_failure_leaves_nothing_behind(runner, tmp_path):
 
 
 RESOURCES = {
-    "memory": (MemoryError("40 bytes more"), "not enough memory: 40 bytes more"),
+    "memory": (MemoryError("40 bytes more."), "not enough memory: 40 bytes more. A smaller"),
     "disk": (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
     "size": (OSError(errno.EFBIG, "File too large"), "File too large"),
     "writing": (

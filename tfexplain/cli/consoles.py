@@ -59,7 +59,7 @@ def reported(debug: bool) -> Iterator[Stage]:
         outer = isinstance(error, (DamagedFileError, InUseError, NotWritableError))
         outer |= isinstance(error, OSError) and error.errno in RESOURCES - {errno.EACCES}
         if isinstance(error, MemoryError):
-            needed = str(error) or "what this command computes at a time does not fit"
+            needed = str(error).rstrip(".") or "what this command computes at a time does not fit"
             message = f"not enough memory: {needed}. A smaller --batch-size, or fewer samples, do."
         lines = (message or type(error).__name__).splitlines()
         if len(lines) > _MOST_LINES and not debug:
