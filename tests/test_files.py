@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import errno
+import io
 import json
 import os
 import pathlib
@@ -174,6 +175,7 @@ def changes(value, path=()):
             yield other
 
 
+@pytest.mark.filterwarnings("ignore:.*b.tfx has no checksum")
 def test_every_wrong_key_of_a_configuration_is_damage(model, x, tmp_path):
     composite = tfexplain.create_analyzer(
         "lrp.composite", model, composite="epsilon_plus", dtype="float64"
@@ -231,13 +233,165 @@ def test_a_damaged_model_names_the_file_that_was_given(analyzer, tmp_path):
         assert "/tmp" not in str(error.value).replace(str(tmp_path), "")
 
 
-def test_a_lambda_is_not_run_from_a_file(x, tmp_path):
+def with_layer(layer):
     inputs = keras.Input((6,))
-    model = keras.Model(inputs, layers.Lambda(lambda v: 2 * v)(layers.Dense(2)(inputs)))
-    tfexplain.create_analyzer("gradient", model).save(tmp_path / "a.tfx")
-    with pytest.raises(ValueError, match="Python code.*create_analyzer") as error:
-        tfexplain.load_analyzer(tmp_path / "a.tfx")
+    return keras.Model(inputs, layer(layers.Dense(2)(inputs)))
+
+
+# As one that is typed into a console, its text is not known.
+TYPED = eval("lambda v: 2 * v")
+LAMBDAS = {
+    "layer": lambda: layers.Lambda(lambda v: 2 * v, name="double"),
+    "activation": lambda: layers.Dense(2, activation=lambda v: 2 * v, name="double"),
+    "function": lambda: layers.Activation(lambda v: 2 * v, name="double"),
+    "initializer": lambda: layers.Dense(
+        2, kernel_initializer=lambda shape, dtype: np.ones(shape, dtype), name="double"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [*LAMBDAS, "typed"])
+def test_a_lambda_that_could_not_be_read_is_refused_when_it_is_saved(kind, tmp_path, recwarn):
+    made = LAMBDAS.get(kind, lambda: layers.Dense(2, activation=TYPED))()
+    analyzer = tfexplain.create_analyzer("gradient", with_layer(made))
+    message = "cannot be saved: of a lambda .* decorated with @keras.saving.register_keras"
+    message = message if kind == "typed" else f" with double {message}"
+    for action in (lambda: analyzer.save(tmp_path / "a.tfx"), lambda: pickle.dumps(analyzer)):
+        with pytest.raises(ValueError, match=message) as error:
+            action()
+        assert not isinstance(error.value, DamagedFileError)
+    assert listed(tmp_path) == []
+    assert not [one for one in recwarn if "safe_mode" in str(one.message)]
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+@pytest.mark.parametrize("kind", LAMBDAS)
+def test_a_lambda_is_not_run_from_a_file(analyzer, kind, tmp_path):
+    analyzer.save(tmp_path / "a.tfx")
+    with_layer(LAMBDAS[kind]()).save(tmp_path / "m.keras")
+    # Every letter of JSON can be written as its number.
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        config = archive.read("config.json").decode().replace("__lambda__", "\\u005f_lambda__")
+    rewritten(tmp_path / "m.keras", tmp_path / "n.keras", **{"config.json": config})
+    content = (tmp_path / "n.keras").read_bytes()
+    target = rewritten(tmp_path / "a.tfx", tmp_path / "b.tfx", **{"model.keras": content})
+    with pytest.raises(ValueError, match="Python code in double.*create_analyzer") as error:
+        tfexplain.load_analyzer(target)
     assert "safe_mode" not in str(error.value)
+    assert not isinstance(error.value, DamagedFileError)
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_a_loss_that_is_a_lambda_is_not_loaded(model, x, tmp_path):
+    compiled = keras.models.clone_model(model)
+    compiled.compile(loss=lambda a, b: a - b)
+    analyzer = tfexplain.create_analyzer("gradient", compiled)
+    analyzer.save(tmp_path / "a.tfx")
+    again = tfexplain.load_analyzer(tmp_path / "a.tfx")
+    np.testing.assert_array_equal(again.analyze(x), analyzer.analyze(x))
+
+
+def doubled(v):
+    return 2 * v
+
+
+class Twice(layers.Layer):
+    """A layer that Keras does not know by itself."""
+
+    def call(self, v):
+        return 2 * v
+
+
+@pytest.mark.parametrize(
+    ("made", "known"),
+    [
+        (lambda: layers.Dense(2, activation=doubled), {"doubled": doubled}),
+        (lambda: layers.Activation(doubled), {"doubled": doubled}),
+        (Twice, {"Twice": Twice}),
+    ],
+    ids=["activation", "function", "class"],
+)
+def test_a_healthy_file_of_what_is_not_known_here_is_not_damaged(made, known, x, tmp_path):
+    analyzer = tfexplain.create_analyzer("gradient", with_layer(made()))
+    analyzer.save(tmp_path / "a.tfx")
+    (name,) = known
+    with pytest.raises(ValueError, match=f"a.tfx' has '{name}', .*custom_objects") as error:
+        tfexplain.load_analyzer(tmp_path / "a.tfx")
+    assert not isinstance(error.value, DamagedFileError)
+    again = tfexplain.load_analyzer(tmp_path / "a.tfx", custom_objects=known)
+    np.testing.assert_array_equal(again.analyze(x), analyzer.analyze(x))
+
+
+def test_an_analyzer_without_its_checksum_is_loaded_with_a_notice(analyzer, x, tmp_path):
+    path = tmp_path / "a.tfx"
+    analyzer.save(path)
+    path.write_bytes(path.read_bytes()[: -files._SEAL_SIZE])
+    with pytest.warns(UserWarning, match="a.tfx has no checksum"):
+        again = tfexplain.load_analyzer(path)
+    np.testing.assert_array_equal(again.analyze(x), analyzer.analyze(x))
+    function, (content,) = analyzer.__reduce__()
+    with pytest.warns(UserWarning, match="the pickle of an analyzer has no checksum"):
+        function(content[: -files._SEAL_SIZE])
+
+
+def test_a_flipped_bit_in_a_pickle_is_damage(analyzer):
+    function, (content,) = analyzer.__reduce__()
+    changed = bytearray(content)
+    # The time of its first member, which no checksum of zip covers.
+    changed[10] ^= 1
+    with pytest.raises(DamagedFileError, match="the pickle of an analyzer is damaged.*checksum"):
+        function(bytes(changed))
+
+
+@pytest.mark.parametrize("member", ["model.keras", "analyzer.json", "arrays.npz"])
+def test_what_says_that_it_is_larger_than_memory_is_not_unpacked(
+    analyzer, member, tmp_path, monkeypatch
+):
+    analyzer.save(tmp_path / "a.tfx")
+    packed = tmp_path / "b.tfx"
+    with zipfile.ZipFile(tmp_path / "a.tfx") as archive:
+        names = archive.namelist()
+        contents = {name: archive.read(name) for name in names}
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content + bytes(10**7) if name == member else content)
+    assert packed.stat().st_size < 10**5
+    free = psutil.virtual_memory()._replace(available=10**6)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(MemoryError, match=r"b.tfx holds .* needs 10,\d+,\d+ bytes, and 1,000,000"):
+        tfexplain.load_analyzer(packed)
+
+
+def test_arrays_that_are_larger_than_memory_are_not_read(analyzer, tmp_path):
+    analyzer.save(tmp_path / "a.tfx")
+    header, stored = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (2**50,)}
+    )
+    with zipfile.ZipFile(stored, "w") as archive:
+        archive.writestr("low.npy", header.getvalue())
+    target = rewritten(tmp_path / "a.tfx", tmp_path / "b.tfx", **{"arrays.npz": stored.getvalue()})
+    with pytest.raises(MemoryError, match="b.tfx holds the arrays of an analyzer, .* available"):
+        tfexplain.load_analyzer(target)
+
+
+def test_a_model_in_a_file_is_not_unpacked_where_it_is_larger_than_memory(analyzer, tmp_path):
+    analyzer.save(tmp_path / "a.tfx")
+    model = io.BytesIO()
+    with zipfile.ZipFile(model, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", b"")
+    # What the archive says of the size of the second member.
+    content = bytearray(model.getvalue())
+    place = content.rindex(b"PK\x01\x02") + 24
+    content[place : place + 4] = b"\xf0\xff\xff\xff"
+    free = psutil.virtual_memory()._replace(available=10**9)
+    target = rewritten(tmp_path / "a.tfx", tmp_path / "b.tfx", **{"model.keras": bytes(content)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psutil, "virtual_memory", lambda: free)
+        with pytest.raises(MemoryError, match="b.tfx holds an analyzer, which needs 4,29"):
+            tfexplain.load_analyzer(target)
 
 
 # --- pickle ---
@@ -320,6 +474,26 @@ def test_a_full_disk_leaves_what_was_there(analyzer, x, tmp_path, full_disk):
     assert kept.read_bytes() == b"before"
     blocks = [f"e.nc.blocks/{i:08d}-{i + 3:08d}.npz" for i in (0, 3, 6)]
     assert listed(tmp_path) == ["a.nc", "e.nc.blocks", *blocks, "e.nc.blocks/settings.json"]
+
+
+def test_a_full_folder_for_temporary_files_is_named(analyzer, tmp_path, monkeypatch):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    analyzer.save(tmp_path / "a.tfx")
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    message = "Cannot write .*/temporary: No space.*the folder for temporary files.*TMPDIR"
+    for owner, name, action in (
+        (type(analyzer.user_model), "save", lambda: analyzer.save(tmp_path / "b.tfx")),
+        (zipfile.ZipFile, "extract", lambda: tfexplain.load_analyzer(tmp_path / "a.tfx")),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(NotWritableError, match=message):
+            patch.setattr(owner, name, full)
+            action()
+    assert listed(tmp_path) == ["a.tfx", "temporary"]
 
 
 LIMITED = """

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import secrets
 import shutil
 import socket
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, BinaryIO
@@ -77,6 +79,7 @@ def refusals(
     size: int | None = None,
     codes: Collection[int] = frozenset(RESOURCES),
     errors: tuple[type[Exception], ...] = (OSError,),
+    advice: str = "",
 ) -> Iterator[None]:
     """Turns what the system says where it refuses to write into an error that says what to do.
 
@@ -85,6 +88,7 @@ def refusals(
         size: Bytes that are needed, if that is known.
         codes: The numbers of the system's errors that are meant.
         errors: Errors of libraries in whose text the system's words stand.
+        advice: What to do, as a sentence, if that is another thing than for the files of a user.
 
     Raises:
         NotWritableError: For these errors; all others pass.
@@ -97,7 +101,7 @@ def refusals(
         refusal = _refusal(error, codes)
         if refusal is None:
             raise
-        raise _not_writable(path, refusal, size) from error
+        raise _not_writable(path, refusal, size, advice) from error
 
 
 def _refusal(error: Exception, codes: Collection[int]) -> OSError | None:
@@ -108,22 +112,33 @@ def _refusal(error: Exception, codes: Collection[int]) -> OSError | None:
     return OSError(said[0], os.strerror(said[0])) if said else None
 
 
-def _not_writable(path: str | os.PathLike, error: OSError, size: int | None = None) -> OSError:
-    """Returns the error that says what to do where the system refuses to write.
-
-    Args:
-        path: The file.
-        error: What the system said.
-        size: Bytes that are needed, if that is known.
-    """
+def _not_writable(
+    path: str | os.PathLike, error: OSError, size: int | None, advice: str
+) -> NotWritableError:
+    """Returns the error that says what to do where the system refuses to write; see `refusals`."""
     needed = "" if size is None else f"It needs {size:,} bytes. "
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        advice = "Choose a folder that you may write to."
-    else:
-        advice = "Free space, raise the limit, or choose a folder on another disk."
+        advice = advice or "Choose a folder that you may write to."
+    advice = advice or "Free space, raise the limit, or choose a folder on another disk."
     return NotWritableError(
         path, error, f"{needed}{advice} Nothing that was there before has changed."
     )
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[pathlib.Path]:
+    """Yields a folder that is removed at the end, where the system keeps temporary files.
+
+    Raises:
+        NotWritableError: If there is no space, or it cannot be written to.
+    """
+    place = tempfile.gettempdir()
+    advice = (
+        "It is the folder for temporary files: free space there, or set the environment variable "
+        "TMPDIR to another folder."
+    )
+    with refusals(place, advice=advice), tempfile.TemporaryDirectory() as folder:
+        yield pathlib.Path(folder)
 
 
 def write_sealed(path: str | os.PathLike, content: bytes) -> None:
@@ -133,22 +148,32 @@ def write_sealed(path: str | os.PathLike, content: bytes) -> None:
         path: The file; see `write_atomically`, also for errors.
         content: A format that ignores what follows it, such as NetCDF or a zip archive.
     """
-    seal = _SEAL + hashlib.sha256(content).hexdigest().encode()
+    write_bytes(path, content, seal(content))
+
+
+def write_bytes(path: str | os.PathLike, *parts: bytes) -> None:
+    """Writes bytes one after the other, whole or not at all; see `write_atomically`."""
 
     def write(name: pathlib.Path) -> None:
-        with refusals(path, size=len(content) + _SEAL_SIZE), name.open("wb") as file:
-            file.write(content)
-            file.write(seal)
+        with refusals(path, size=sum(map(len, parts))), name.open("wb") as file:
+            for part in parts:
+                file.write(part)
 
     write_atomically(path, write)
 
 
-def check_seal(path: str | os.PathLike, advice: str) -> bool:
+def seal(content: bytes | memoryview) -> bytes:
+    """Returns the checksum that `check_seal` expects behind the content."""
+    return _SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def check_seal(path: str | os.PathLike, advice: str, content: bytes | None = None) -> bool:
     """Compares a file with the checksum behind it.
 
     Args:
         path: The file.
         advice: What to do with a damaged file, as a sentence.
+        content: Its bytes, where they do not lie in a file.
 
     Returns:
         Whether there is a checksum: other programs write none, and old versions did not.
@@ -156,23 +181,32 @@ def check_seal(path: str | os.PathLike, advice: str) -> bool:
     Raises:
         DamagedFileError: If the content is another one than was written.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb") if content is None else io.BytesIO(content) as file:
         left = file.seek(0, os.SEEK_END) - _SEAL_SIZE
         file.seek(max(0, left))
-        seal = file.read()
-        if not seal.startswith(_SEAL):
-            if _SEAL in seal:
+        end = file.read()
+        if not end.startswith(_SEAL):
+            if _SEAL in end:
                 raise DamagedFileError(path, "its end is cut off", advice)
             return False
         file.seek(0)
-        checksum = hashlib.sha256()
+        digest = hashlib.sha256()
         while left:
             chunk = file.read(min(left, 2**20))
-            checksum.update(chunk)
+            digest.update(chunk)
             left -= len(chunk)
-    if checksum.hexdigest().encode() != seal[len(_SEAL) :]:
+    if digest.hexdigest().encode() != end[len(_SEAL) :]:
         raise DamagedFileError(path, "its content does not have the checksum at its end", advice)
     return True
+
+
+def warn_of_no_checksum(path: str | os.PathLike) -> None:
+    """Says of a file without a checksum what that means."""
+    warnings.warn(
+        f"{path} has no checksum, because an earlier version or another program wrote it: whether "
+        "it is as it was written is not known.",
+        stacklevel=4,
+    )
 
 
 def checksum(record: Mapping[str, Any]) -> str:
@@ -227,11 +261,7 @@ def check_digest(path: pathlib.Path, record: dict[str, Any], advice: str) -> boo
         DamagedFileError: If they are others than were written.
     """
     if (written := record.pop(DIGEST, None)) is None:
-        warnings.warn(
-            f"{path} has no checksum, because an earlier version wrote it: whether it is as it was "
-            "written is not known.",
-            stacklevel=4,
-        )
+        warn_of_no_checksum(path)
         return False
     if written != checksum(record):
         raise DamagedFileError(path, "its content does not have the checksum in it", advice)
@@ -263,7 +293,7 @@ def lock(path: str | os.PathLike, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # Neither that of another process, nor by a copy of this one (fork).
+        # The lock of another process stays, and a copy of this one (fork) removes none.
         if me.pid == os.getpid() and _owner_in(path) == mine:
             path.unlink(missing_ok=True)
 
@@ -351,7 +381,7 @@ def _opened(path: pathlib.Path) -> BinaryIO:
     try:
         return path.open("r+b")
     except PermissionError:
-        # That of another user can be read.
+        # The file of another user may be readable alone.
         return path.open("rb")
 
 

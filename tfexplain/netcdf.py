@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pathlib
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ import h5netcdf
 import xarray as xr
 
 from tfexplain.errors import DamagedFileError
-from tfexplain.files import check_seal, write_sealed
+from tfexplain.files import check_seal, warn_of_no_checksum, write_sealed
 
 
 def write(
@@ -62,9 +61,5 @@ def read(path: str | os.PathLike, advice: str) -> xr.Dataset:
             path, f"it cannot be read as NetCDF ({type(error).__name__}: {error})", advice
         ) from error
     if not sealed:
-        warnings.warn(
-            f"{path} has no checksum, because an earlier version or another program wrote it: "
-            "whether it is as it was written is not known.",
-            stacklevel=3,
-        )
+        warn_of_no_checksum(path)
     return dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pathlib
 import zipfile
 from collections.abc import Callable
@@ -31,14 +32,17 @@ class Header:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def headers(path: pathlib.Path) -> dict[str, Header]:
+def headers(path: pathlib.Path | IO[bytes]) -> dict[str, Header]:
     """Returns the header of each array of a `.npz` file, or that of a `.npy` file as "".
+
+    Args:
+        path: The file; a `.npz` file may be an open one.
 
     Raises:
         OSError: If the file cannot be read; `zipfile.BadZipFile` or `ValueError` if it is no NumPy
             file.
     """
-    if path.suffix.lower() == ".npy":
+    if isinstance(path, pathlib.Path) and path.suffix.lower() == ".npy":
         with path.open("rb") as file:
             return {"": _header(file)}
     by_name = {}
@@ -66,17 +70,32 @@ def read(path: pathlib.Path, name: str, check: Callable[[Header], str]) -> np.nd
     header = headers(path)[name]
     if wrong := check(header):
         raise ValueError(f"{path} holds {wrong}")
-    available = psutil.virtual_memory().available
-    if header.nbytes > available:
-        raise MemoryError(
-            f"{path} holds an array of shape {header.shape} and type {header.dtype}, which needs "
-            f"{header.nbytes:,} bytes, and {available:,} are available. Give fewer samples at a "
-            "time."
-        )
+    held = f"an array of shape {header.shape} and type {header.dtype}"
+    check_memory(path, held, header.nbytes, "Give fewer samples at a time.")
     # Opened here, because np.load leaves what is no archive open.
     with path.open("rb") as file:
         loaded: Any = np.load(file, allow_pickle=False)
         return loaded[name] if name else loaded
+
+
+def check_memory(path: str | os.PathLike, held: str, size: int, advice: str) -> None:
+    """Refuses what a file says that it holds if that does not fit into memory.
+
+    Args:
+        path: The file.
+        held: What it holds, as part of a sentence.
+        size: Bytes that are needed.
+        advice: What to do, as a sentence.
+
+    Raises:
+        MemoryError: If there are fewer.
+    """
+    available = psutil.virtual_memory().available
+    if size > available:
+        raise MemoryError(
+            f"{path} holds {held}, which needs {size:,} bytes, and {available:,} are available. "
+            f"{advice}"
+        )
 
 
 def _header(file: IO[bytes]) -> Header:

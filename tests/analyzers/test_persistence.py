@@ -298,6 +298,7 @@ def test_file_with_a_part_missing(missing, model, tmp_path):
         tfexplain.load_analyzer(partial)
 
 
+@pytest.mark.filterwarnings("ignore:.*other.tfx has no checksum")
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -475,7 +475,8 @@ class Analyzer(BothSides, abc.ABC):
             path: File to write; it appears only when it is complete.
 
         Raises:
-            ValueError: If an option cannot be written, or the name does not stand for the class.
+            ValueError: If an option or a lambda of the model cannot be written, or the name does
+                not stand for the class.
         """
         self._check_name()
         persistence.write(path, self.name, self.user_model, self.options)
@@ -484,7 +485,8 @@ class Analyzer(BothSides, abc.ABC):
         """Lets pickle, joblib and deepcopy carry what `save` writes.
 
         Raises:
-            ValueError: If an option cannot be written, or the name does not stand for the class.
+            ValueError: If an option or a lambda of the model cannot be written, or the name does
+                not stand for the class.
         """
         self._check_name()
         content = persistence.to_bytes(self.name, self.user_model, self.options)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import pathlib
 import re
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfexplain import files
+from tfexplain import files, numpy_files
 from tfexplain.analyzers.options import UnknownFunctionError, option_config, option_value
 from tfexplain.errors import DamagedFileError, UnsupportedLayerError, UnsupportedModelError
 from tfexplain.names import resolve_name
@@ -29,6 +29,7 @@ from tfexplain.rules.base import UnknownRuleError
 FORMAT = 1
 _MODEL, _CONFIG, _ARRAYS = "model.keras", "analyzer.json", "arrays.npz"
 _ADVICE = "Write it with analyzer.save."
+_MORE_MEMORY = "Load it where there is more memory."
 # What reading a foreign, truncated or altered archive raises; it may hold what was never written.
 _FAILURES = (
     zipfile.BadZipFile,
@@ -55,17 +56,17 @@ def write(path: Any, name: str, model: keras.Model, options: Mapping[str, Any]) 
         options: Its options.
 
     Raises:
-        ValueError: If an option cannot be written.
+        ValueError: If an option or the model cannot be written so that it can be read.
         NotWritableError: If there is no space, or the folder cannot be written to.
     """
-    files.write_sealed(path, to_bytes(name, model, options))
+    files.write_bytes(path, to_bytes(name, model, options))
 
 
 def to_bytes(name: str, model: keras.Model, options: Mapping[str, Any]) -> bytes:
-    """Returns what `write` writes.
+    """Returns what `write` writes, with its checksum.
 
     Raises:
-        ValueError: If an option cannot be written.
+        ValueError: If an option or the model cannot be written so that it can be read.
         NotWritableError: If there is no space for temporary files.
     """
     arrays: dict[str, Any] = {}
@@ -73,15 +74,41 @@ def to_bytes(name: str, model: keras.Model, options: Mapping[str, Any]) -> bytes
     config = {"format": FORMAT, "analyzer": name, "options": written}
     stored, whole = io.BytesIO(), io.BytesIO()
     np.savez_compressed(stored, **arrays)
-    with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, _MODEL)
-        with files.refusals(file):
-            model.save(file)
+    with files.temporary_folder() as folder:
+        file = folder / _MODEL
+        _save_model(model, file)
         with zipfile.ZipFile(whole, "w") as archive:
             archive.write(file, _MODEL)
             archive.writestr(_CONFIG, json.dumps(config, indent=2))
             archive.writestr(_ARRAYS, stored.getvalue())
+    seal = files.seal(whole.getbuffer())
+    whole.seek(0, io.SEEK_END)
+    whole.write(seal)
     return whole.getvalue()
+
+
+def _save_model(model: keras.Model, file: pathlib.Path) -> None:
+    """Writes a model, if it can be read without running code that lies in a file.
+
+    Raises:
+        ValueError: If it has a lambda.
+    """
+    refusal = (
+        "cannot be saved: of a lambda the file would hold code, which is not run from files. Give "
+        "a function that is decorated with @keras.saving.register_keras_serializable()."
+    )
+    try:
+        with warnings.catch_warnings():
+            # Keras advises to run that code.
+            warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+            model.save(file)
+    except OSError as error:
+        # Keras warns with the text of a lambda, which one that was typed or made does not have.
+        if "source code" in str(error):
+            raise ValueError(f"The model {model.name!r} {refusal}") from error
+        raise
+    if layers := _with_code(_model_config(file)):
+        raise ValueError(f"The model {model.name!r} with {', '.join(layers)} {refusal}")
 
 
 def read(
@@ -101,7 +128,6 @@ def read(
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no analyzer file {str(path)!r}.")
-    files.check_seal(path, _ADVICE)
     return from_bytes(path.read_bytes(), path, custom_objects)
 
 
@@ -141,11 +167,16 @@ def from_bytes(
         ValueError: As `read`.
     """
     custom = custom_objects or {}
-    with tempfile.TemporaryDirectory() as folder:
+    has_checksum = files.check_seal(path, _ADVICE, content)
+    with files.temporary_folder() as folder:
         with _damage(path, f"no archive of {_CONFIG}, {_ARRAYS} and {_MODEL}"):
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                _check_size(path, archive)
                 text, stored = archive.read(_CONFIG), io.BytesIO(archive.read(_ARRAYS))
                 archive.extract(_MODEL, folder)
+            size = sum(header.nbytes for header in numpy_files.headers(stored).values())
+            numpy_files.check_memory(path, "the arrays of an analyzer", size, _MORE_MEMORY)
+            stored.seek(0)
             with np.load(stored, allow_pickle=False) as loaded:
                 arrays = {key: loaded[key] for key in loaded.files}
         with _damage(path, f"{_CONFIG} in it cannot be read"):
@@ -160,41 +191,120 @@ def from_bytes(
                 f"{str(path)!r} has format {config['format']!r}, this tfexplain reads format "
                 f"{FORMAT}."
             )
-        model = _model(os.path.join(folder, _MODEL), path, custom_objects)
+        model = _model(folder / _MODEL, path, custom_objects)
     try:
         options = {key: option_value(v, arrays, custom) for key, v in config["options"].items()}
     except (UnknownFunctionError, UnknownRuleError):
         raise
     except _FAILURES as error:
         raise _damaged(path, f"its options cannot be read ({_said(error)})") from error
+    if not has_checksum:
+        files.warn_of_no_checksum(path)
     return config["analyzer"], model, options
 
 
-def _model(file: str, path: Any, custom_objects: dict[str, Any] | None) -> keras.Model:
+def _check_size(path: Any, archive: zipfile.ZipFile) -> None:
+    """Refuses an archive by what it says of itself, before anything of it is unpacked.
+
+    Raises:
+        MemoryError: If it does not fit into memory.
+    """
+    size = sum(member.file_size for member in archive.infolist())
+    numpy_files.check_memory(path, "an analyzer", size, _MORE_MEMORY)
+
+
+def _model(file: pathlib.Path, path: Any, custom_objects: dict[str, Any] | None) -> keras.Model:
     """Loads the model, whose errors name a file that is gone by then."""
     with _damage(path, f"{_MODEL} in it is no Keras file"):
         with zipfile.ZipFile(file) as archive:
-            text = archive.read("config.json").decode()
-        json.loads(text)
-    if '"__lambda__"' in text:
+            _check_size(path, archive)
+        config = _model_config(file)
+    if layers := _with_code(config):
         raise ValueError(
-            f"{str(path)!r} has a layer with Python code (Lambda), which is not run from files. "
+            f"{str(path)!r} has Python code in {', '.join(layers)}, which is not run from files. "
             "Build the model by your own code, and create the analyzer with create_analyzer."
         )
-    known = "; if it has classes of your own, register them, or give custom_objects"
-    with _damage(path, f"{_MODEL} in it cannot be loaded", known):
+    try:
         return keras.models.load_model(file, custom_objects=custom_objects, compile=False)
+    except _FAILURES as error:
+        if unknown := _unknown(config, custom_objects):
+            raise ValueError(
+                f"The model in {str(path)!r} has {', '.join(map(repr, unknown))}, which this "
+                "process does not know. Import the module that registers it, or pass it in "
+                "custom_objects by that name."
+            ) from error
+        with _damage(path, f"{_MODEL} in it cannot be loaded"):
+            raise
+
+
+def _model_config(file: pathlib.Path) -> dict[str, Any]:
+    """Returns what a Keras file says of the model, without its losses, which are not loaded."""
+    with zipfile.ZipFile(file) as archive:
+        config = dict(json.loads(archive.read("config.json")))
+    config.pop("compile_config", None)
+    return config
+
+
+def _described(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yields every dict of a model's configuration, and the name of the layer that it is of."""
+    pending: list[tuple[Any, str]] = [(config, "")]
+    while pending:
+        value, name = pending.pop()
+        if isinstance(value, dict):
+            name = str(value.get("name", name))
+            yield value, name
+        if isinstance(value, dict | list):
+            items = value.values() if isinstance(value, dict) else value
+            pending.extend((item, name) for item in items)
+
+
+def _with_code(config: dict[str, Any]) -> list[str]:
+    """Returns the names of layers for which a model's configuration holds Python code."""
+    return sorted({name for value, name in _described(config) if _is_code(value)})
+
+
+def _is_code(value: dict[str, Any]) -> bool:
+    """Tells whether Keras wrote a lambda so: its code, defaults and closure."""
+    if value.get("class_name") == "__lambda__":
+        return True
+    # Keras writes that of an activation without the name of the class.
+    code = value.get("value") if value.keys() == {"value"} else None
+    return (
+        isinstance(code, list)
+        and len(code) == 3
+        and isinstance(code[0], str)
+        and all(part is None or isinstance(part, list) for part in code[1:])
+    )
+
+
+def _unknown(config: dict[str, Any], custom_objects: dict[str, Any] | None) -> list[str]:
+    """Returns the names of classes and functions that neither Keras nor this process knows."""
+    names = set()
+    for value, _ in _described(config):
+        is_function = value.get("class_name") == "function"
+        name = value.get("config" if is_function else "registered_name")
+        if not isinstance(name, str) or str(value.get("module")).startswith("keras"):
+            continue
+        # Keras writes its own functions like those of others.
+        of_keras = any(hasattr(module, name) for module in (keras.activations, keras.ops))
+        if is_function and of_keras:
+            continue
+        if keras.saving.get_registered_object(name, custom_objects) is None:
+            names.add(name)
+    return sorted(names)
 
 
 @contextlib.contextmanager
-def _damage(path: Any, what: str, more: str = "") -> Iterator[None]:
+def _damage(path: Any, what: str) -> Iterator[None]:
     """Says of whatever reading raises which file is damaged, and where."""
     try:
         yield
     except MemoryError:
         raise
     except _FAILURES as error:
-        raise _damaged(path, f"{what} ({_said(error)}{more})") from None
+        if isinstance(error, OSError) and error.errno in files.OF_WRITING:
+            raise
+        raise _damaged(path, f"{what} ({_said(error)})") from None
 
 
 def _damaged(path: Any, what: str) -> DamagedFileError:

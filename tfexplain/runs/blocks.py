@@ -138,7 +138,7 @@ class _Store:
             return
         self.folder.mkdir(exist_ok=True)
         for block in self.folder.glob("*.npz"):
-            # Of which settings it is cannot be told.
+            # Nothing tells with which settings it was computed.
             block.unlink()
         files.write_record(noted, {"settings": settings})
 
