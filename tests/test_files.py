@@ -755,7 +755,15 @@ def test_without_links_and_locks_of_the_system_a_stale_lock_stays(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff", b"[" * 9999, b'{"host": "", "process": Infinity}'], ids=len
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[" * 9999,
+        b'{"host": "", "process": Infinity}',
+        json.dumps({"host": socket.gethostname(), "process": -1, "began": 0}).encode(),
+    ],
+    ids=["empty", "no text", "deep", "infinite", "negative"],
 )
 def test_a_lock_file_of_another_origin_is_named(content, tmp_path):
     path = tmp_path / "a.lock"

@@ -422,12 +422,12 @@ def _owner_in(path: pathlib.Path) -> dict[str, Any] | None:
 def _owner(content: bytes) -> dict[str, Any] | None:
     """Returns what a lock file says, or None for one of another origin."""
     try:
-        owner = json.loads(content)
-        return {"host": str(owner["host"]), "process": int(owner["process"])} | {
-            "began": float(owner["began"])
-        }
+        stated = json.loads(content)
+        owner: dict[str, Any] = {"host": str(stated["host"]), "process": int(stated["process"])}
+        owner["began"] = float(stated["began"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+    return owner if owner["process"] > 0 else None
 
 
 def _is_gone(owner: dict[str, Any]) -> bool:
