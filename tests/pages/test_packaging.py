@@ -27,6 +27,7 @@ ORDER = (
     "references",
     "names",
     "files",
+    "locks",
     "numpy_files",
     "netcdf",
     "tables",

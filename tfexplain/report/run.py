@@ -30,6 +30,7 @@ from tfexplain.audits.removal import check_pixels
 from tfexplain.checks import choice, frozen, integer, is_integer, optional_integer
 from tfexplain.errors import DamagedFileError, InUseError, NotWritableError, nearest
 from tfexplain.graph import check_built, has_graph, trace
+from tfexplain.locks import lock
 from tfexplain.report import methods as chosen_methods
 from tfexplain.report.folder import (
     LOCK,
@@ -488,7 +489,7 @@ def _owned(path: pathlib.Path | None) -> Iterator[None]:
         with files.refusals(path):
             path.mkdir(parents=True, exist_ok=True)
         with (
-            files.lock(path / LOCK, f"The folder {path}"),
+            lock(path / LOCK, f"The folder {path}"),
             files.refusals(path, codes=files.OF_WRITING),
         ):
             yield
