@@ -1,5 +1,6 @@
 """Both classes of one sigmoid unit: class 0 is explained as if the unit had -W and -b."""
 
+import copy
 import json
 
 import keras
@@ -66,7 +67,7 @@ def test_the_other_class_is_that_of_the_negated_layer(name, model, negated, x):
     assert_same(analyzer.analyze(x, target="negative"), expected, 1e-5)
     assert_same(analyzer.analyze(x, target="positive"), analyzer.analyze(x, target=0), 1e-7)
     assert_same(analyzer.analyze(x), analyzer.analyze(x, target=0), 1e-7)
-    assert_same(analyzer.opposite.outputs(x), -analyzer.outputs(x), 1e-6)
+    assert_same(analyzer._of_class_0().outputs(x), -analyzer.outputs(x), 1e-6)
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -106,7 +107,7 @@ def test_of_a_probability_the_other_side_is_1_minus_p(model, x):
     for name in ("gradient", "lrp.epsilon", "grad_cam", "shapley_sampling"):
         analyzer = create(name, model, x, output_activation="keep")
         p = analyzer.outputs(x)
-        np.testing.assert_allclose(analyzer.opposite.outputs(x), 1 - p, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(analyzer._of_class_0().outputs(x), 1 - p, rtol=1e-5, atol=1e-6)
     gradient = create("gradient", model, x, output_activation="keep")
     assert_same(gradient.analyze(x, "negative"), -gradient.analyze(x, "positive"), 1e-5)
     chosen = np.where(p >= 0.5, p, 1 - p)
@@ -127,9 +128,9 @@ def test_what_lies_between_the_layer_and_the_sigmoid(case, x):
     layers_between, turns_layer = BETWEEN[case]
     model = network(between=layers_between())
     analyzer = create("lrp.z_plus", model, x)
-    operations = [call.operation for call in analyzer.opposite.graph.calls]
+    operations = [call.operation for call in analyzer._of_class_0().graph.calls]
     assert any(getattr(op, "negated", False) for op in operations) == turns_layer
-    assert_same(analyzer.opposite.outputs(x), -analyzer.outputs(x), 1e-6)
+    assert_same(analyzer._of_class_0().outputs(x), -analyzer.outputs(x), 1e-6)
     gradient = create("gradient", model, x)
     assert_same(gradient.analyze(x, "negative"), -gradient.analyze(x, 0), 1e-5)
     if not turns_layer:
@@ -144,8 +145,9 @@ def test_a_layer_that_others_read_is_not_negated(x):
     outputs = [layers.Activation("sigmoid", name="p")(unit), layers.Dense(2, name="q")(unit)]
     model = randomize(keras.Model(inputs, outputs))
     analyzer = create("lrp.z_plus", model, x, output=0)
-    assert not any(getattr(c.operation, "negated", False) for c in analyzer.opposite.graph.calls)
-    assert_same(analyzer.opposite.outputs(x), -analyzer.outputs(x), 1e-6)
+    calls = analyzer._of_class_0().graph.calls
+    assert not any(getattr(call.operation, "negated", False) for call in calls)
+    assert_same(analyzer._of_class_0().outputs(x), -analyzer.outputs(x), 1e-6)
 
 
 @pytest.mark.parametrize("target", ["positive", "negative", "predicted"])
@@ -187,3 +189,37 @@ def test_weights_and_fits_of_now_count_on_both_sides(x):
     pattern.fit(x[:4] * 3)
     assert_same(pattern.analyze(x, "negative"), -pattern.analyze(x, "positive"), 1e-5)
     assert np.abs(pattern.analyze(x, "negative") - first).max() > 1e-3 * np.abs(first).max()
+
+
+# NumPy warns about Keras' variables when Keras saves them
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("name", ["lrp.z_plus", "grad_cam", "excitation_bp.contrastive"])
+def test_no_side_is_lost_on_copies_files_and_other_models(name, model, x, tmp_path):
+    """Whoever holds an analyzer holds both classes: that of class 0 is nobody's but its own."""
+    analyzer = create(name, model, x)
+    both = {side: analyzer.analyze(x, side) for side in ("positive", "negative")}
+    assert not hasattr(analyzer, "opposite")
+    analyzer.save(tmp_path / "a.tfx")
+    others = (
+        copy.deepcopy(analyzer),
+        tfexplain.load_analyzer(tmp_path / "a.tfx"),
+        analyzer.on(model),
+    )
+    for other in others:
+        assert other.side == "positive"
+        for side, expected in both.items():
+            assert_same(other.analyze(x, side), expected, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["pattern.net", "pattern.attribution"])
+@pytest.mark.parametrize("used_before", [True, False])
+def test_patterns_of_a_second_fit_have_the_sign_of_their_class(name, used_before, model, x):
+    twice, once = (tfexplain.create_analyzer(name, model) for _ in range(2))
+    if used_before:
+        twice.fit(x[:3]).analyze(x, "negative")
+    twice.fit(x)
+    once.fit(x)
+    # A signal, the output times its pattern, is that of both classes: both factors turn.
+    sign = 1 if name == "pattern.net" else -1
+    assert_same(twice.analyze(x, "positive"), once.analyze(x, 0), 1e-5)
+    assert_same(twice.analyze(x, "negative"), sign * once.analyze(x, 0), 1e-5)

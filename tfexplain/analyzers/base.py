@@ -86,7 +86,7 @@ class Analyzer(BothSides, abc.ABC):
             preset: Options that belong to the name.
             options: The others. One that the name presets too counts: an instance made from its
                 class may have it.
-            side: "negative" for the other class of a sigmoid unit; see `opposite`.
+            side: "negative" for class 0 of a sigmoid unit, which `analyze` asks for by that word.
         """
         analyzer: Any = cls.__new__(cls, **options)
         analyzer.name, analyzer._preset, analyzer.side = name, preset, side
@@ -193,7 +193,8 @@ class Analyzer(BothSides, abc.ABC):
             target: None for the largest output of each sample, an output index for all samples,
                 one index per sample, or "all". For outputs of rank > 2 a tuple of indices or a
                 flat index. For one sigmoid unit also "positive" (class 1), "negative" (class 0,
-                which `opposite` explains) or "predicted"; None is the logit with its sign.
+                as if the last linear layer had -W and -b) or "predicted"; None is the logit with
+                its sign.
             batch_size: Samples that are computed together; memory is bounded by it.
 
         Returns:

@@ -143,7 +143,7 @@ class ContrastiveLRP(Contrast):
             )
         # One without a chain is refused.
         made = create_analyzer(inner, model, **options, **common)
-        self.inner = with_chain(made.opposite if self.side == NEGATIVE_SIDE else made)
+        self.inner = with_chain(made._of_class_0() if self.side == NEGATIVE_SIDE else made)
         if not self.inner.has_chain:
             raise ValueError(f"{inner!r} cannot be contrasted: it is no reversed network.")
         # Built now: Keras layers are not made while a function is traced.

@@ -23,10 +23,13 @@ def is_side(target: Any) -> bool:
 
 
 class BothSides(Capabilities, abc.ABC):
-    """Analyzers of one sigmoid unit explain two classes: itself and its opposite.
+    """Analyzers of one sigmoid unit explain two classes: 1, for which the unit speaks, and 0.
+
+    Class 0 is explained by a second analyzer. Nobody but the first one holds it: name, options and
+    files do not say its side.
 
     Attributes:
-        side: Which class speaks: "positive" (class 1) or "negative" (class 0).
+        side: For which class it speaks: "positive" (class 1) or "negative" (class 0).
     """
 
     user_model: keras.Model
@@ -67,13 +70,8 @@ class BothSides(Capabilities, abc.ABC):
         """Whether one sigmoid unit is explained, which speaks for two classes."""
         return False
 
-    @property
-    def opposite(self: S) -> S:
-        """The same method for class 0 of a sigmoid unit.
-
-        The last linear layer has -W and -b there, so that methods which treat signs apart speak for
-        that class; where there is none, the logit is multiplied by -1. A probability p becomes
-        1 - p.
+    def check_sides(self) -> None:
+        """Refuses the words for the classes of a sigmoid unit where there is none.
 
         Raises:
             ValueError: If no single sigmoid unit is explained.
@@ -84,6 +82,18 @@ class BothSides(Capabilities, abc.ABC):
                 f"The explained output of {self.user_model.name!r} has the shape "
                 f"{self.output_shape} and is no such unit: give the index of an output."
             )
+
+    def _of_class_0(self: S) -> S:
+        """Returns the same method for class 0 of a sigmoid unit.
+
+        The last linear layer has -W and -b there, so that methods which treat signs apart speak for
+        that class; where there is none, the logit is multiplied by -1. A probability p becomes
+        1 - p.
+
+        Raises:
+            ValueError: If no single sigmoid unit is explained.
+        """
+        self.check_sides()
         if self._opposite is None:
             self._opposite = self.named(
                 self.name, self.user_model, self._preset, self._options, NEGATIVE_SIDE
@@ -92,15 +102,15 @@ class BothSides(Capabilities, abc.ABC):
 
     def _run_side(self, x: Any, side: str, batch_size: int) -> tuple:
         """Explains the class that a word names, as `_run`."""
-        opposite = self.opposite
+        self.check_sides()
         if side == POSITIVE_SIDE:
             return self._run(x, 0, batch_size)
         if side == NEGATIVE_SIDE:
-            return opposite._run(x, 0, batch_size)
+            return self._of_class_0()._run(x, 0, batch_size)
         template, relevance, outputs, targets = self._run(x, 0, batch_size)
         negative = self._speaks_for_0(outputs)
         if negative.any():
-            _, others, other_outputs, _ = opposite._run(template, 0, batch_size)
+            _, others, other_outputs, _ = self._of_class_0()._run(template, 0, batch_size)
             outputs = np.where(negative[:, None], other_outputs, outputs)
             relevance = [
                 np.where(negative.reshape(-1, *[1] * (one.ndim - 1)), other, one)

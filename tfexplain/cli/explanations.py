@@ -104,7 +104,7 @@ def _target(text: str | None, analyzers: list[Any]) -> int | str | None:
         return None
     if text in ("positive", "negative", "predicted"):
         for analyzer in analyzers:
-            _ = analyzer.opposite
+            analyzer.check_sides()
         return text
     try:
         target = int(text)
