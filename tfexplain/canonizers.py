@@ -17,11 +17,10 @@ from tfexplain.graph import Call, Graph, Node, check_stateless
 from tfexplain.layer_types import IDENTITY, entry_of
 from tfexplain.operations import (
     Activation,
+    Additive,
     Affine,
-    AveragePooling,
     Linear,
     Lookup,
-    Movement,
     Operation,
     Rearrangement,
     Replay,
@@ -193,39 +192,72 @@ def is_sigmoid_unit(graph: Graph, start: Node, dropped: Operation | None) -> boo
     return isinstance(operation, Activation) and operation.name == "sigmoid"
 
 
-def opposite_side(graph: Graph, start: Node, kept: bool) -> tuple[Graph, Node]:
-    """Returns the graph that explains the other class of a sigmoid unit, and its start.
+def opposite_side(graph: Graph, start: Node, kept: bool) -> tuple[Graph, Node, bool]:
+    """Returns the graph of what explains the other class of a sigmoid unit.
 
-    The last linear layer gets -W and -b, so that rules that treat signs apart speak for the other
-    class. Where there is none that the logit alone depends on, the logit is multiplied by -1.
+    The linear layers that the logit is made of get -W and -b, so that rules that treat signs apart
+    speak for the other class. What lies between them and the logit may scale, shift, add, move or
+    average: it becomes -f(-x). A tensor that comes from something else, or that is read elsewhere
+    too, is multiplied by -1.
 
     Args:
         graph: A canonical graph.
         start: The logit, or the probability.
         kept: Whether it is the probability, which becomes 1 - p.
+
+    Returns:
+        The graph of the explained output alone, its start, and whether any contributions to a sum
+        changed their signs: if not, rules that share relevance out see the logit alone negated.
     """
-    producer, consumers = graph.producer(), graph.consumers()
-    logit = producer[start].inputs[0] if kept else start
-    call = producer.get(logit)
-    others = {node for node in graph.outputs if node is not start}
-    # What lies between only moves or averages, and the logit alone depends on it.
-    alone = len(consumers[logit]) == int(kept) and logit not in others
-    while alone and call is not None and isinstance(call.operation, Movement | AveragePooling):
-        (before, *more) = call.inputs
-        alone = not more and len(consumers[before]) == 1 and before not in others
-        call = producer.get(before)
-    if alone and call is not None and isinstance(call.operation, Linear):
-        opposite = replace(call, operation=call.operation.opposite())
-        calls = [opposite if other is call else other for other in graph.calls]
-        return replace(graph, calls=tuple(calls)), start
-    turned = Node(logit.shape, logit.dtype, logit.batch)
-    turn = Call("opposite", Scaling("opposite", tf.negative), (logit,), (turned,))
-    calls = list(graph.calls)
-    if not kept:
-        return replace(graph, calls=(*calls, turn)), turned
-    place = calls.index(producer[start])
-    calls[place : place + 1] = [turn, replace(calls[place], inputs=(turned,))]
-    return replace(graph, calls=tuple(calls)), start
+    # Other outputs may read the logit: they have no part in this.
+    graph = graph.upstream([start])
+    consumers = graph.consumers()
+    # What comes in the place of calls: of those that read negated tensors, and of linear layers.
+    readers: dict[Call, Call] = {}
+    negated_layers: dict[Call, Call] = {}
+    to_negate = {start}
+    if kept:
+        sigmoid = graph.producer()[start]
+        readers[sigmoid], to_negate = sigmoid, set(sigmoid.inputs)
+    for call in reversed(graph.calls):
+        reading = [reader for node in call.outputs for reader in consumers[node]]
+        if to_negate.isdisjoint(call.outputs) or not all(reader in readers for reader in reading):
+            continue
+        mirrored = call.operation.mirrored()
+        if isinstance(call.operation, Linear):
+            negated_layers[call] = replace(call, operation=call.operation.opposite())
+        elif mirrored is not None:
+            readers[call] = replace(call, operation=mirrored)
+            to_negate.update(call.inputs)
+        else:
+            continue
+        to_negate.difference_update(call.outputs)
+    negatives: dict[Node, Node] = {}
+
+    def negatives_of(nodes: tuple[Node, ...]) -> list[Call]:
+        """Returns the calls that multiply by -1 what is left to negate."""
+        turning = []
+        for node in nodes:
+            if node in to_negate:
+                name = f"opposite@{len(negatives)}" if negatives else "opposite"
+                negatives[node] = Node(node.shape, node.dtype, node.batch)
+                operation = Scaling("opposite", tf.negative)
+                turning.append(Call(name, operation, (node,), (negatives[node],)))
+        return turning
+
+    calls = negatives_of(graph.inputs)
+    for call in graph.calls:
+        if call in readers:
+            inputs = tuple(negatives.get(node, node) for node in call.inputs)
+            calls.append(replace(readers[call], inputs=inputs))
+        else:
+            calls.append(negated_layers.get(call, call))
+        calls += negatives_of(call.outputs)
+    changed = (*readers, *negated_layers)
+    signs_changed = any(isinstance(call.operation, Additive) for call in changed)
+    start = negatives.get(start, start)
+    graph = replace(graph, calls=tuple(calls), outputs=(start,))
+    return analyse_signs(graph), start, signs_changed
 
 
 def fold_batch_norms(graph: Graph) -> Graph:

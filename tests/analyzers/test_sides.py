@@ -117,14 +117,14 @@ def test_of_a_probability_the_other_side_is_1_minus_p(model, x):
 
 BETWEEN = {
     "moved": (lambda: (layers.Reshape((1, 1)), layers.Flatten()), True),
-    "scaled": (lambda: (layers.Rescaling(2.0, offset=0.5),), False),
+    "scaled": (lambda: (layers.Rescaling(2.0, offset=0.5),), True),
     "rectified": (lambda: (layers.LeakyReLU(negative_slope=0.5),), False),
 }
 
 
 @pytest.mark.parametrize("case", BETWEEN)
 def test_what_lies_between_the_layer_and_the_sigmoid(case, x):
-    """Behind what only moves, the layer is negated; behind anything else the logit is."""
+    """Behind what moves or scales, the layer is negated; behind anything else the logit is."""
     layers_between, turns_layer = BETWEEN[case]
     model = network(between=layers_between())
     analyzer = create("lrp.z_plus", model, x)
@@ -139,15 +139,126 @@ def test_what_lies_between_the_layer_and_the_sigmoid(case, x):
         assert_same(z.analyze(x, "negative"), -z.analyze(x, 0), 1e-5)
 
 
-def test_a_layer_that_others_read_is_not_negated(x):
+def sum_of_two(h, sign):
+    return layers.Add()([layers.Dense(1, name="unit")(h), layers.Dense(1, name="other")(h)])
+
+
+def scaled_and_shifted(h, sign):
+    return layers.Dense(1, name="unit")(h) * 2.0 + 1.5 * sign
+
+
+def weighted_average(h, sign):
+    first = layers.Dense(1, name="unit")(h)
+    return layers.Average()([first, layers.Dense(1, name="other")(h) * 3.0 - 0.5 * sign])
+
+
+def normalised(h, sign):
+    return layers.BatchNormalization(name="norm")(layers.Dense(1, name="unit")(h))
+
+
+def averaged(h, sign):
+    h = layers.Conv2D(1, 3, name="unit")(layers.Reshape((4, 4, 4))(h))
+    return layers.GlobalAveragePooling2D()(h)
+
+
+def joined(h, sign):
+    units = [layers.Dense(2, name="unit")(h), layers.Dense(3, name="other")(h)]
+    return keras.ops.mean(layers.Concatenate()(units), axis=-1, keepdims=True)
+
+
+STRUCTURES = (sum_of_two, scaled_and_shifted, weighted_average, normalised, averaged, joined)
+
+
+def structured(structure, sign=1.0):
+    """A network, or what its opposite has to be: the weights behind the convolution negated."""
     inputs = keras.Input((6, 6, 2))
-    unit = layers.Dense(1, name="unit")(layers.Flatten()(inputs))
+    h = layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+    logit = structure(layers.Flatten()(h), sign)
+    model = randomize(keras.Model(inputs, layers.Activation("sigmoid")(logit)))
+    for layer in model.layers:
+        if layer.name in ("unit", "other"):
+            layer.set_weights([sign * weights for weights in layer.get_weights()])
+        if layer.name == "norm":
+            gamma, beta, mean, variance = layer.get_weights()
+            layer.set_weights([gamma, sign * beta, sign * mean, variance])
+    return model
+
+
+SIGNED = (
+    "lrp.z_plus",
+    "excitation_bp",
+    "excitation_bp.contrastive",
+    "lrp.contrastive",
+    "deep_lift.reveal_cancel",
+    "grad_cam",
+)
+
+
+@pytest.mark.parametrize("name", SIGNED)
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_linear_layers_behind_sums_and_scalings_are_negated(structure, name, x):
+    """Not the logit, which gave the same map, or minus it, for both classes."""
+    batch_norm = {"batch_norm": "rule"} if structure is normalised else {}
+    analyzer = create(name, structured(structure), x, **batch_norm)
+    other = create(name, structured(structure, -1.0), x, **batch_norm)
+    assert_same(analyzer.analyze(x, "negative"), other.analyze(x, 0), 1e-4)
+    assert_same(analyzer._of_class_0().outputs(x), -analyzer.outputs(x), 1e-5)
+
+
+def two_headed(unit_weights):
+    inputs = keras.Input((6, 6, 2))
+    h = layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+    unit = layers.Dense(1, name="unit")(layers.Flatten()(h))
     outputs = [layers.Activation("sigmoid", name="p")(unit), layers.Dense(2, name="q")(unit)]
     model = randomize(keras.Model(inputs, outputs))
-    analyzer = create("lrp.z_plus", model, x, output=0)
-    calls = analyzer._of_class_0().graph.calls
-    assert not any(getattr(call.operation, "negated", False) for call in calls)
-    assert_same(analyzer._of_class_0().outputs(x), -analyzer.outputs(x), 1e-6)
+    layer = model.get_layer("unit")
+    layer.set_weights([unit_weights * weights for weights in layer.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_a_logit_that_another_output_reads_has_its_layer_negated(name, x):
+    analyzer = create(name, two_headed(1), x, output=0)
+    other = create(name, two_headed(-1), x, output=0)
+    assert_same(analyzer.analyze(x, "negative"), other.analyze(x, 0), 1e-5)
+    kept = create(name, two_headed(1), x, output=0, output_activation="keep")
+    assert_same(kept._of_class_0().outputs(x), 1 - kept.outputs(x), 1e-5)
+
+
+def test_a_unit_that_is_read_inside_as_well_is_multiplied_by_minus_1(x):
+    """One reader needs it as it is: what is added to the other gets the sign."""
+    inputs = keras.Input((6, 6, 2))
+    h = layers.Dense(1, name="unit")(layers.Flatten()(inputs))
+    logit = layers.Add()([h, layers.Dense(1, name="other")(h)])
+    model = randomize(keras.Model(inputs, layers.Activation("sigmoid")(logit)))
+    opposite = create("lrp.z_plus", model, x)._of_class_0()
+    negated = [c.name for c in opposite.graph.calls if getattr(c.operation, "negated", False)]
+    assert negated == ["other"]
+    gradient = create("gradient", model, x)
+    assert_same(gradient.analyze(x, "negative"), -gradient.analyze(x, 0), 1e-5)
+
+
+def of_a_maximum():
+    inputs = keras.Input((6, 6, 2))
+    h = layers.Conv2D(1, 3, name="conv")(inputs)
+    h = layers.GlobalMaxPooling2D()(h)
+    return randomize(keras.Model(inputs, layers.Activation("sigmoid")(h)))
+
+
+@pytest.mark.parametrize("name", ["excitation_bp", "excitation_bp.contrastive", "lrp.contrastive"])
+@pytest.mark.parametrize("target", ["negative", "predicted"])
+def test_a_map_that_would_be_that_of_both_classes_is_refused(name, target, x):
+    """No layer can be negated behind a maximum, and these maps do not know the logit's sign."""
+    analyzer = create(name, of_a_maximum(), x)
+    with pytest.raises(ValueError, match="same map for both classes.*-W and -b"):
+        analyzer.analyze(x, target)
+    assert_same(analyzer.analyze(x, "positive"), analyzer.analyze(x, 0), 1e-6)
+
+
+@pytest.mark.parametrize("name", ["lrp.z_plus", "lrp.epsilon", "gradient", "deep_taylor"])
+def test_behind_a_maximum_the_start_is_negated(name, x):
+    analyzer = create(name, of_a_maximum(), x)
+    assert_same(analyzer.analyze(x, "negative"), -analyzer.analyze(x, 0), 1e-5)
 
 
 @pytest.mark.parametrize("target", ["positive", "negative", "predicted"])

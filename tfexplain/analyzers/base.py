@@ -118,6 +118,12 @@ class Analyzer(BothSides, abc.ABC):
     def _default_head(self) -> str:
         return self.default_head
 
+    @property
+    def _starts_with_sign(self) -> bool:
+        """Whether the map of the same network for the logit times -1 is another one."""
+        # What is shared out passes a factor of -1 as it is.
+        return not self.redistributes or self.head == "logit"
+
     # --- what subclasses define ---
 
     @property

@@ -150,6 +150,11 @@ class ContrastiveLRP(Contrast):
         self._network = self.inner.network()
         self._run_explain = self._compiled(self.explain, TARGETS)
 
+    @property
+    def _starts_with_sign(self) -> bool:
+        """Its maps are divided by their sums, so that the sign of the start is gone."""
+        return False
+
     def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
         """Returns [explained tensor, *relevance]."""
         network = self._network

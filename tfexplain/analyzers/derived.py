@@ -35,6 +35,10 @@ class DerivedAnalyzer(Analyzer):
         return self.inner.has_sides
 
     @property
+    def _signs_changed(self) -> bool:  # type: ignore[override]  # it is that of another
+        return self.inner._signs_changed
+
+    @property
     def inputs(self) -> Inputs:
         """The inputs of the model."""
         return self.inner.inputs

@@ -88,7 +88,8 @@ class GraphAnalyzer(Analyzer):
             graph, start, self._dropped = drop_output_activation(graph, start)
         self._has_sides = is_sigmoid_unit(graph, start, self._dropped)
         if self.side == NEGATIVE_SIDE:
-            graph, start = opposite_side(graph, start, self.output_activation == "keep")
+            kept = self.output_activation == "keep"
+            graph, start, self._signs_changed = opposite_side(graph, start, kept)
         self._replay_checked = False
         self._overflows = bool(half_precisions(self.user_model))
         for call in graph.calls:

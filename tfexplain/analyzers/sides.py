@@ -39,6 +39,8 @@ class BothSides(Capabilities, abc.ABC):
     # What its name sets, which is no option.
     _preset: Mapping[str, Any] = MappingProxyType({})
     _opposite: BothSides | None = None
+    # Of the analyzer of class 0: whether summed contributions have other signs than for class 1.
+    _signs_changed: bool = True
 
     @classmethod
     @abc.abstractmethod
@@ -70,11 +72,19 @@ class BothSides(Capabilities, abc.ABC):
         """Whether one sigmoid unit is explained, which speaks for two classes."""
         return False
 
-    def check_sides(self) -> None:
-        """Refuses the words for the classes of a sigmoid unit where there is none.
+    @property
+    def _starts_with_sign(self) -> bool:
+        """Whether the map of the same network for the logit times -1 is another one."""
+        return True
+
+    def check_side(self, side: str) -> None:
+        """Refuses a word for a class of a sigmoid unit that cannot be explained.
+
+        Args:
+            side: One of `SIDES`.
 
         Raises:
-            ValueError: If no single sigmoid unit is explained.
+            ValueError: If no single sigmoid unit is explained, or class 0 has no map of its own.
         """
         if not self.has_sides:
             raise ValueError(
@@ -82,27 +92,38 @@ class BothSides(Capabilities, abc.ABC):
                 f"The explained output of {self.user_model.name!r} has the shape "
                 f"{self.output_shape} and is no such unit: give the index of an output."
             )
+        if side != POSITIVE_SIDE:
+            self._of_class_0()
 
     def _of_class_0(self: S) -> S:
         """Returns the same method for class 0 of a sigmoid unit.
 
         The last linear layer has -W and -b there, so that methods which treat signs apart speak for
-        that class; where there is none, the logit is multiplied by -1. A probability p becomes
-        1 - p.
+        that class; if the logit is a weighted sum of several, all of them have. Where something
+        else makes the logit, such as a maximum, the logit is multiplied by -1.
+
+        A probability p becomes 1 - p.
 
         Raises:
-            ValueError: If no single sigmoid unit is explained.
+            ValueError: If that changes no map, because the method starts with 1 and shares it out.
         """
-        self.check_sides()
         if self._opposite is None:
-            self._opposite = self.named(
+            opposite = self.named(
                 self.name, self.user_model, self._preset, self._options, NEGATIVE_SIDE
             )
+            if not (opposite._signs_changed or self._starts_with_sign):
+                raise ValueError(
+                    f"{self.name} has the same map for both classes of {self.user_model.name!r}: "
+                    "its maps do not depend on the sign of the logit, and no linear layer that "
+                    "could have -W and -b makes the logit. Use a method that starts with the value "
+                    "of the logit, such as lrp.epsilon, or a gradient method."
+                )
+            self._opposite = opposite
         return self._opposite  # type: ignore[return-value]  # made by `named` of this very class
 
     def _run_side(self, x: Any, side: str, batch_size: int) -> tuple:
         """Explains the class that a word names, as `_run`."""
-        self.check_sides()
+        self.check_side(side)
         if side == POSITIVE_SIDE:
             return self._run(x, 0, batch_size)
         if side == NEGATIVE_SIDE:

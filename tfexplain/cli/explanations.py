@@ -104,7 +104,7 @@ def _target(text: str | None, analyzers: list[Any]) -> int | str | None:
         return None
     if text in ("positive", "negative", "predicted"):
         for analyzer in analyzers:
-            analyzer.check_sides()
+            analyzer.check_side(text)
         return text
     try:
         target = int(text)

@@ -108,6 +108,10 @@ class Operation:
         """Tells whether outputs are >= 0 for certain, given which inputs are."""
         return False
 
+    def mirrored(self) -> Operation | None:
+        """Returns x -> -f(-x) where that is an operation of the same kind; else None."""
+        return self if self.linear else None
+
     def gradient(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -148,12 +149,32 @@ class Scaling(Diagonal):
         """Holds for a positive factor without offset."""
         return self.keeps_sign and inputs[0]
 
+    def mirrored(self) -> Operation:
+        """It has the same factor, and the shift times -1."""
+        return MirroredScaling(self)
+
     def factor(self, inputs: Sequence[Tensor]) -> Tensor:
         """Returns the factor of each element, which the derivative of an affine map is."""
         with tf.GradientTape() as tape:
             tape.watch(inputs[0])
             y = self.forward(inputs[0])
         return tape.gradient(y, inputs[0])
+
+
+class MirroredScaling(Scaling):
+    """x -> -f(-x) of a scaling f.
+
+    Args:
+        scaling: f.
+    """
+
+    def __init__(self, scaling: Scaling) -> None:
+        super().__init__(scaling.label, lambda x: -scaling.forward(-x), scaling.source)
+        self.scaling = scaling
+
+    def prepare(self, dtype: str) -> None:
+        """Makes f ready, which it runs."""
+        self.scaling.prepare(dtype)
 
 
 class SumOfTensors(Additive):
@@ -257,6 +278,13 @@ class Affine(SumOfTensors, Diagonal):
         super().__init__("BatchNormalization", source=layer)
         self.layers = (layer,)
         self.axis = layer.axis
+        self.shift_sign = 1.0
+
+    def mirrored(self) -> Operation:
+        """It has the same scale, and the shift times -1."""
+        operation = copy.copy(self)
+        operation.shift_sign = -self.shift_sign
+        return operation
 
     @classmethod
     def from_call(cls, call: Call) -> Operation:
@@ -269,7 +297,7 @@ class Affine(SumOfTensors, Diagonal):
         scale, shift = batch_norm_affine(self.source, dtype)
         shape = [1] * rank
         shape[self.axis % rank] = -1
-        return tf.reshape(scale, shape), tf.reshape(shift, shape)
+        return tf.reshape(scale, shape), tf.reshape(self.shift_sign * shift, shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns x * scale + shift."""

@@ -61,6 +61,10 @@ class Sum(Merge, SumOfTensors):
         """Returns the weighted sum."""
         return sum(self.contributions(inputs))
 
+    def mirrored(self) -> Operation:
+        """It is itself: there is no constant."""
+        return self
+
     def factors(self, inputs: Sequence[Tensor]) -> Sequence[float]:
         """Returns the coefficients."""
         return self.coefficients
