@@ -171,6 +171,32 @@ def test_comparison_refuses_what_does_not_fit():
         results.comparison_dataset({"a": first, "b": comparison})
 
 
+def test_a_comparison_keeps_the_side_and_refuses_different_ones(tmp_path):
+    sides = ["positive", "negative", "positive"]
+    first, second = make(k=1, sides=sides), make(k=1, sides=sides)
+    comparison = results.comparison_dataset({"a": first, "b": second})
+    assert comparison["side"].dims == ("sample",)
+    assert comparison["side"].values.tolist() == sides
+    assert comparison.attrs["side"] == "by sample"
+    results.save(comparison, tmp_path / "c.nc")
+    assert results.load(tmp_path / "c.nc").identical(comparison)
+    assert results.comparison_dataset({"a": make(k=1)}).attrs.keys().isdisjoint({"side"})
+    for other in (make(k=1), make(k=1, sides=["positive"] * 3)):
+        for pair in ({"a": first, "b": other}, {"a": other, "b": first}):
+            with pytest.raises(ValueError, match="'b' and 'a' differ in 'side'"):
+                results.comparison_dataset(pair)
+
+
+def test_the_attribute_side_says_for_which_class_the_maps_speak():
+    assert "side" not in make().attrs
+    positive, negative = (make(sides=[side] * 3) for side in ("positive", "negative"))
+    assert (positive.attrs["side"], negative.attrs["side"]) == ("positive", "negative")
+    assert results.concatenate([negative, negative]).attrs["side"] == "negative"
+    assert results.concatenate([negative, positive]).attrs["side"] == "by sample"
+    with pytest.raises(ValueError, match="variable 'side' has"):
+        results.check(positive.assign(side=positive["target"]))
+
+
 def test_concatenate():
     whole = make(n=5)
     parts = [whole.isel(sample=slice(0, 2)), whole.isel(sample=slice(2, 5))]

@@ -10,17 +10,19 @@ An attribution has the variables
   output, in the unit of that output;
 * `side` (sample), for one sigmoid unit that was asked for by such a word: for which class the map
   speaks, "positive" (1) or "negative" (0, whose output is that of the unit times -1, or 1 - p).
+  The attribute `side` says it of all samples together, or "by sample" where they differ.
 
 The dimensions of the input are (height, width, channel), (step, feature), (feature), or axis_1,
 axis_2 ... for other ranks. With several inputs there are `relevance_<name>` and `input_<name>`
 for each of them, and their dimensions end in `_<name>` too.
 
 A comparison holds attributions of the same samples by several analyzers: `relevance` and
-`conservation_error` have `analyzer` as first dimension and no `vector`; `target` is (sample,).
+`conservation_error` have `analyzer` as first dimension and no `vector`; `target` is (sample,), and
+so is `side`, where all have it.
 
 Attributes are text or numbers, as NetCDF wants them: `schema`, `schema_version`, `analyzer`,
 `config` and `assignment` (JSON text), `seed` (an int, or "none" where nothing is random), `notes`
-(what was left out and why) and `versions` (JSON text).
+(what was left out and why) and `versions` (JSON text); with the variable `side` also that.
 """
 
 import importlib.metadata
@@ -124,8 +126,6 @@ def attribution_dataset(
     variables["output"] = (("sample", "output_index"), _storable(outputs))
     variables["target"] = (_VECTORS, targets.astype(np.int64))
     variables["conservation_error"] = (_VECTORS, total - value)
-    if sides is not None:
-        variables["side"] = (("sample",), np.asarray(sides, dtype=str))
     attributes = {
         "schema": ATTRIBUTION,
         "schema_version": SCHEMA_VERSION,
@@ -136,6 +136,9 @@ def attribution_dataset(
         "versions": json.dumps(versions()),
         "notes": _as_text(notes),
     }
+    if sides is not None:
+        variables["side"] = (("sample",), np.asarray(sides, dtype=str))
+        attributes["side"] = _side_of_all(sides)
     return _with_coordinates(xr.Dataset(variables, attrs=attributes))
 
 
@@ -151,8 +154,9 @@ def comparison_dataset(
 
     Returns:
         Dataset with `relevance` (analyzer, sample, *input dimensions), `conservation_error`
-        (analyzer, sample), and `input`, `output`, `target` once. The attributes `config`,
-        `assignment` and `seed` are JSON texts: dicts with the labels as keys.
+        (analyzer, sample), and `input`, `output`, `target` once, `side` too where maps speak for a
+        class of a sigmoid unit. The attributes `config`, `assignment` and `seed` are JSON texts:
+        dicts with the labels as keys.
 
     Raises:
         ValueError: If there is nothing to compare or the attributions explain something else.
@@ -172,8 +176,9 @@ def comparison_dataset(
                 f"{other!r} has {dataset.sizes['vector']} vectors per sample. A comparison takes "
                 "one: give a target per sample."
             )
-        for name in ("input", "target"):
-            if not dataset[name].equals(first[name]):
+        for name in ("input", "target", "side"):
+            known = name in dataset, name in first
+            if any(known) and not (all(known) and dataset[name].equals(first[name])):
                 raise ValueError(
                     f"{other!r} and {label!r} differ in {name!r}. Explain the same targets of the "
                     "same inputs."
@@ -200,6 +205,8 @@ def comparison_dataset(
         "output": first["output"],
         "target": first["target"].isel(vector=0, drop=True),
     }
+    if "side" in first:
+        shared["side"] = first["side"]
     texts = [f"{k}: {d.attrs['notes']}" for k, d in attributions.items() if d.attrs["notes"]]
     attributes = {
         "schema": COMPARISON,
@@ -213,6 +220,8 @@ def comparison_dataset(
         "versions": first.attrs["versions"],
         "notes": "\n".join(filter(None, [_as_text(notes), *texts])),
     }
+    if "side" in first:
+        attributes["side"] = _side_of_all(first["side"].values)
     return xr.Dataset({**stacked, **shared}, attrs=attributes)
 
 
@@ -247,6 +256,8 @@ def concatenate(attributions: Sequence[xr.Dataset]) -> xr.Dataset:
     )
     notes = dict.fromkeys(d.attrs["notes"] for d in attributions if d.attrs["notes"])
     joined.attrs["notes"] = "\n".join(notes)
+    if "side" in joined:
+        joined.attrs["side"] = _side_of_all(joined["side"].values)
     return joined.assign_coords(sample=np.arange(joined.sizes["sample"]))
 
 
@@ -276,6 +287,8 @@ def check(dataset: xr.Dataset) -> None:
         maps, vectors = _VECTORS, _VECTORS
         expected = {"target": _VECTORS}
     expected |= {"output": ("sample", "output_index"), "conservation_error": vectors}
+    if "side" in dataset:
+        expected["side"] = ("sample",)
     suffixes = [str(n).removeprefix("input") for n in dataset.data_vars if _is_input(str(n))]
     for suffix in suffixes or [""]:
         inner = dataset[f"input{suffix}"].dims[1:] if suffixes else ()
@@ -416,6 +429,12 @@ def _as_text(notes: str | Sequence[str] | None) -> str:
     if notes is None:
         return ""
     return notes if isinstance(notes, str) else "\n".join(str(note) for note in notes)
+
+
+def _side_of_all(sides: Sequence[str] | np.ndarray) -> str:
+    """Returns the class for which all maps speak, or "by sample"."""
+    different = {str(side) for side in sides}
+    return different.pop() if len(different) == 1 else "by sample"
 
 
 def _plain(seed: Any) -> int | str:
