@@ -130,8 +130,8 @@ FAULTS = (
     Fault(
         "averages_mean",
         "analyzers/averages.py",
-        "*(tf.add_n(list(p)) / len(found) for p in zip(*found, strict=True))]",
-        "*(tf.add_n(list(p)) for p in zip(*found, strict=True))]",
+        "*(tf.add_n(list(p)) / len(of_paths) for p in zip(*of_paths, strict=True))]",
+        "*(tf.add_n(list(p)) for p in zip(*of_paths, strict=True))]",
         "the sum over baselines instead of their mean",
         ("test_serving.py::test_a_fresh_process_gives_the_same_numbers",),
         EXPORTED,
@@ -139,8 +139,8 @@ FAULTS = (
     Fault(
         "deep_lift_mean",
         "analyzers/deep_lift.py",
-        "*(tf.add_n(list(p)) / len(found) for p in list(zip(*found, strict=True))[1:]),",
-        "*(tf.add_n(list(p)) for p in list(zip(*found, strict=True))[1:]),",
+        "tf.add_n(list(p)) / len(of_baselines)\n",
+        "tf.add_n(list(p))\n",
         "the sum over baselines instead of their mean",
         ("test_deep_lift_baselines.py::test_export",),
         EXPORTED,
@@ -296,8 +296,8 @@ FAULTS = (
     Fault(
         "first_batch",
         "analyzers/reversed.py",
-        "found.append(self._sent(network, batch, relevance[part], place))",
-        "found.append(self._sent(network, batch, relevance[: len(batch[0])], place))",
+        "of_batches.append(self._sent(network, batch, relevance[part], place))",
+        "of_batches.append(self._sent(network, batch, relevance[: len(batch[0])], place))",
         "every batch gets the relevance of the first",
         (
             "test_propagation.py::test_one_forward_pass_serves_all_vectors",
@@ -378,8 +378,8 @@ FAULTS = (
     Fault(
         "kronecker_ranks",
         "koopman/operators.py",
-        "found.append(left.rank * right.log_volume + right.rank * left.log_volume)",
-        "found.append(left.rank * left.log_volume + right.rank * right.log_volume)",
+        "logs.append(left.rank * right.log_volume + right.rank * left.log_volume)",
+        "logs.append(left.rank * left.log_volume + right.rank * right.log_volume)",
         "the exponents of two volumes are exchanged",
         (
             "test_koopman_operators.py::"
@@ -397,7 +397,7 @@ FAULTS = (
     Fault(
         "stale_blocks",
         "runs/blocks.py",
-        '            self._check(noted.read_text(encoding="utf-8"), self.folder)\n',
+        "            self._check(known, self.folder)\n",
         "",
         "stale blocks: those of other settings are taken",
         ("test_audit_blocks.py::test_other_settings_are_refused",),

@@ -136,7 +136,8 @@ class _Store:
             known = record.get("settings", {}) if has_checksum else record
             self._check(known, self.folder)
             return
-        self.folder.mkdir(exist_ok=True)
+        with files.refusals(self.folder):
+            self.folder.mkdir(exist_ok=True)
         for block in self.folder.glob("*.npz"):
             # Nothing tells with which settings it was computed.
             block.unlink()
