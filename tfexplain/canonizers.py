@@ -177,6 +177,46 @@ def drop_output_activation(graph: Graph, output: Node) -> tuple[Graph, Node, Ope
     return graph, logits, call.operation
 
 
+def sigmoid_at_the_end(graph: Graph, output: Node) -> Graph:
+    """Returns the graph in which the sigmoid of one unit comes behind what only reshapes it.
+
+    Args:
+        graph: A canonical graph.
+        output: The tensor that may be such a reshaped sigmoid. It stays what it is.
+    """
+    producer, consumers = graph.producer(), graph.consumers()
+    reshape = producer.get(output)
+    if reshape is None or not isinstance(reshape.operation, Rearrangement):
+        return graph
+    inputs = reshape.inputs
+    if len(inputs) > 1 or not _is_one_element(inputs[0]) or not _is_one_element(output):
+        return graph
+    (probability,) = inputs
+    graph = sigmoid_at_the_end(graph, probability)
+    sigmoid = graph.producer().get(probability)
+    read_elsewhere = len(consumers[probability]) > 1 or probability in graph.outputs
+    if sigmoid is None or not _is_sigmoid(sigmoid.operation) or read_elsewhere:
+        return graph
+    between = Node(output.shape, output.dtype, output.batch)
+    swapped = {
+        sigmoid: replace(reshape, inputs=sigmoid.inputs, outputs=(between,)),
+        reshape: replace(sigmoid, inputs=(between,), outputs=(output,)),
+    }
+    return replace(
+        graph,
+        calls=tuple(swapped.get(call, call) for call in graph.calls),
+        readouts={k: output if n is probability else n for k, n in graph.readouts.items()},
+    )
+
+
+def _is_one_element(node: Node) -> bool:
+    return all(size == 1 for size in node.shape[1:])
+
+
+def _is_sigmoid(operation: Operation | None) -> bool:
+    return isinstance(operation, Activation) and operation.name == "sigmoid"
+
+
 def is_sigmoid_unit(graph: Graph, start: Node, dropped: Operation | None) -> bool:
     """Tells whether what is explained is one sigmoid unit, or its logit.
 
@@ -185,11 +225,9 @@ def is_sigmoid_unit(graph: Graph, start: Node, dropped: Operation | None) -> boo
         start: The explained tensor.
         dropped: The activation that was left out behind it, if any.
     """
-    if start.shape[1:] != (1,):
-        return False
     call = graph.producer().get(start)
     operation = dropped or (call.operation if call is not None else None)
-    return isinstance(operation, Activation) and operation.name == "sigmoid"
+    return _is_one_element(start) and _is_sigmoid(operation)
 
 
 def opposite_side(graph: Graph, start: Node, kept: bool) -> tuple[Graph, Node, bool]:

@@ -274,6 +274,50 @@ def test_other_outputs_refuse_the_words(target, x):
                 tfexplain.create_analyzer(name, model).analyze(x, target=target)
 
 
+SHAPES = {
+    "squeezed_behind": lambda z: keras.ops.squeeze(layers.Activation("sigmoid")(z), -1),
+    "squeezed_before": lambda z: layers.Activation("sigmoid")(keras.ops.squeeze(z, -1)),
+    "reshaped_twice": lambda z: layers.Flatten()(
+        layers.Reshape((1, 1))(layers.Activation("sigmoid", name="p")(z))
+    ),
+    "with_more_axes": lambda z: layers.Activation("sigmoid")(layers.Reshape((1, 1, 1))(z)),
+}
+
+
+@pytest.mark.parametrize("output_activation", ["drop", "keep"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_squeezed_unit_is_one_too(shape, output_activation, x):
+    def unit(last):
+        inputs = keras.Input((6, 6, 2))
+        z = layers.Dense(1)(layers.Flatten()(layers.Conv2D(4, 3, activation="relu")(inputs)))
+        return randomize(keras.Model(inputs, last(z)))
+
+    names = ("lrp.z_plus", "grad_cam", "shapley_sampling")
+    plain, squeezed = unit(layers.Activation("sigmoid")), unit(SHAPES[shape])
+    for name in names:
+        analyzer, other = (
+            create(name, model, x, output_activation=output_activation)
+            for model in (squeezed, plain)
+        )
+        assert_same(analyzer.outputs(x).reshape(-1, 1), other.outputs(x), 1e-6)
+        for target in ("positive", "negative", "predicted", None):
+            assert_same(analyzer.analyze(x, target), other.analyze(x, target), 1e-6)
+        dataset, expected = (one.attribute(x, target="predicted") for one in (analyzer, other))
+        assert dataset["side"].equals(expected["side"])
+        assert len(set(expected["side"].values)) == 2
+        assert_same(dataset["output"], expected["output"], 1e-6)
+
+
+def test_a_probability_that_is_read_before_it_is_squeezed_stays(x):
+    inputs = keras.Input((6, 6, 2))
+    p = layers.Dense(1, activation="sigmoid")(layers.Flatten()(inputs))
+    model = randomize(keras.Model(inputs, [keras.ops.squeeze(p, -1), layers.Dense(2)(p)]))
+    analyzer = create("gradient", model, x, output=0)
+    np.testing.assert_allclose(analyzer.outputs(x), model(x)[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="is no such unit"):
+        analyzer.analyze(x, target="negative")
+
+
 def test_results_say_which_class_speaks(model, x, tmp_path):
     analyzer = create("lrp.z", model, x)
     positive = analyzer.outputs(x)[:, 0] >= 0

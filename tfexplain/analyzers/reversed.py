@@ -23,6 +23,7 @@ from tfexplain.canonizers import (
     drop_output_activation,
     is_sigmoid_unit,
     opposite_side,
+    sigmoid_at_the_end,
 )
 from tfexplain.checks import choice, is_integer
 from tfexplain.composites import Composite, RuleAssignment, assign
@@ -83,6 +84,7 @@ class GraphAnalyzer(Analyzer):
         graph = self._trace(batch_norm == "fold")
         start = explained_output(graph, self.output)
         self._explained = graph.outputs.index(start)
+        graph = sigmoid_at_the_end(graph, start)
         self._dropped = None
         if self.output_activation == "drop":
             graph, start, self._dropped = drop_output_activation(graph, start)

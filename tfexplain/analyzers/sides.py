@@ -132,9 +132,9 @@ class BothSides(Capabilities, abc.ABC):
         negative = self._speaks_for_0(outputs)
         if negative.any():
             _, others, other_outputs, _ = self._of_class_0()._run(template, 0, batch_size)
-            outputs = np.where(negative[:, None], other_outputs, outputs)
+            outputs = _of_samples(negative, other_outputs, outputs)
             relevance = [
-                np.where(negative.reshape(-1, *[1] * (one.ndim - 1)), other, one)
+                _of_samples(negative, other, one)
                 for one, other in zip(relevance, others, strict=True)
             ]
         return template, relevance, outputs, targets
@@ -148,4 +148,9 @@ class BothSides(Capabilities, abc.ABC):
 
     def _speaks_for_0(self, outputs: np.ndarray) -> np.ndarray:
         """Returns which samples are predicted to be of class 0; a logit of 0 is class 1."""
-        return outputs[:, 0] < (0.5 if self.output_activation == "keep" else 0.0)
+        return outputs.reshape(-1) < (0.5 if self.output_activation == "keep" else 0.0)
+
+
+def _of_samples(chosen: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns `first` for the chosen samples, (n,), and `second` for the others."""
+    return np.where(chosen.reshape(-1, *[1] * (first.ndim - 1)), first, second)
