@@ -493,6 +493,7 @@ class Paper:
                 "--results is not for smoke runs: leave out --tiny or --results"
             )
         of_experiments: dict[str, list[xr.Dataset]] = {}
+        published: dict[str, list[Finding]] = {}
         for name, experiment in chosen.items():
             print(f"{name}: {experiment.summary}")
             if options.collect:
@@ -502,7 +503,7 @@ class Paper:
                 if own is None:
                     print("    left out: none of the named networks concerns it")
                     continue
-                of_experiments[name], _ = experiment.run(experiment.request(own))
+                of_experiments[name], published[name] = experiment.run(experiment.request(own))
             print_findings(f for dataset in of_experiments[name] for f in experiment.judge(dataset))
         every = [dataset for datasets in of_experiments.values() for dataset in datasets]
         tiny = options.tiny or any(dataset.attrs["tiny"] for dataset in every)
@@ -515,12 +516,12 @@ class Paper:
             )
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-            findings = [
-                finding
-                for name, datasets in of_experiments.items()
-                if datasets
-                for finding in chosen[name].publish(datasets, folder)
-            ]
+            findings: list[Finding] = []
+            for name, datasets in of_experiments.items():
+                if folder is out and name in published:
+                    findings += published[name]
+                elif datasets:
+                    findings += chosen[name].publish(datasets, folder)
             self.write(self.claim_table(findings), folder, tiny=tiny, random=random == {True})
         print(f"The claims are in {folders[-1] / 'claims.md'}.")
 
