@@ -214,6 +214,13 @@ def test_an_overflow_is_seen_wherever_its_sample_stands(place):
     match = rf"sample\(s\) {place % 4} of the batch"
     with pytest.raises(tfexplain.UnsupportedModelError, match=match):
         analyzer.analyze(x, batch_size=4)
+    for ask in (
+        lambda: analyzer.outputs(x),
+        lambda: analyzer.propagate(x, np.ones((7, 1, 3))),
+        lambda: analyzer.ledger(x),
+    ):
+        with pytest.raises(tfexplain.UnsupportedModelError, match="float16, which overflows"):
+            ask()
 
 
 def test_more_range_is_what_a_warning_of_overflow_offers():
@@ -322,6 +329,10 @@ def test_a_function_that_reads_a_variable_stays_itself():
     slope = tf.Variable(0.0, trainable=False)
     assert probed(lambda x: tf.maximum(x, slope * x), 2) is None
     assert probed(lambda x: tf.maximum(x, tf.constant(0.0) * x), 2) == "relu"
+
+
+def test_a_function_that_asks_for_the_size_of_its_tensor_is_known():
+    assert probed(lambda x: tf.maximum(x, tf.zeros(x.shape[-1])), 3) == "relu"
 
 
 def test_a_bounded_relu_is_another_function():

@@ -157,19 +157,14 @@ def test_a_new_lock_is_not_moved_away_by_one_that_saw_the_stale_one(tmp_path, mo
         threads[-1].start()
         threads[-1].join(0.3)
 
-    asked, rename = psutil.Process, os.rename
+    asked = psutil.Process
 
     def when_asked(*number):
         if number == (stale["process"],) and not threads:
             start()
         return asked(*number)
 
-    def when_renamed(*names):
-        rename(*names)
-        start()
-
     monkeypatch.setattr(psutil, "Process", when_asked)
-    monkeypatch.setattr(os, "rename", when_renamed)
     first = threading.Thread(target=contend)
     first.start()
     first.join(2)

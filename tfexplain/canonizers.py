@@ -197,16 +197,19 @@ def sigmoid_at_the_end(graph: Graph, output: Node) -> Graph:
     read_elsewhere = len(consumers[probability]) > 1 or probability in graph.outputs
     if sigmoid is None or not _is_sigmoid(sigmoid.operation) or read_elsewhere:
         return graph
+    (logit,) = sigmoid.inputs
     between = Node(output.shape, output.dtype, output.batch)
+    reshape = graph.producer()[output]
     swapped = {
-        sigmoid: replace(reshape, inputs=sigmoid.inputs, outputs=(between,)),
+        sigmoid: replace(reshape, inputs=(logit,), outputs=(between,)),
         reshape: replace(sigmoid, inputs=(between,), outputs=(output,)),
     }
-    return replace(
+    graph = replace(
         graph,
         calls=tuple(swapped.get(call, call) for call in graph.calls),
-        readouts={k: output if n is probability else n for k, n in graph.readouts.items()},
+        readouts={k: logit if n is probability else n for k, n in graph.readouts.items()},
     )
+    return analyse_signs(graph)
 
 
 def _is_one_element(node: Node) -> bool:

@@ -101,7 +101,7 @@ def refusals(
 
 
 def _refusal(error: Exception, codes: Collection[int]) -> OSError | None:
-    """Returns what the system said, of its own error or out of the text of a library's."""
+    """Returns what the system said: its own error, or one made of the text of a library's."""
     if isinstance(error, OSError):
         return error if error.errno in codes else None
     said = [code for code in sorted(codes) if os.strerror(code) in str(error)]

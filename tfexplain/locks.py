@@ -129,7 +129,7 @@ def _opened(path: pathlib.Path) -> BinaryIO:
     try:
         return path.open("r+b")
     except PermissionError:
-        # The file of another user may be readable alone.
+        # The file of another user may be one that can only be read.
         return path.open("rb")
 
 

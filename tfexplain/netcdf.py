@@ -12,7 +12,7 @@ import h5netcdf
 import xarray as xr
 
 from tfexplain.errors import DamagedFileError
-from tfexplain.files import check_seal, warn_of_no_checksum, write_sealed
+from tfexplain.files import RESOURCES, check_seal, warn_of_no_checksum, write_sealed
 
 
 def write(
@@ -57,6 +57,8 @@ def read(path: str | os.PathLike, advice: str) -> xr.Dataset:
     except MemoryError:
         raise
     except Exception as error:  # h5py, h5netcdf and xarray raise different classes
+        if isinstance(error, OSError) and error.errno in RESOURCES:
+            raise
         raise DamagedFileError(
             path, f"it cannot be read as NetCDF ({type(error).__name__}: {error})", advice
         ) from error

@@ -22,7 +22,8 @@ so is `side`, where all have it.
 
 Attributes are text or numbers, as NetCDF wants them: `schema`, `schema_version`, `analyzer`,
 `config` and `assignment` (JSON text), `seed` (an int, or "none" where nothing is random), `notes`
-(what was left out and why) and `versions` (JSON text); with the variable `side` also that.
+(what was left out and why) and `versions` (JSON text). Where there is a variable `side`, there is
+an attribute `side` too.
 """
 
 import importlib.metadata

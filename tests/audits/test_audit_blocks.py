@@ -228,7 +228,8 @@ def test_damaged_settings_of_blocks_are_no_other_settings(tmp_path, content, mis
     # As the message says: nothing tells of which settings the blocks are.
     file.unlink()
     again = Squares()
-    np.testing.assert_array_equal(again.run(path).square, np.arange(10) ** 2)
+    with pytest.warns(UserWarning, match="2 block.* computed again: settings.json, which says"):
+        np.testing.assert_array_equal(again.run(path).square, np.arange(10) ** 2)
     assert again.blocks == BLOCKS
 
 

@@ -224,12 +224,12 @@ class Analyzer(BothSides, abc.ABC):
             batch_size: As for `analyze`.
         """
         arrays = self.inputs.arrays(x)
-        return np.concatenate(
-            [
-                self._outputs([array[part] for array in arrays])
-                for part in slices(len(arrays[0]), batch_size)
-            ]
-        )
+        of_batches = []
+        for part in slices(len(arrays[0]), batch_size):
+            batch = [array[part] for array in arrays]
+            of_batches.append(self._outputs(batch))
+            self._check_replay(batch, of_batches[-1])
+        return np.concatenate(of_batches)
 
     def attribute(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:
         """Returns relevance, inputs, outputs and conservation error as a labelled Dataset.

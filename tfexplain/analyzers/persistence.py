@@ -302,7 +302,7 @@ def _damage(path: Any, what: str) -> Iterator[None]:
     except MemoryError:
         raise
     except _FAILURES as error:
-        if isinstance(error, OSError) and error.errno in files.OF_WRITING:
+        if isinstance(error, OSError) and error.errno in files.RESOURCES:
             raise
         raise _damaged(path, f"{what} ({_said(error)})") from None
 

@@ -21,7 +21,7 @@ def probed(function: Callable, rank: int) -> str | None:
     """Returns which activation a function is, if it is one of four.
 
     Args:
-        function: Maps a tensor to one of the same shape. It is called twice.
+        function: Maps a tensor to one of the same shape. It is called twice, and traced.
         rank: The number of axes of the tensor, with that of the batch; softmax is over the last.
 
     Returns:
@@ -33,14 +33,15 @@ def probed(function: Callable, rank: int) -> str | None:
     kinds = {_kind(function, _numbers(generator, rank, width)) for width in (4, 5)}
     if len(kinds) > 1 or None in kinds:
         return None
-    return None if _reads_variables(function, rank) else kinds.pop()
+    shape = _numbers(generator, rank, 4).shape[1:]
+    return None if _reads_variables(function, shape) else kinds.pop()
 
 
-def _reads_variables(function: Callable, rank: int) -> bool:
+def _reads_variables(function: Callable, shape: tuple[int, ...]) -> bool:
     """Tells whether a function reads variables, or cannot be traced."""
     try:
         traced = tf.function(function, autograph=False).get_concrete_function(
-            tf.TensorSpec([None] * rank, "float32")
+            tf.TensorSpec([None, *shape], "float32")
         )
     except Exception:  # whatever a function of the user's raises for tensors without numbers
         return True

@@ -425,7 +425,8 @@ def _run_audit(
     A method that makes it fail is left out with the reason, and the others go on.
 
     Raises:
-        MemoryError: If memory is short whatever the method.
+        MemoryError: If memory is short whatever the method; also TensorFlow's
+            `ResourceExhaustedError`.
     """
     while True:
         known = state.record["reasons"].get(audit.name, {})
@@ -442,7 +443,7 @@ def _run_audit(
         except FAILURES as error:
             left_out = {} if audit.of_model else _culprits(audit, suited, settings)
             if not left_out or len(left_out) == len(suited.analyzers):
-                if isinstance(error, MemoryError):
+                if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
                     # Of no method: with more memory the same call goes on.
                     raise
                 left_out[""] = why(error)
@@ -485,9 +486,9 @@ def _owned(path: pathlib.Path | None) -> Iterator[None]:
         yield
         return
     is_new = not path.exists()
+    with files.refusals(path):
+        path.mkdir(parents=True, exist_ok=True)
     try:
-        with files.refusals(path):
-            path.mkdir(parents=True, exist_ok=True)
         with (
             lock(path / LOCK, f"The folder {path}"),
             files.refusals(path, codes=files.OF_WRITING),

@@ -63,7 +63,7 @@ def in_blocks(
     With a path, every finished block is written to the folder `<path>.blocks` at once, and a run
     that was killed continues behind the last of them. At the end the Dataset is written to `path`,
     and the folder is removed. A path that holds the result of the same settings is read. A damaged
-    block is computed again, with a warning, and so are blocks without their settings.
+    block is computed again, with a warning. So are all blocks whose settings are gone.
 
     Args:
         compute: Function of (slice of the samples, function to call after each step) that returns
@@ -138,9 +138,16 @@ class _Store:
             return
         with files.refusals(self.folder):
             self.folder.mkdir(exist_ok=True)
-        for block in self.folder.glob("*.npz"):
-            # Nothing tells with which settings it was computed.
-            block.unlink()
+        if stray := list(self.folder.glob("*.npz")):
+            # Nothing tells with which settings they were computed.
+            warnings.warn(
+                f"{len(stray)} block(s) in {self.folder} are computed again: {_SETTINGS}, which "
+                "says how they were computed, is gone.",
+                stacklevel=4,
+            )
+            with files.refusals(self.folder):
+                for block in stray:
+                    block.unlink()
         files.write_record(noted, {"settings": settings})
 
     def _check(self, other: Mapping[str, Any], place: pathlib.Path) -> None:
@@ -184,6 +191,8 @@ class _Store:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 return dict(stored)
         except _DAMAGED as error:
+            if isinstance(error, OSError) and error.errno in files.RESOURCES:
+                raise
             missing = error.missing if isinstance(error, DamagedFileError) else error
             warnings.warn(f"{file} is damaged ({missing}) and is computed again.", stacklevel=4)
             return None
