@@ -175,6 +175,32 @@ def test_a_new_lock_is_not_moved_away_by_one_that_saw_the_stale_one(tmp_path, mo
     assert listed(tmp_path) == []
 
 
+def test_a_clock_that_is_set_frees_no_lock(tmp_path, monkeypatch):
+    """The start of a process is told by the clock: where that is set, another process seems meant.
+
+    A container whose processes have the same numbers looks just like that.
+    """
+    path, asked = tmp_path / "a.lock", psutil.Process.create_time
+    with lock(path, "The folder"):
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: asked(self) + 3600)
+        with pytest.raises(InUseError, match=f"in use by process {os.getpid()} on this host"):
+            with lock(path, "The folder"):
+                pass
+        assert listed(tmp_path) == ["a.lock"]
+        monkeypatch.undo()
+    assert listed(tmp_path) == []
+
+
+def test_a_lock_taken_over_is_held_as_firmly(tmp_path, monkeypatch):
+    path, asked = tmp_path / "a.lock", psutil.Process.create_time
+    path.write_text(json.dumps(stale_owner()))
+    with lock(path, "The folder"):
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: asked(self) + 3600)
+        with pytest.raises(InUseError, match=f"in use by process {os.getpid()} on this host"):
+            with lock(path, "The folder"):
+                pass
+
+
 def test_a_killed_process_whose_parent_does_not_ask_is_gone(tmp_path):
     path = tmp_path / "a.lock"
     killed = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
