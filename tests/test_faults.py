@@ -115,6 +115,17 @@ def test_given_relevance_whose_maps_are_not_finite_is_named(name):
     np.testing.assert_array_equal(found[[0, 2]], expected[[0, 2]])
 
 
+@pytest.mark.parametrize("side", ["positive", "negative", "predicted"])
+def test_a_class_of_a_sigmoid_unit_whose_map_is_not_finite_is_named(side):
+    unit = keras.Sequential([keras.Input((3,)), layers.Dense(1, activation="sigmoid")])
+    unit.set_weights([np.ones((3, 1)), np.zeros(1)])
+    x = np.abs(draw(3, 3)) + 0.1
+    x[2] = 3e38
+    with pytest.warns(RuntimeWarning, match=r"1 of 3 samples, at positions \[2\]") as seen:
+        tfexplain.create_analyzer("lrp.z_plus", unit).analyze(x, side)
+    assert {one.filename for one in seen} == {__file__}
+
+
 def test_patterns_of_alike_units_overflow_with_a_warning():
     """Relevance of PatternNet grows by the units that agree, layer by layer."""
     stack = [layers.Dense(200, use_bias=False, activation="relu") for _ in range(20)]

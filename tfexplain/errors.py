@@ -1,8 +1,10 @@
-"""Exception classes of tfexplain; bad values of arguments are plain ValueError or TypeError."""
+"""Exception classes and warnings of tfexplain; bad arguments are plain ValueError or TypeError."""
 
 import difflib
 import os
 import pathlib
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -77,3 +79,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     lower = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.4)
     return f" Did you mean {' or '.join(repr(lower[item]) for item in close)}?" if close else ""
+
+
+_PACKAGE = str(pathlib.Path(__file__).parent) + os.sep
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warns of a line of the user's: the one that called the library, however deep this is."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)

@@ -10,11 +10,10 @@ import pathlib
 import secrets
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from tfexplain.errors import DamagedFileError, NotWritableError
+from tfexplain.errors import DamagedFileError, NotWritableError, warn
 
 # What the system says where it is not the content that is wrong.
 RESOURCES = {
@@ -198,10 +197,9 @@ def check_seal(path: str | os.PathLike, advice: str, content: bytes | None = Non
 
 def warn_of_no_checksum(path: str | os.PathLike) -> None:
     """Says of a file without a checksum what that means."""
-    warnings.warn(
+    warn(
         f"{path} has no checksum, because an earlier version or another program wrote it: whether "
-        "it is as it was written is not known.",
-        stacklevel=4,
+        "it is as it was written is not known."
     )
 
 

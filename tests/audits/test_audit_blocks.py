@@ -210,15 +210,18 @@ def test_the_warning_of_a_damaged_block_says_it_once(tmp_path):
         (b'{"audit": "\xff"}', "it is no JSON"),
         (b"[1]", "it is a list"),
         (b"", "it is no JSON"),
-        (None, "its content does not have the checksum in it"),
+        ((b'"seed": 0', b'"seed": 8'), "its content does not have the checksum in it"),
+        ((b'"settings"', b'"sett!ngs"'), "its content does not have the checksum in it"),
+        ((b'"sha256"', b'"sha257"'), "it has no sha256"),
     ],
-    ids=["cut", "no text", "a list", "empty", "altered"],
+    ids=["cut", "no text", "a list", "empty", "altered", "other key", "no checksum"],
 )
 def test_damaged_settings_of_blocks_are_no_other_settings(tmp_path, content, missing):
     path = tmp_path / "squares.nc"
     folder = interrupted(path)
     file = folder / "settings.json"
-    damaged = file.read_bytes().replace(b'"seed": 0', b'"seed": 8') if content is None else content
+    damaged = file.read_bytes().replace(*content) if isinstance(content, tuple) else content
+    assert damaged != file.read_bytes()
     file.write_bytes(damaged)
     names = sorted(one.name for one in folder.iterdir())
     with pytest.raises(DamagedFileError, match=f"{missing}.*Remove it, and the blocks") as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import inspect
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -30,7 +29,7 @@ from tfexplain.analyzers.options import brief, option_config
 from tfexplain.analyzers.sides import POSITIVE_SIDE, BothSides, is_side
 from tfexplain.checks import choice, flag, precision_or_none
 from tfexplain.composites import RuleAssignment
-from tfexplain.errors import UnsupportedModelError
+from tfexplain.errors import UnsupportedModelError, warn
 from tfexplain.graph import check_built, has_graph
 from tfexplain.names import ANALYZERS, option_names, resolve_name
 
@@ -304,29 +303,27 @@ class Analyzer(BothSides, abc.ABC):
             return
         for part in relevance:
             part[bad] = np.nan
-        self._warn_not_finite(bad.any(axis=1), "their outputs are not, or ", stacklevel=5)
+        self._warn_not_finite(bad.any(axis=1), "their outputs are not, or ")
 
-    def _warn_not_finite(self, bad: np.ndarray, why: str, *, stacklevel: int) -> None:
+    def _warn_not_finite(self, bad: np.ndarray, why: str) -> None:
         """Warns of samples whose maps are not finite.
 
         Args:
             bad: Which samples these are, (n,).
             why: Another reason than the numbers of this method, as part of a sentence.
-            stacklevel: How far above the line of the user is.
         """
         positions = np.flatnonzero(bad).tolist()
         named = f"{str(positions[:20])[:-1]}, ...]" if len(positions) > 20 else str(positions)
-        warnings.warn(
+        warn(
             f"The maps of {len(positions)} of {len(bad)} samples, at positions {named}, are not "
             f"finite: {why}numbers of {self.name} leave the range of {self.dtype}. These maps are "
             "NaN. Look at analyzer.outputs(x), and at the size of the inputs; "
             'dtype="float64" has more range.',
             RuntimeWarning,
-            stacklevel=stacklevel,
         )
 
     def _joined_maps(
-        self, names: Sequence[str], of_batches: Sequence[Sequence[np.ndarray]], *, stacklevel: int
+        self, names: Sequence[str], of_batches: Sequence[Sequence[np.ndarray]]
     ) -> dict[str, np.ndarray]:
         """Returns what `propagate` does, of its batches; maps that are not finite become NaN."""
         maps = {
@@ -340,7 +337,7 @@ class Analyzer(BothSides, abc.ABC):
         if bad.any():
             for array in maps.values():
                 array[bad] = np.nan
-            self._warn_not_finite(bad.any(axis=1), "", stacklevel=stacklevel + 1)
+            self._warn_not_finite(bad.any(axis=1), "")
         return maps
 
     def explain_part(
@@ -426,7 +423,7 @@ class Analyzer(BothSides, abc.ABC):
             batch = [array[part] for array in arrays]
             of_batches.append(self.send(batch, relevance[part], Place(part, len(arrays[0]))))
         names = list(self.inputs.names) if len(self.inputs.names) > 1 else ["input"]
-        return self._joined_maps(names, of_batches, stacklevel=3)
+        return self._joined_maps(names, of_batches)
 
     def ledger(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:
         """Accounts for the relevance of every call; see `ReversedAnalyzer`, which can.

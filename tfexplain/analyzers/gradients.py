@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 import keras
 
 from tfexplain.analyzers.reversed import ReversedAnalyzer
 from tfexplain.composites import ANY, Composite
-from tfexplain.errors import MaskError
+from tfexplain.errors import MaskError, warn
 from tfexplain.graph import Graph, has_graph, opaque_graph
 from tfexplain.rules import DeconvReLU, Gradient, GuidedReLU, RectGrad
 from tfexplain.rules.gradients import RectifierRule
@@ -20,11 +19,10 @@ def explained_as_a_whole(model: keras.Model, output_activation: str) -> Graph:
     graph = opaque_graph(model)
     name = getattr(getattr(model.layers[-1], "activation", None), "__name__", "")
     if output_activation == "drop" and name in ("softmax", "sigmoid"):
-        warnings.warn(
+        warn(
             f"{model.name!r} is explained as a whole, because its calls cannot be replayed one by "
             f"one: the final {name} is not left out. Pass "
-            'output_activation="keep" to say that this is meant.',
-            stacklevel=5,
+            'output_activation="keep" to say that this is meant.'
         )
     return graph
 

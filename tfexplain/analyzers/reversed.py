@@ -443,7 +443,7 @@ class ReversedAnalyzer(GraphAnalyzer):
         names = list(network.readouts)
         if len(self.inputs.names) == 1:
             names[0] = "input"
-        return self._joined_maps(names, of_batches, stacklevel=4)
+        return self._joined_maps(names, of_batches)
 
     def ledger(self, x: Any, target: Any = None, *, batch_size: int = 32) -> xr.Dataset:
         """Accounts for the relevance of every call.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import tensorflow as tf
 from keras import tree
 from keras.src.backend.common.variables import AutocastScope
 
+from tfexplain.errors import warn
 from tfexplain.numerics import Tensor
 
 
@@ -129,10 +129,9 @@ class Replay:
             same = False
         if not same:
             self.twin = None
-            warnings.warn(
+            warn(
                 f"{layer.name} ({type(layer).__name__}) may compute in {layer.compute_dtype} "
-                f"inside, not in {dtype}: it cannot be rebuilt from its configuration.",
-                stacklevel=2,
+                f"inside, not in {dtype}: it cannot be rebuilt from its configuration."
             )
 
     def __call__(self, *tensors: Tensor) -> Any:

@@ -8,7 +8,6 @@ import os
 import pathlib
 import platform
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,7 @@ from tfexplain.audits.judging import Thresholds
 from tfexplain.audits.registry import AUDITS, in_reports
 from tfexplain.audits.removal import check_pixels
 from tfexplain.checks import choice, frozen, integer, is_integer, optional_integer
-from tfexplain.errors import DamagedFileError, InUseError, NotWritableError, nearest
+from tfexplain.errors import DamagedFileError, InUseError, NotWritableError, nearest, warn
 from tfexplain.graph import check_built, has_graph, trace
 from tfexplain.locks import lock
 from tfexplain.report import methods as chosen_methods
@@ -449,7 +448,7 @@ def _run_audit(
                 left_out[""] = why(error)
             state.leave_out(audit, left_out)
             names = ", ".join(filter(None, left_out)) or "everything"
-            warnings.warn(f"{audit.title}: left out {names}. {why(error)}", stacklevel=3)
+            warn(f"{audit.title}: left out {names}. {why(error)}")
         finally:
             # Also of an audit that is stopped here and continued later; the time alone, which a
             # full disk cannot take, is no reason to hide another error.

@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import shutil
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +28,7 @@ from rich.progress import (
 
 from tfexplain import files, netcdf
 from tfexplain.checks import integer
-from tfexplain.errors import DamagedFileError
+from tfexplain.errors import DamagedFileError, warn
 from tfexplain.runs.settings import differing
 
 Arrays = dict[str, np.ndarray]
@@ -130,20 +129,15 @@ class _Store:
             return
         noted = self.folder / _SETTINGS
         if noted.exists():
-            record = files.read_record(noted, _ADVICE)
-            has_checksum = files.check_digest(noted, record, _ADVICE)
-            # Earlier versions wrote the settings as they are.
-            known = record.get("settings", {}) if has_checksum else record
-            self._check(known, self.folder)
+            self._check(_settings_in(noted), self.folder)
             return
         with files.refusals(self.folder):
             self.folder.mkdir(exist_ok=True)
         if stray := list(self.folder.glob("*.npz")):
             # Nothing tells with which settings they were computed.
-            warnings.warn(
+            warn(
                 f"{len(stray)} block(s) in {self.folder} are computed again: {_SETTINGS}, which "
-                "says how they were computed, is gone.",
-                stacklevel=4,
+                "says how they were computed, is gone."
             )
             with files.refusals(self.folder):
                 for block in stray:
@@ -194,7 +188,7 @@ class _Store:
             if isinstance(error, OSError) and error.errno in files.RESOURCES:
                 raise
             missing = error.missing if isinstance(error, DamagedFileError) else error
-            warnings.warn(f"{file} is damaged ({missing}) and is computed again.", stacklevel=4)
+            warn(f"{file} is damaged ({missing}) and is computed again.")
             return None
 
     def write(self, block: slice, arrays: Mapping[str, Any]) -> None:
@@ -248,3 +242,16 @@ def _progress() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def _settings_in(file: pathlib.Path) -> dict[str, Any]:
+    """Returns the settings of finished blocks.
+
+    Raises:
+        DamagedFileError: If they are not as they were written.
+    """
+    record = files.read_record(file, _ADVICE)
+    if files.DIGEST not in record and "block_size" not in record:
+        # Earlier versions wrote the settings as they are, without a checksum.
+        raise DamagedFileError(file, f"it has no {files.DIGEST}", _ADVICE)
+    return record["settings"] if files.check_digest(file, record, _ADVICE) else record
