@@ -233,7 +233,7 @@ def is_sigmoid_unit(graph: Graph, start: Node, dropped: Operation | None) -> boo
     return _is_one_element(start) and _is_sigmoid(operation)
 
 
-def opposite_side(graph: Graph, start: Node, kept: bool) -> tuple[Graph, Node, bool]:
+def opposite_side(graph: Graph, start: Node, kept: bool) -> tuple[Graph, Node, list[Call]]:
     """Returns the graph of what explains the other class of a sigmoid unit.
 
     The linear layers that the logit is made of get -W and -b, so that rules that treat signs apart
@@ -247,8 +247,8 @@ def opposite_side(graph: Graph, start: Node, kept: bool) -> tuple[Graph, Node, b
         kept: Whether it is the probability, which becomes 1 - p.
 
     Returns:
-        The graph of the explained output alone, its start, and whether any contributions to a sum
-        changed their signs: if not, rules that share relevance out see the logit alone negated.
+        The graph of the explained output alone, its start, and the sums whose summands have changed
+        their signs: where a rule sees none of that, the logit alone is negated.
     """
     # Other outputs may read the logit: they have no part in this.
     graph = graph.upstream([start])
@@ -294,11 +294,11 @@ def opposite_side(graph: Graph, start: Node, kept: bool) -> tuple[Graph, Node, b
         else:
             calls.append(negated_layers.get(call, call))
         calls += negatives_of(call.outputs)
-    changed = (*readers, *negated_layers)
-    signs_changed = any(isinstance(call.operation, Additive) for call in changed)
+    changed = {call.name for call in (*readers, *negated_layers)}
     start = negatives.get(start, start)
-    graph = replace(graph, calls=tuple(calls), outputs=(start,))
-    return analyse_signs(graph), start, signs_changed
+    graph = analyse_signs(replace(graph, calls=tuple(calls), outputs=(start,)))
+    sums = [c for c in graph.calls if c.name in changed and isinstance(c.operation, Additive)]
+    return graph, start, sums
 
 
 def fold_batch_norms(graph: Graph) -> Graph:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import keras
 import numpy as np
@@ -253,6 +254,35 @@ def test_a_map_that_would_be_that_of_both_classes_is_refused(name, target, x):
     with pytest.raises(ValueError, match="same map for both classes.*-W and -b"):
         analyzer.analyze(x, target)
     assert_same(analyzer.analyze(x, "positive"), analyzer.analyze(x, 0), 1e-6)
+
+
+STARTED_WITH_1 = [
+    (name, options)
+    for name in NAMES
+    if name.startswith("lrp.")
+    for options in ({"head": "one"}, {"rule": name})
+]
+
+
+@pytest.mark.parametrize(("name", "options"), STARTED_WITH_1, ids=str)
+def test_started_with_1_class_0_has_a_map_of_its_own_or_none(name, options, model, negated, x):
+    """Rules that share out opposite contributions alike gave the map of the other class."""
+    options = {**OPTIONS.get(name, {}), **options}
+    if "rule" in options:
+        rule = {"name": name, **OPTIONS.get(name, {})}
+        name, options = "lrp.contrastive", {"rule": rule}
+    analyzer, other = (
+        tfexplain.create_analyzer(name, each, **options) for each in (model, negated)
+    )
+    positive = analyzer.analyze(x, "positive")
+    try:
+        negative = analyzer.analyze(x, "negative")
+    except ValueError as error:
+        assert re.search("same map for both classes.*head='logit'", str(error))
+        # What is refused is the same map.
+        assert_same(other.analyze(x, 0), positive, 1e-5)
+    else:
+        assert np.abs(negative - positive).max() > 0.05 * np.abs(positive).max()
 
 
 @pytest.mark.parametrize("name", ["lrp.z_plus", "lrp.epsilon", "gradient", "deep_taylor"])

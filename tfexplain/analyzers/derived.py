@@ -35,8 +35,8 @@ class DerivedAnalyzer(Analyzer):
         return self.inner.has_sides
 
     @property
-    def _signs_changed(self) -> bool:  # type: ignore[override]  # it is that of another
-        return self.inner._signs_changed
+    def _sees_signs(self) -> bool:
+        return self.inner._sees_signs
 
     @property
     def inputs(self) -> Inputs:

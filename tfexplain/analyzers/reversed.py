@@ -28,7 +28,7 @@ from tfexplain.canonizers import (
 from tfexplain.checks import choice, is_integer
 from tfexplain.composites import Composite, RuleAssignment, assign
 from tfexplain.errors import nearest
-from tfexplain.graph import Graph, Node, trace
+from tfexplain.graph import Call, Graph, Node, trace
 from tfexplain.numerics import TRACING
 from tfexplain.operations import GlobalMaxPooling, WholeModel
 from tfexplain.reverse import TERMS, ReversedNetwork, check_bounds, start_relevance
@@ -86,12 +86,13 @@ class GraphAnalyzer(Analyzer):
         self._explained = graph.outputs.index(start)
         graph = sigmoid_at_the_end(graph, start)
         self._dropped = None
+        self._opposite_sums: list[Call] = []
         if self.output_activation == "drop":
             graph, start, self._dropped = drop_output_activation(graph, start)
         self._has_sides = is_sigmoid_unit(graph, start, self._dropped)
         if self.side == NEGATIVE_SIDE:
             kept = self.output_activation == "keep"
-            graph, start, self._signs_changed = opposite_side(graph, start, kept)
+            graph, start, self._opposite_sums = opposite_side(graph, start, kept)
         self._replay_checked = False
         self._overflows = bool(half_precisions(self.user_model))
         for call in graph.calls:
@@ -204,6 +205,11 @@ class ReversedAnalyzer(GraphAnalyzer):
         )
         check_bounds(self.graph, self.assignment)
         self._networks: dict[tuple, ReversedNetwork] = {}
+
+    @property
+    def _sees_signs(self) -> bool:
+        rules = self.assignment.rules
+        return not all(rules[call].is_sign_blind() for call in self._opposite_sums)
 
     def _first_required(self) -> bool:
         """Tells whether the user asked for a rule of the first layer, which then has to exist."""

@@ -39,8 +39,6 @@ class BothSides(Capabilities, abc.ABC):
     # What its name sets, which is no option.
     _preset: Mapping[str, Any] = MappingProxyType({})
     _opposite: BothSides | None = None
-    # Of the analyzer of class 0: whether summed contributions have other signs than for class 1.
-    _signs_changed: bool = True
 
     @classmethod
     @abc.abstractmethod
@@ -71,6 +69,14 @@ class BothSides(Capabilities, abc.ABC):
     def has_sides(self) -> bool:
         """Whether one sigmoid unit is explained, which speaks for two classes."""
         return False
+
+    @property
+    def _sees_signs(self) -> bool:
+        """Whether opposite contributions to the logit may change more than the map's sign.
+
+        It is asked of the analyzer of class 0.
+        """
+        return True
 
     @property
     def _starts_with_sign(self) -> bool:
@@ -111,12 +117,12 @@ class BothSides(Capabilities, abc.ABC):
             opposite = self.named(
                 self.name, self.user_model, self._preset, self._options, NEGATIVE_SIDE
             )
-            if not (opposite._signs_changed or self._starts_with_sign):
+            if not (opposite._sees_signs or self._starts_with_sign):
                 raise ValueError(
                     f"{self.name} has the same map for both classes of {self.user_model.name!r}: "
-                    "its maps do not depend on the sign of the logit, and no linear layer that "
-                    "could have -W and -b makes the logit. Use a method that starts with the value "
-                    "of the logit, such as lrp.epsilon, or a gradient method."
+                    "they do not depend on the sign of the logit, and no layer that makes it and "
+                    "can have -W and -b has a rule that treats signs apart. Use a method that "
+                    "starts with the value of the logit (head='logit'), or a gradient method."
                 )
             self._opposite = opposite
         return self._opposite  # type: ignore[return-value]  # made by `named` of this very class

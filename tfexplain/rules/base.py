@@ -95,6 +95,10 @@ class Rule:
         """Tells whether it hands on at an operation what it receives."""
         return isinstance(operation, self.conserved_at)
 
+    def is_sign_blind(self) -> bool:
+        """Tells whether it shares out a sum alike if all summands have the opposite signs."""
+        return False
+
     def propagate(self, call: Any, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the relevance of each input.
 

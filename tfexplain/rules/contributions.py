@@ -18,7 +18,7 @@ from tfexplain.numerics import Stabilizer, Tensor, expand
 from tfexplain.operations import Additive, Operation
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, total
 from tfexplain.rules.evaluation import denominators, pulled
-from tfexplain.rules.groups import BIAS, Group, with_bias
+from tfexplain.rules.groups import BIAS, Group, mirrored, with_bias
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class ContributionRule(Rule, abstract=True):
     def stabilizer(self) -> Stabilizer:
         """What is added to denominators."""
         return Stabilizer()
+
+    def is_sign_blind(self) -> bool:
+        """Tells whether the table is its own mirror image."""
+        return {mirrored(group) for group in self.groups} == set(self.groups)
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns R_i = sum_g sum_j c_gij s_gj with s_gj = weight_g R_j / (z_gj + stabilizer)."""

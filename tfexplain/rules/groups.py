@@ -46,6 +46,19 @@ class Group:
         return bool(self.bias_positive or self.bias_negative)
 
 
+def mirrored(group: Group) -> Group:
+    """Returns the row that does to opposite contributions what a row does to these."""
+    gates = {"positive": "negative", "negative": "positive", None: None}
+    return Group(
+        group.negative,
+        group.positive,
+        group.bias_negative,
+        group.bias_positive,
+        group.weight,
+        gates[group.gate],
+    )
+
+
 def with_bias(bias: str, group: Group) -> Group:
     """Returns the group with the bias treated as the option says."""
     factors = {

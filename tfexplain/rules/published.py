@@ -43,6 +43,10 @@ class ClippedAddition(Rule):
         if not self.low < self.high:
             raise ValueError(f"low must be below high, received {self.low!r} and {self.high!r}.")
 
+    def is_sign_blind(self) -> bool:
+        """Tells whether the inner rule is."""
+        return self.inner.is_sign_blind()
+
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Shares by the inner rule, then clips."""
         shares = self.inner.propagate(call, relevance)

@@ -28,6 +28,10 @@ class Pass(Rule):
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Activation, Scaling)
 
+    def is_sign_blind(self) -> bool:
+        """Tells that signs of summands do not matter."""
+        return True
+
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the relevance unchanged."""
         return relevance
@@ -89,6 +93,10 @@ class EqualShares(Rule):
     """Factors or summands get the same share (uniform rule, [achtibat2024attnlrp])."""
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Merge,)
+
+    def is_sign_blind(self) -> bool:
+        """Tells that signs of summands do not matter."""
+        return True
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Divides by the number of inputs."""

@@ -21,6 +21,10 @@ class _WeightRule(Rule, abstract=True):
     handled: ClassVar[tuple[type[Operation], ...]] = (Additive,)
     part: ClassVar[str]
 
+    def is_sign_blind(self) -> bool:
+        """Tells that signs of summands do not matter."""
+        return True
+
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the share of each input; the weights of sums and scalings share equally."""
         if isinstance(call.operation, Linear):
