@@ -8,9 +8,9 @@ An attribution has the variables
 * `target` (sample, vector): index of the explained output;
 * `conservation_error` (sample, vector): sum of the relevance minus the value of the explained
   output, in the unit of that output;
-* `side` (sample), for one sigmoid unit that was asked for by such a word: for which class the map
-  speaks, "positive" (1) or "negative" (0, whose output is that of the unit times -1, or 1 - p).
-  The attribute `side` says it of all samples together, or "by sample" where they differ.
+* `side` (sample), where one sigmoid unit is explained: for which class the map speaks, "positive"
+  (1) or "negative" (0, whose output is that of the unit times -1, or 1 - p). The attribute `side`
+  says it of all samples together, or "by sample" where they differ.
 
 The dimensions of the input are (height, width, channel), (step, feature), (feature), or axis_1,
 axis_2 ... for other ranks. With several inputs there are `relevance_<name>` and `input_<name>`

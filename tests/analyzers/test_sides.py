@@ -68,6 +68,7 @@ def test_the_other_class_is_that_of_the_negated_layer(name, model, negated, x):
     assert_same(analyzer.analyze(x, target="negative"), expected, 1e-5)
     assert_same(analyzer.analyze(x, target="positive"), analyzer.analyze(x, target=0), 1e-7)
     assert_same(analyzer.analyze(x), analyzer.analyze(x, target=0), 1e-7)
+    assert analyzer.has_sides
     assert_same(analyzer._of_class_0().outputs(x), -analyzer.outputs(x), 1e-6)
 
 
@@ -354,7 +355,11 @@ def test_results_say_which_class_speaks(model, x, tmp_path):
     dataset = analyzer.attribute(x, target="predicted")
     assert dataset["side"].values.tolist() == np.where(positive, "positive", "negative").tolist()
     assert set(analyzer.attribute(x, target="negative")["side"].values) == {"negative"}
-    assert "side" not in analyzer.attribute(x)
+    assert analyzer.attribute(x).attrs["side"] == "positive"
+    both = {"a": analyzer.attribute(x), "b": analyzer.attribute(x, "positive")}
+    assert tfexplain.results.comparison_dataset(both).attrs["side"] == "positive"
+    linear = tfexplain.create_analyzer("lrp.z", network("linear"))
+    assert "side" not in linear.attribute(x) and "side" not in linear.attribute(x).attrs
     tfexplain.results.save(dataset, tmp_path / "a.nc")
     assert tfexplain.results.load(tmp_path / "a.nc").identical(dataset)
     parts = [analyzer.attribute(part, target="predicted") for part in (x[:2], x[2:])]

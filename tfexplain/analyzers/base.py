@@ -244,8 +244,10 @@ class Analyzer(BothSides, abc.ABC):
         arrays = self.inputs.arrays(template)
         single = len(arrays) == 1
         words = None
-        if is_side(target):
-            words = self._explained_sides(template, target, len(flat), batch_size)
+        if self.has_sides:
+            # The logit with its sign is that of class 1.
+            side = target if is_side(target) else POSITIVE_SIDE
+            words = self._explained_sides(template, side, len(flat), batch_size)
         named = [dict(zip(self.inputs.names, part, strict=True)) for part in (relevance, arrays)]
         return results.attribution_dataset(
             relevance[0] if single else named[0],

@@ -146,7 +146,7 @@ class BothSides(Capabilities, abc.ABC):
         return template, relevance, outputs, targets
 
     def _explained_sides(self, x: Any, side: str, count: int, batch_size: int) -> list[str]:
-        """Returns which class speaks for each of `count` samples where a word was the target."""
+        """Returns which class speaks for each of `count` samples, by one of `SIDES`."""
         if side != PREDICTED_SIDE:
             return [side] * count
         negative = self._speaks_for_0(self.outputs(x, batch_size=batch_size))
