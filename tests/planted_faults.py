@@ -250,7 +250,7 @@ FAULTS = (
     ),
     Fault(
         "box_ends",
-        "reverse/layers.py",
+        "reverse/steps.py",
         "first, second = tf.minimum(first, second), tf.maximum(first, second)",
         "first, second = tf.maximum(first, second), tf.minimum(first, second)",
         "the ends of the box are exchanged behind a scaling",

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
-import tensorflow as tf
 from rich.console import Console
 from rich.progress import track
 
@@ -112,7 +111,7 @@ class PatternAnalyzer(ReversedAnalyzer):
         fit = PatternFit(
             forward.graph,
             forward.nodes,
-            [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in forward.forward.outputs],
+            forward.record_specs,
             estimator=self.estimator,
             output_mean=self.output_mean,
             jit_compile=self.jit_compile,

@@ -154,9 +154,8 @@ class Chain:
                     for index, axis in zip(self._order, self._channels, strict=True)
                 ]
 
-            inputs = [tf.TensorSpec(t.shape, t.dtype) for t in network.forward.inputs]
             vectors = (None, self._num_vectors, *network.start.shape[1:])
-            signature = [inputs, tf.TensorSpec(vectors, network.dtype)]
+            signature = [network.input_specs, tf.TensorSpec(vectors, network.dtype)]
             network.derived[key] = Compiled(run, signature, self._analyzer.jit_compile)
         return network.derived[key]
 

@@ -234,7 +234,7 @@ def _transposed(network: ReversedNetwork) -> Compiled:
             zero = tf.UnconnectedGradients.ZERO
             return tape.gradient(sent, relevance, output_gradients=u, unconnected_gradients=zero)
 
-        records = [tf.TensorSpec(t.shape, t.dtype) for t in network.forward.outputs]
-        inputs = tf.TensorSpec((None, None, *network.forward.inputs[0].shape[1:]), network.dtype)
-        network.derived[__name__] = Compiled(run, [records, inputs], network.jit_compile)
+        shape = (None, None, *network.input_specs[0].shape[1:])
+        signature = [network.record_specs, tf.TensorSpec(shape, network.dtype)]
+        network.derived[__name__] = Compiled(run, signature, network.jit_compile)
     return network.derived[__name__]

@@ -1,14 +1,14 @@
-"""Reversed networks: Keras models from (inputs, output relevance) to relevance."""
+"""Reversed networks, which go from (inputs, output relevance) to relevance."""
 
 from tfexplain.reverse.differences import DifferenceNetwork
-from tfexplain.reverse.layers import ForwardCall, ReverseLayer, check_bounds
 from tfexplain.reverse.network import TERMS, ReversedNetwork, start_relevance
+from tfexplain.reverse.steps import ForwardCall, ReverseCall, check_bounds
 
 __all__ = [
     "TERMS",
     "DifferenceNetwork",
     "ForwardCall",
-    "ReverseLayer",
+    "ReverseCall",
     "ReversedNetwork",
     "check_bounds",
     "start_relevance",

@@ -29,8 +29,8 @@ import tensorflow as tf
 from tfexplain.composites import RuleAssignment
 from tfexplain.graph import Call, Graph, Node
 from tfexplain.numerics import Tensor, expand
-from tfexplain.reverse.layers import CallLayer, ReverseLayer
 from tfexplain.reverse.network import ReversedNetwork
+from tfexplain.reverse.steps import CallStep, ReverseCall, Step
 from tfexplain.rules import DifferenceCall, DifferenceRule, SignedParts
 from tfexplain.rules.base import total
 
@@ -59,7 +59,7 @@ class TwoPasses(dict[Node, Tensor]):
         return self.baseline.get(node, self[node])
 
 
-class PartsOfOutputs(CallLayer):
+class PartsOfOutputs(CallStep):
     """Positive and negative part of the difference of each output of a call."""
 
     def __init__(self, call: Call, rule: DifferenceRule, name: str, dtype: str) -> None:
@@ -75,44 +75,44 @@ class PartsOfOutputs(CallLayer):
         given: dict[str, Any] = {name: tuple(value) for name, value in tensors.items()}
         return list(self.rule.parts(DifferenceCall(self.operation, **given)))
 
-    def compute_output_spec(self, tensors: Any) -> list[SignedParts]:
+    def spec(self, tensors: Any) -> list[SignedParts]:
         """Two tensors of the shape of each output."""
-        return [_parts_like(node, self.compute_dtype) for node in self.results]
+        return [_parts_like(node, self.dtype) for node in self.results]
 
 
-class PartsOfInput(keras.layers.Layer):
+class PartsOfInput(Step):
     """Positive and negative part of the difference of an input of the model."""
 
     def call(self, x: Tensor, x0: Tensor) -> SignedParts:
         """Returns max(x - x0, 0) and min(x - x0, 0)."""
         return SignedParts(tf.nn.relu(x - x0), -tf.nn.relu(x0 - x))
 
-    def compute_output_spec(self, x: Any, x0: Any) -> SignedParts:
+    def spec(self, x: Any, x0: Any) -> SignedParts:
         """Two tensors of the shape of x."""
-        return _parts_like(x, self.compute_dtype)
+        return _parts_like(x, self.dtype)
 
 
 def _parts_like(tensor: Any, dtype: str) -> SignedParts:
     return SignedParts(*(keras.KerasTensor(tensor.shape, dtype) for _ in SignedParts._fields))
 
 
-class BothSigns(keras.layers.Layer):
+class BothSigns(Step):
     """Makes the multipliers m+ = m- = m of one m."""
 
     def call(self, multipliers: Tensor) -> Tensor:
         """Returns the vectors twice."""
         return tf.concat([multipliers, multipliers], axis=1)
 
-    def compute_output_spec(self, multipliers: Any) -> keras.KerasTensor:
+    def spec(self, multipliers: Any) -> keras.KerasTensor:
         """Unknown numbers of vectors stay unknown."""
-        return keras.KerasTensor(multipliers.shape, self.compute_dtype)
+        return keras.KerasTensor(multipliers.shape, self.dtype)
 
 
-class UnitMaximum(keras.layers.Layer):
+class UnitMaximum(Step):
     """Divides the multipliers of each sample and vector by the largest magnitude."""
 
-    def __init__(self, num_multipliers: int, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, num_multipliers: int, name: str, dtype: str) -> None:
+        super().__init__(name, dtype)
         self.num_multipliers = num_multipliers
 
     def call(self, multipliers: Tensor) -> Tensor:
@@ -125,16 +125,16 @@ class UnitMaximum(keras.layers.Layer):
             largest = tf.concat([largest, largest], axis=1)
         return tf.math.divide_no_nan(multipliers, largest)
 
-    def compute_output_spec(self, multipliers: Any) -> keras.KerasTensor:
+    def spec(self, multipliers: Any) -> keras.KerasTensor:
         """The same shape."""
-        return keras.KerasTensor(multipliers.shape, self.compute_dtype)
+        return keras.KerasTensor(multipliers.shape, self.dtype)
 
 
-class Contribution(keras.layers.Layer):
+class Contribution(Step):
     """What is read: contributions, or contributions per difference."""
 
-    def __init__(self, quantity: str, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, quantity: str, name: str, dtype: str) -> None:
+        super().__init__(name, dtype)
         self.quantity = quantity
 
     def call(
@@ -152,11 +152,9 @@ class Contribution(keras.layers.Layer):
         quotient = tf.math.divide_no_nan(contribution, difference)
         return tf.where(tf.equal(difference, 0), mean, quotient)
 
-    def compute_output_spec(
-        self, multipliers: Any, x: Any, x0: Any, parts: Any = None
-    ) -> keras.KerasTensor:
+    def spec(self, multipliers: Any, x: Any, x0: Any, parts: Any = None) -> keras.KerasTensor:
         """The shape of the multipliers."""
-        return keras.KerasTensor(multipliers.shape, self.compute_dtype)
+        return keras.KerasTensor(multipliers.shape, self.dtype)
 
 
 class DifferenceNetwork(ReversedNetwork):
@@ -198,20 +196,19 @@ class DifferenceNetwork(ReversedNetwork):
         self._producers = upstream.producer()
         self._num_multipliers = _num_multipliers(upstream, rules, start)
         self._bottlenecks = _bottlenecks(upstream, start) if unit_maximum else frozenset()
-        plain = {"dtype": dtype, "autocast": False}
-        self._part_layers = {
+        self._parts_of_outputs = {
             call: PartsOfOutputs(call, rules[call], f"parts_{index}", dtype)
             for index, call in enumerate(upstream.calls)
         }
-        self._parts_of_input = PartsOfInput(name="parts_of_input", **plain)
-        self._both_signs = BothSigns(name="both_signs", **plain)
-        self._unit = {n: UnitMaximum(n, name=f"unit_maximum_{n}", **plain) for n in (1, 2)}
-        self._contribution = Contribution(quantity, name="contribution", **plain)
+        self._parts_of_input = PartsOfInput("parts_of_input", dtype)
+        self._both_signs = BothSigns("both_signs", dtype)
+        self._unit = {n: UnitMaximum(n, f"unit_maximum_{n}", dtype) for n in (1, 2)}
+        self._contribution = Contribution(quantity, "contribution", dtype)
         super().__init__(graph, assignment, start=start, dtype=dtype, **options)
 
-    def _reverse_layer(self, call: Call, name: str) -> ReverseLayer:
+    def _reverse_call(self, call: Call, name: str) -> ReverseCall:
         arriving = self._arriving(call)
-        return ReverseLayer(call, self.rules[call], name, self.dtype, num_multipliers=arriving)
+        return ReverseCall(call, self.rules[call], name, self.dtype, num_multipliers=arriving)
 
     def _multipliers_of(self, node: Node) -> int:
         """Returns how many multipliers a tensor has."""
@@ -223,12 +220,20 @@ class DifferenceNetwork(ReversedNetwork):
 
     # --- forward, twice ---
 
-    def _inputs(self) -> list[keras.KerasTensor]:
+    @property
+    def input_specs(self) -> list[tf.TensorSpec]:
+        """Shapes and dtypes of the inputs, then of the baselines."""
         baselines = [
-            keras.Input(node.shape[1:], dtype=self.dtype, name=f"baseline_{index}")
+            tf.TensorSpec((None, *node.shape[1:]), self.dtype, f"baseline_{index}")
             for index, node in enumerate(self._sources)
         ]
-        return [*super()._inputs(), *baselines]
+        return [*super().input_specs, *baselines]
+
+    @property
+    def record_specs(self) -> list[tf.TensorSpec]:
+        """Shapes and dtypes of all tensors of both passes."""
+        # One baseline may serve all samples, but for what follows from the samples.
+        return [*super().record_specs, *map(self._spec, self._baseline_nodes)]
 
     def _replay(self, inputs: Sequence) -> TwoPasses:
         count = len(self.graph.inputs)
@@ -236,7 +241,8 @@ class DifferenceNetwork(ReversedNetwork):
         return TwoPasses(super()._replay(inputs[:count]), self._forward(baseline))
 
     def _recorded(self, tensors: TwoPasses) -> list[Tensor]:
-        return [*tensors.values(), *(tensors.baseline[node] for node in self._baseline_nodes)]
+        baseline = [tensors.baseline[node] for node in self._baseline_nodes]
+        return [*super()._recorded(tensors), *baseline]
 
     def _restored(self, records: Sequence[Tensor]) -> TwoPasses:
         count = len(self.nodes)
@@ -253,7 +259,7 @@ class DifferenceNetwork(ReversedNetwork):
                 made = {node: self._parts_of_input(tensors[node], tensors.baseline[node])}
             else:
                 known = {"parts": self._parts_of_inputs(call, tensors)}
-                parts = self._part_layers[call]({**self._both_passes(call, tensors), **known})
+                parts = self._parts_of_outputs[call]({**self._both_passes(call, tensors), **known})
                 made = dict(zip(call.outputs, parts, strict=True))
             tensors.parts.update(made)
         return tensors.parts[node]
@@ -289,7 +295,7 @@ class DifferenceNetwork(ReversedNetwork):
             self._both_signs(part) if self._multipliers_of(node) < arriving else part
             for node, part in zip(call.outputs, relevance, strict=True)
         ]
-        results = self._reverse_layers[call](given, **self._gathered(call, tensors))
+        results = self._reverse_calls[call](given, **self._gathered(call, tensors))
         leaving = self.rules[call].leaving(arriving)
         return [
             self._both_signs(result) if self._multipliers_of(node) > leaving else result

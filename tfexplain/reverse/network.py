@@ -1,11 +1,13 @@
-"""Builds reversed networks: Keras models from (inputs, output relevance) to relevance.
+"""Builds reversed networks, which go from (inputs, output relevance) to relevance.
 
-The networks stand on tensors of their own, so Keras records nothing on the user's layers.
+They are compiled functions, and a Keras model where one is asked for. Both stand on tensors of
+their own, so Keras records nothing on the user's layers.
 """
 
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +17,9 @@ import tensorflow as tf
 
 from tfexplain.composites import RuleAssignment
 from tfexplain.graph import Call, Graph, Node
-from tfexplain.numerics import Compiled, Tensor, expand, shape_of
+from tfexplain.numerics import TRACING, Compiled, Tensor, expand, shape_of
 from tfexplain.operations import Lookup
-from tfexplain.reverse.layers import Bounds, ForwardCall, ReverseLayer, TimesActivation, Zeros
+from tfexplain.reverse.steps import Bounds, ForwardCall, ReverseCall, TimesActivation, Zeros
 from tfexplain.reverse.vanishing import vanishing_below_zero
 from tfexplain.rules import BoundedCall
 from tfexplain.rules.base import total
@@ -30,7 +32,7 @@ Visit = Callable[[Call, Tensors, Sequence], Sequence]
 
 
 class ReversedNetwork:
-    """The reversed network of a graph, as Keras models and as compiled functions.
+    """The reversed network of a graph, as compiled functions and as a Keras model.
 
     Args:
         graph: A canonical graph.
@@ -54,10 +56,6 @@ class ReversedNetwork:
         readouts: Name -> tensor of all that is read: the inputs first.
         nodes: The tensors in the order of the records.
         start_index: Place of the start among the records.
-        model: keras.Model of [*inputs, output_relevance] -> relevance of the input; a dict by
-            name if there are several read-outs.
-        forward: keras.Model of inputs -> records.
-        backward: keras.Model of [*records, output_relevance] -> relevance of each read-out.
         vanishing: Calls at whose negative outputs no relevance arrives.
         derived: Compiled functions that others made of this network, to be freed with it.
     """
@@ -92,20 +90,22 @@ class ReversedNetwork:
         self.readouts = {**dict(zip(graph.input_names, graph.inputs, strict=True)), **readouts}
         names = _LayerNames()
         self.vanishing = vanishing_below_zero(self.graph, self.rules, start)
-        self._forward_layers = {
+        self._forward_calls = {
             call: ForwardCall(call, names("forward", call), dtype) for call in self.graph.calls
         }
-        self._reverse_layers = {
-            call: self._reverse_layer(call, names("reverse", call)) for call in self.graph.calls
+        self._reverse_calls = {
+            call: self._reverse_call(call, names("reverse", call)) for call in self.graph.calls
         }
-        self._bounds_layers = {call: self._bounds_layer(call, names) for call in self.graph.calls}
-        self._zeros = Zeros(name="zeros", dtype=dtype, autocast=False)
-        self._times = TimesActivation(name="times_activation", dtype=dtype, autocast=False)
-        self._build()
+        self._bounds = {call: self._bounds_of(call, names) for call in self.graph.calls}
+        self._zeros = Zeros("zeros", dtype)
+        self._times = TimesActivation("times_activation", dtype)
+        made = [node for call in self.graph.calls for node in call.outputs]
+        self.nodes = list(dict.fromkeys([*self.graph.inputs, *made]))
+        self.start_index = self.nodes.index(start)
         self._compile(jit_compile)
 
-    def _reverse_layer(self, call: Call, name: str) -> ReverseLayer:
-        return ReverseLayer(
+    def _reverse_call(self, call: Call, name: str) -> ReverseCall:
+        return ReverseCall(
             call,
             self.rules[call],
             name,
@@ -114,21 +114,28 @@ class ReversedNetwork:
             vanishing=call in self.vanishing,
         )
 
-    def _bounds_layer(self, call: Call, names: _LayerNames) -> Bounds | None:
+    def _bounds_of(self, call: Call, names: _LayerNames) -> Bounds | None:
         if not issubclass(self.rules[call].record, BoundedCall):
             return None
         return Bounds(self.rules[call], self.graph, call, names("bounds", call), self.dtype)
 
-    # --- the Keras models ---
+    # --- the walk forward and backward ---
 
-    def _inputs(self) -> list[keras.KerasTensor]:
+    @property
+    def input_specs(self) -> list[tf.TensorSpec]:
+        """Shapes, dtypes and names of the inputs."""
         return [
-            keras.Input(node.shape[1:], dtype=node.dtype_in(self.dtype), name=_keras_name(name))
+            self._spec(node, _keras_name(name))
             for node, name in zip(self.graph.inputs, self.graph.input_names, strict=True)
         ]
 
-    def _relevance_input(self) -> keras.KerasTensor:
-        return keras.Input((None, *self.start.shape[1:]), dtype=self.dtype, name="output_relevance")
+    @property
+    def record_specs(self) -> list[tf.TensorSpec]:
+        """Shapes and dtypes of the records."""
+        return [self._spec(node) for node in self.nodes]
+
+    def _spec(self, node: Node, name: str | None = None) -> tf.TensorSpec:
+        return tf.TensorSpec((None, *node.shape[1:]), node.dtype_in(self.dtype), name)
 
     def _replay(self, inputs: Sequence) -> Tensors:
         return self._forward(dict(zip(self.graph.inputs, inputs, strict=True)))
@@ -137,13 +144,13 @@ class ReversedNetwork:
         """Runs the calls whose outputs are not given; returns all tensors."""
         for call in self.graph.calls:
             if call.outputs[0] not in tensors:
-                results = self._forward_layers[call]([tensors[node] for node in call.inputs])
+                results = self._forward_calls[call]([tensors[node] for node in call.inputs])
                 tensors.update(zip(call.outputs, results, strict=True))
         return tensors
 
     def _recorded(self, tensors: Tensors) -> list[Tensor]:
-        """Returns all tensors of a pass in one list, which a model can return."""
-        return list(tensors.values())
+        """Returns all tensors of a pass in one list, which a function can return."""
+        return [tensors[node] for node in self.nodes]
 
     def _restored(self, records: Sequence[Tensor]) -> Tensors:
         """Returns the tensors of a pass, given their list."""
@@ -155,14 +162,14 @@ class ReversedNetwork:
             "inputs": [tensors[node] for node in call.inputs],
             "outputs": [tensors[node] for node in call.outputs],
         }
-        bounds = self._bounds_layers[call]
+        bounds = self._bounds[call]
         if bounds is not None:
             gathered["bounds"] = bounds([tensors[node] for node in self.graph.inputs])
         return gathered
 
     def visit(self, call: Call, tensors: Tensors, relevance: Sequence) -> Sequence:
         """Returns the relevance of each input of a call."""
-        return self._reverse_layers[call](relevance, **self._gathered(call, tensors))
+        return self._reverse_calls[call](relevance, **self._gathered(call, tensors))
 
     def _settle(self, node: Node, relevance: Any) -> Any:
         """Changes the whole relevance of a tensor before it goes on."""
@@ -185,7 +192,7 @@ class ReversedNetwork:
                 return self._zeros(tensors[node], relevance)
             whole = parts[0]
             for part in parts[1:]:
-                whole = keras.ops.add(whole, part)
+                whole = whole + part
             arriving[node] = [whole]
             return whole
 
@@ -203,23 +210,23 @@ class ReversedNetwork:
                 arriving[node].append(result)
         return [self._read(node, tensors, summed(node)) for node in self.readouts.values()]
 
-    def _build(self) -> None:
-        inputs, relevance = self._inputs(), self._relevance_input()
-        tensors = self._replay(inputs)
-        results = self._walk(tensors, relevance, self.visit)
-        named = dict(zip(self.readouts, results, strict=True))
-        outputs = results[0] if len(results) == 1 else named
-        self.model = keras.Model([*inputs, relevance], outputs, name="reversed")
-        # The same layers as two models, so that one forward pass can serve many chunks of vectors.
-        self.nodes = list(tensors)
-        self.start_index = self.nodes.index(self.start)
-        self.forward = keras.Model(inputs, self._recorded(tensors))
-        records = [
-            keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in self.forward.outputs
-        ]
-        relevance = self._relevance_input()
-        results = self._walk(self._restored(records), relevance, self.visit)
-        self.backward = keras.Model([*records, relevance], results)
+    @functools.cached_property
+    def model(self) -> keras.Model:
+        """A keras.Model of [*inputs, output_relevance] -> relevance of the input.
+
+        It is made when it is first asked for. If there are several read-outs, it returns a dict by
+        their names.
+        """
+        with TRACING:
+            inputs = [
+                keras.Input(s.shape[1:], dtype=s.dtype, name=s.name) for s in self.input_specs
+            ]
+            shape = (None, *self.start.shape[1:])
+            relevance = keras.Input(shape, dtype=self.dtype, name="output_relevance")
+            results = self._walk(self._replay(inputs), relevance, self.visit)
+            named = dict(zip(self.readouts, results, strict=True))
+            outputs = results[0] if len(results) == 1 else named
+            return keras.Model([*inputs, relevance], outputs, name="reversed")
 
     def nonlinear(self) -> str:
         """Returns why relevance is not linear in the output relevance; empty if it is."""
@@ -231,7 +238,7 @@ class ReversedNetwork:
     @property
     def variables(self) -> list[tf.Variable]:
         """The arrays that belong to the rules."""
-        return [v for layer in self._reverse_layers.values() for v in layer.parameters]
+        return [v for layer in self._reverse_calls.values() for v in layer.parameters]
 
     def vectors_at_once(self, arrays: Sequence[np.ndarray], limit: int) -> int:
         """Returns how many vectors fit into `limit` bytes at the largest tensor.
@@ -242,7 +249,7 @@ class ReversedNetwork:
         """
         shapes = tuple(array.shape[1:] for array in arrays)
         if shapes not in self._largest:
-            sizes = [tensor.shape[1:] for tensor in self.forward.outputs]
+            sizes = [node.shape[1:] for node in self.nodes]
             if any(None in size for size in sizes):
                 # The sizes of the tensors follow those of this batch.
                 sample = [tf.constant(array[:1]) for array in arrays]
@@ -265,9 +272,8 @@ class ReversedNetwork:
     # --- compiled functions ---
 
     def _compile(self, jit_compile: bool) -> None:
-        inputs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in self.forward.inputs]
+        inputs, records = self.input_specs, self.record_specs
         relevance = tf.TensorSpec((None, None, *self.start.shape[1:]), self.dtype)
-        records = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in self.forward.outputs]
         targets = tf.TensorSpec((None, None), "int32")
 
         def outputs(inputs: Sequence[Tensor]) -> Tensor:
@@ -285,12 +291,11 @@ class ReversedNetwork:
 
     def forward_pass(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Runs forward; returns every tensor of the graph."""
-        return list(self.forward(list(inputs)))
+        return self._recorded(self._replay(inputs))
 
     def backward_pass(self, records: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
         """Runs backward on the tensors of a forward pass."""
-        results = self.backward([*records, relevance])
-        return list(results) if isinstance(results, list | tuple) else [results]
+        return self._walk(self._restored(records), relevance, self.visit)
 
     def propagate(self, inputs: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
         """Returns the relevance of each read-out, (batch, num_vectors, *shape).
@@ -336,7 +341,7 @@ class ReversedNetwork:
         Only `lost` is a difference: what neither reached an input nor follows from the formula of
         what the rule absorbs.
         """
-        layer = self._reverse_layers[call]
+        layer = self._reverse_calls[call]
         recorded = layer.recorded(**self._gathered(call, tensors))
         if isinstance(call.operation, Lookup):
             # The walk has read it already.

@@ -1,7 +1,13 @@
-"""Keras layers of reversed networks: replayed calls, rules, bounds, zeros."""
+"""What reversed networks consist of: replayed calls, rules, bounds, zeros.
+
+Each is a `Step`: a plain function of tensors. Only the Keras model that a user asks for makes a
+Keras layer of it, because those cost more than what a small network computes.
+"""
 
 from __future__ import annotations
 
+import abc
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,22 +22,92 @@ from tfexplain.operations import Diagonal, Operation
 from tfexplain.rules import BoundedCall, RecordedCall, Rule
 
 
-class CallLayer(keras.layers.Layer):
-    """A layer around a canonical operation; the user's layers in it are shared, not copied."""
+class Step(abc.ABC):
+    """One step of a reversed network: a function of tensors, and a layer of a Keras model.
 
-    def __init__(self, operation: Operation, name: str, dtype: str) -> None:
-        super().__init__(name=name, dtype=dtype, autocast=False)
-        self.operation = operation
-        # Never read here: so Keras knows the variables of the user's layers as those of this one.
-        self.sources = list(operation.layers)
+    Args:
+        name: Name of the layer.
+        dtype: Precision of floating tensors.
+
+    Attributes:
+        sources: The user's layers in it, which are shared, not copied.
+        parameters: Arrays that belong to it.
+    """
+
+    sources: Sequence[keras.layers.Layer] = ()
+    parameters: Sequence[tf.Variable] = ()
+
+    def __init__(self, name: str, dtype: str) -> None:
+        self.name, self.dtype = name, dtype
+
+    @abc.abstractmethod
+    def call(self, *arguments: Any, **named: Any) -> Any:
+        """Returns tensors, given tensors."""
+
+    @abc.abstractmethod
+    def spec(self, *arguments: Any, **named: Any) -> Any:
+        """Returns Keras' symbolic tensors for those of `call`, given such tensors."""
+
+    def description(self) -> dict[str, Any]:
+        """Returns what it does, for printing."""
+        return {}
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Computes tensors, or adds the layer to a Keras model."""
+        if _is_symbolic(arguments):
+            return self.layer(*arguments, **named)
+        return self.call(*arguments, **named)
+
+    @functools.cached_property
+    def layer(self) -> keras.layers.Layer:
+        """The step as a layer of Keras."""
+        return StepLayer(self)
+
+
+def _is_symbolic(tensors: Any) -> bool:
+    """Tells whether nested tensors are Keras' symbolic ones, by the first of them."""
+    while isinstance(tensors, list | tuple | dict):
+        tensors = next(iter(tensors.values() if isinstance(tensors, dict) else tensors))
+    return isinstance(tensors, keras.KerasTensor)
+
+
+class StepLayer(keras.layers.Layer):
+    """A step as a layer of the Keras models that users ask for."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(name=step.name, dtype=step.dtype, autocast=False)
+        self.step = step
+        # Never read here: so Keras knows their variables as those of this layer.
+        self.sources, self.parameters = list(step.sources), list(step.parameters)
         self.built = True
+
+    def call(self, *arguments: Any, **named: Any) -> Any:
+        """Runs the step."""
+        return self.step.call(*arguments, **named)
+
+    def compute_output_spec(self, *arguments: Any, **named: Any) -> Any:
+        """Takes the shapes from the user's model: nothing is traced twice."""
+        return self.step.spec(*arguments, **named)
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the layer does, for printing; `Analyzer.save` stores the method."""
-        return {"name": self.name, "operation": self.operation.label}
+        return {"name": self.name, **self.step.description()}
 
 
-class ForwardCall(CallLayer):
+class CallStep(Step):
+    """A step around a canonical operation."""
+
+    def __init__(self, operation: Operation, name: str, dtype: str) -> None:
+        super().__init__(name, dtype)
+        self.operation = operation
+        self.sources = operation.layers
+
+    def description(self) -> dict[str, Any]:
+        """Returns the operation."""
+        return {"operation": self.operation.label}
+
+
+class ForwardCall(CallStep):
     """Replays one call of the user's model.
 
     Args:
@@ -50,16 +126,16 @@ class ForwardCall(CallLayer):
         results = list(results) if isinstance(results, list | tuple) else [results]
         # What reads integers alone, such as a table of vectors, has the precision of an analyzer.
         return [
-            tf.cast(result, self.compute_dtype) if result.dtype.is_floating else result
+            tf.cast(result, self.dtype) if result.dtype.is_floating else result
             for result in results
         ]
 
-    def compute_output_spec(self, inputs: Sequence) -> list[keras.KerasTensor]:
-        """Takes the shapes from the user's model: nothing is traced twice."""
-        return [keras.KerasTensor(n.shape, n.dtype_in(self.compute_dtype)) for n in self.results]
+    def spec(self, inputs: Sequence) -> list[keras.KerasTensor]:
+        """Takes the shapes from the user's model."""
+        return [keras.KerasTensor(n.shape, n.dtype_in(self.dtype)) for n in self.results]
 
 
-class ReverseLayer(CallLayer):
+class ReverseCall(CallStep):
     """Redistributes the relevance of one call by its rule.
 
     Args:
@@ -97,28 +173,24 @@ class ReverseLayer(CallLayer):
             given["parameters"] = tuple(tf.convert_to_tensor(value) for value in self.parameters)
         return self.rule.record(self.operation, **self.known, **given)
 
-    def compute_output_spec(self, relevance: Sequence, **tensors: Any) -> list[keras.KerasTensor]:
+    def spec(self, relevance: Sequence, **tensors: Any) -> list[keras.KerasTensor]:
         """Relevance has the shape of the tensor, with the axis of vectors."""
-        return [
-            keras.KerasTensor((None, None, *n.shape[1:]), self.compute_dtype)
-            for n in self.arguments
-        ]
+        return [keras.KerasTensor((None, None, *n.shape[1:]), self.dtype) for n in self.arguments]
 
-    def get_config(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """Returns operation and rule."""
-        return {**super().get_config(), "rule": self.rule.to_config()}
+        return {**super().description(), "rule": self.rule.to_config()}
 
 
-class Bounds(keras.layers.Layer):
+class Bounds(Step):
     """Lowest and highest values of a first layer's input, from those of the model's input."""
 
     def __init__(self, rule: Any, graph: Graph, call: Call, name: str, dtype: str) -> None:
-        super().__init__(name=name, dtype=dtype, autocast=False)
+        super().__init__(name, dtype)
         # It has `low` and `high`.
         self.rule, self.graph, self.bounded = rule, graph, call.inputs[0]
         self.steps = bounded_path(graph, self.bounded)
         self.sources = [layer for step in self.steps for layer in step.operation.layers]
-        self.built = True
 
     def call(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Returns [low, high], each (1, *shape of the first layer's input)."""
@@ -142,14 +214,14 @@ class Bounds(keras.layers.Layer):
                 ends[0][node], ends[1][node] = first, second
         return [tensors[self.bounded] for tensors in ends]
 
-    def compute_output_spec(self, inputs: Sequence) -> list[keras.KerasTensor]:
+    def spec(self, inputs: Sequence) -> list[keras.KerasTensor]:
         """One sample of the first layer's input."""
         # Two tensors: the same one twice would be one output of the layer.
         shape = (1, *self.bounded.shape[1:])
-        return [keras.KerasTensor(shape, self.compute_dtype) for _ in ("low", "high")]
+        return [keras.KerasTensor(shape, self.dtype) for _ in ("low", "high")]
 
 
-class Zeros(keras.layers.Layer):
+class Zeros(Step):
     """Zero relevance for a tensor that the explained output does not depend on."""
 
     def call(self, x: Tensor, relevance: Tensor) -> Tensor:
@@ -157,21 +229,21 @@ class Zeros(keras.layers.Layer):
         batch, vectors = shape_of(relevance)[:2]
         return tf.zeros([batch, vectors, *shape_of(x)[1:]], relevance.dtype)
 
-    def compute_output_spec(self, x: Any, relevance: Any) -> keras.KerasTensor:
+    def spec(self, x: Any, relevance: Any) -> keras.KerasTensor:
         """The shape of x with the axis of vectors."""
-        return keras.KerasTensor((None, None, *x.shape[1:]), self.compute_dtype)
+        return keras.KerasTensor((None, None, *x.shape[1:]), self.dtype)
 
 
-class TimesActivation(keras.layers.Layer):
+class TimesActivation(Step):
     """Relevance times the activation at the same tensor."""
 
     def call(self, x: Tensor, relevance: Tensor) -> Tensor:
         """Returns the product."""
         return expand(tf.cast(x, relevance.dtype)) * relevance
 
-    def compute_output_spec(self, x: Any, relevance: Any) -> keras.KerasTensor:
+    def spec(self, x: Any, relevance: Any) -> keras.KerasTensor:
         """The shape of the relevance."""
-        return keras.KerasTensor(relevance.shape, self.compute_dtype)
+        return keras.KerasTensor(relevance.shape, self.dtype)
 
 
 def check_bounds(graph: Graph, assignment: RuleAssignment) -> None:
