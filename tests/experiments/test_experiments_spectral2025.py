@@ -9,7 +9,7 @@ import xarray as xr
 
 from experiments import networks
 from experiments.claim_table import CONFIRMED, NOT_TESTED, REFUTED, Finding
-from experiments.runs import Request, Task
+from experiments.runs import Experiment, Request, Task
 from experiments.spectral2025 import figures, imagenet, judging, mnist, representation, sweep
 from experiments.spectral2025.__main__ import PAPER
 from experiments.spectral2025.claims import CLAIMS
@@ -33,11 +33,29 @@ IMAGES, ENTRIES, OUTPUTS = 4, 100, 10
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """A smoke run of everything."""
-    out = tmp_path_factory.mktemp("spectral2025")
-    assert PAPER.main(["--tiny", "--out", str(out)]) == 0
-    return out
+def smoke_run(tmp_path_factory):
+    """A smoke run of everything: its folder, and how often each task ran Shapley's sampling."""
+    out, calls, counts = tmp_path_factory.mktemp("spectral2025"), [], {}
+    measured, made = sweep.RememberedShapley._explain, Experiment._dataset
+
+    def counted(experiment, task):
+        before = len(calls)
+        dataset = made(experiment, task)
+        counts[experiment.name, task.protocol] = len(calls) - before
+        return dataset
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sweep.RememberedShapley, "_explain", lambda *given: calls.append(1) or measured(*given)
+        )
+        patch.setattr(Experiment, "_dataset", counted)
+        assert PAPER.main(["--tiny", "--out", str(out)]) == 0
+    return out, counts
+
+
+@pytest.fixture(scope="module")
+def smoke(smoke_run):
+    return smoke_run[0]
 
 
 def test_smoke_run_of_everything(smoke):
@@ -135,20 +153,10 @@ def test_representation_by_hand(smoke):
         assert found["ssm"] == pytest.approx(np.linalg.norm(sigma) / sigma[0], rel=1e-3)
 
 
-def test_shared_numbers_are_computed_once(monkeypatch, tmp_path):
+def test_shared_numbers_are_computed_once(smoke_run):
     """For both protocols: each audit's analyzers run in the first part only."""
-    calls = []
-    measured = sweep.RememberedShapley._explain
-    monkeypatch.setattr(
-        sweep.RememberedShapley, "_explain", lambda *given: calls.append(1) or measured(*given)
-    )
-    request = Request(("tiny",), images=2, tiny=True, out=tmp_path)
-    counts = []
-    for protocol in request.protocols:
-        calls.clear()
-        mnist.compute(Task(request, "tiny", protocol, "mnist"))
-        counts.append(len(calls))
-    assert counts[0] > 0 and counts[1] == 0
+    _, counts = smoke_run
+    assert counts["mnist", "published"] > 0 and counts["mnist", "corrected"] == 0
 
 
 def test_shapley_is_computed_once_for_each_sample(monkeypatch):
