@@ -397,7 +397,7 @@ FAULTS = (
     Fault(
         "stale_blocks",
         "runs/blocks.py",
-        "            self._check(known, self.folder)\n",
+        "            self._check(_settings_in(noted), self.folder)\n",
         "",
         "stale blocks: those of other settings are taken",
         ("test_audit_blocks.py::test_other_settings_are_refused",),

@@ -107,7 +107,7 @@ def test_deeplift_conv1d_parts():
         "baseline_inputs": outputs[1:],
         "baseline_outputs": [call.operation.forward(outputs[1])],
     }
-    (parts,) = network._part_layers[call](tensors)
+    (parts,) = network._parts_of_outputs[call](tensors)
     above, below = (part.numpy().transpose(0, 2, 1) for part in parts)
     np.testing.assert_array_equal(above, [[[26, 23, 20], [4, 3, 2]], [[6, 5, 6], [0, 1, 4]]])
     np.testing.assert_array_equal(
