@@ -186,17 +186,22 @@ class Stabilizer:
         object.__setattr__(self, "epsilon", real("epsilon", self.epsilon, 0, hint=hint))
         object.__setattr__(self, "relative", flag("relative", self.relative))
 
-    def added(self, denominator: Tensor) -> Tensor:
-        """Returns what is added to `denominator`, (batch, *shape)."""
+    def added(self, denominator: Tensor, is_above: bool = False) -> Tensor:
+        """Returns what is added to `denominator`, (batch, *shape).
+
+        Args:
+            denominator: (batch, *shape).
+            is_above: Only what is > 0 matters.
+        """
         epsilon = tf.constant(self.epsilon, denominator.dtype)
         if self.relative:
             axes = list(range(1, len(denominator.shape)))
             epsilon = epsilon * tf.math.reduce_std(denominator, axis=axes, keepdims=True)
-        return tf.where(denominator >= 0, epsilon, -epsilon)
+        return epsilon if is_above else tf.where(denominator >= 0, epsilon, -epsilon)
 
-    def __call__(self, denominator: Tensor) -> Tensor:
-        """Returns the stabilized denominator."""
-        return denominator + self.added(denominator) if self.epsilon else denominator
+    def __call__(self, denominator: Tensor, is_above: bool = False) -> Tensor:
+        """Returns the stabilized denominator; arguments as for `added`."""
+        return denominator + self.added(denominator, is_above) if self.epsilon else denominator
 
 
 def random_normal(shape: Tensor, seed: Tensor, dtype: tf.DType) -> Tensor:
@@ -267,3 +272,31 @@ class Compiled:
                 if self._concrete is None:
                     self._concrete = self._function.get_concrete_function()
         return self._concrete(*arguments)
+
+
+class CompiledByVectors:
+    """A function of relevance, compiled for one vector and for any number of them apart.
+
+    What is quickest differs: for one vector kernels of plain gradients serve, for many it pays to
+    compute once per sample what all vectors share.
+
+    Args:
+        function: See `Compiled`.
+        signature: See `Compiled`; the second argument has the vectors in its second axis.
+        jit_compile: See `Compiled`.
+    """
+
+    def __init__(self, function: Callable, signature: list, jit_compile: bool = False) -> None:
+        inputs, columns, *others = signature
+        one = tf.TensorSpec([columns.shape[0], 1, *columns.shape[2:]], columns.dtype)
+        self._one = Compiled(function, [inputs, one, *others], jit_compile)
+        self._many = Compiled(function, signature, jit_compile)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Runs the function that is compiled for the number of vectors."""
+        return (self._one if arguments[1].shape[1] == 1 else self._many)(*arguments)
+
+
+def is_one_vector(relevance: Tensor) -> bool:
+    """Tells whether there is one relevance vector per sample, where that is known."""
+    return relevance.shape[1] == 1

@@ -16,7 +16,7 @@ from tfexplain.analyzers.capabilities import BackwardPass, Place
 from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
 from tfexplain.analyzers.gradients import GradientAnalyzer
 from tfexplain.graph import Graph, token_lookups
-from tfexplain.numerics import Compiled, Tensor, expand
+from tfexplain.numerics import CompiledByVectors, Tensor, expand
 from tfexplain.reverse import ReversedNetwork, start_relevance
 
 
@@ -69,7 +69,7 @@ class GradientAverage(DerivedAnalyzer):
                 dtype=self.dtype,
                 jit_compile=self.jit_compile,
             )
-        self._functions: dict[tuple, Compiled] = {}
+        self._functions: dict[tuple, CompiledByVectors] = {}
 
     # --- what subclasses define ---
 
@@ -222,7 +222,7 @@ class GradientAverage(DerivedAnalyzer):
             def towards(
                 inputs: list[Tensor],
                 part: Tensor,
-                function: Compiled = function,
+                function: CompiledByVectors = function,
                 made: list[Tensor] = made,
             ) -> list[Tensor]:
                 return function(inputs, part, made)

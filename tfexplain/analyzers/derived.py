@@ -12,7 +12,7 @@ from tfexplain.analyzers.arrays import Inputs, slices, tensors
 from tfexplain.analyzers.base import Analyzer
 from tfexplain.analyzers.reversed import ReversedAnalyzer, vectors_at_once
 from tfexplain.composites import RuleAssignment
-from tfexplain.numerics import Compiled, Tensor
+from tfexplain.numerics import CompiledByVectors, Tensor
 from tfexplain.reverse import ReversedNetwork
 
 TARGETS = tf.TensorSpec((None, None), "int32")
@@ -67,10 +67,12 @@ class DerivedAnalyzer(Analyzer):
     def _check_replay(self, arrays: list[np.ndarray], outputs: np.ndarray) -> None:
         self.inner._check_replay(arrays, outputs)
 
-    def _compiled(self, function: Callable, columns: tf.TensorSpec, *others: Any) -> Compiled:
+    def _compiled(
+        self, function: Callable, columns: tf.TensorSpec, *others: Any
+    ) -> CompiledByVectors:
         """Compiles a function of (inputs, columns, *others)."""
         inputs = [tf.TensorSpec(n.shape, n.dtype_in(self.dtype)) for n in self.inputs.nodes]
-        return Compiled(function, [inputs, columns, *others], self.jit_compile)
+        return CompiledByVectors(function, [inputs, columns, *others], self.jit_compile)
 
 
 def in_chunks(

@@ -12,7 +12,15 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tfexplain.numerics import Tensor, expand, negative, positive, select, sum_to_shape
+from tfexplain.numerics import (
+    Tensor,
+    expand,
+    is_one_vector,
+    negative,
+    positive,
+    select,
+    sum_to_shape,
+)
 from tfexplain.operations.base import ALL, PART_OF, Additive, Diagonal, Operation
 from tfexplain.operations.calls import Call, Replay, Slot
 from tfexplain.operations.opaque import Opaque
@@ -109,7 +117,7 @@ class Activation(Operation):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Multiplies by the derivative, computed once per sample."""
-        if self.joint:
+        if self.joint or is_one_vector(relevances[0]):
             return super().gradient(inputs, outputs, relevances)
         return (relevances[0] * expand(self.derivative(inputs[0])),)
 

@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand, fold, pull_back, repeat, shape_of, unfold
+from tfexplain.numerics import (
+    Tensor,
+    expand,
+    fold,
+    is_one_vector,
+    pull_back,
+    repeat,
+    shape_of,
+    unfold,
+)
 from tfexplain.operations.base import Operation, Selection
 from tfexplain.operations.calls import Call, Replay
 from tfexplain.operations.opaque import Opaque
@@ -100,9 +109,11 @@ class MaxPooling(Selection):
         """Gives everything to the first winner, as TensorFlow does on ties in two dimensions."""
         x, y, relevance = self._last(inputs[0]), self._last(outputs[0]), relevances[0]
         relevance = self._last(relevance, 1)
-        if self.pool_size == self.strides and self.padding == "valid":
+        tiles = self.pool_size == self.strides and self.padding == "valid"
+        has_kernel = len(self.pool_size) == 2
+        if tiles and not (has_kernel and is_one_vector(relevance)):
             pulled = self._route_tiles(x, y, relevance)
-        elif len(self.pool_size) == 2:
+        elif has_kernel:
             vectors = shape_of(relevance)[1]
             # The flat gradient kernel has no axis of vectors: x and y are repeated for it.
             many = [repeat(t, vectors) for t in (x, y)]

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfexplain.composites import RuleAssignment
 from tfexplain.graph import Call, Graph, Node
-from tfexplain.numerics import TRACING, Compiled, Tensor, expand, shape_of
+from tfexplain.numerics import TRACING, Compiled, CompiledByVectors, Tensor, expand, shape_of
 from tfexplain.operations import Lookup
 from tfexplain.reverse.steps import Bounds, ForwardCall, ReverseCall, TimesActivation, Zeros
 from tfexplain.reverse.vanishing import vanishing_below_zero
@@ -282,11 +282,14 @@ class ReversedNetwork:
         def compiled(function: Callable, *signature: Any) -> Compiled:
             return Compiled(function, list(signature), jit_compile)
 
+        def by_vectors(function: Callable, *signature: Any) -> CompiledByVectors:
+            return CompiledByVectors(function, list(signature), jit_compile)
+
         self.run_outputs = compiled(outputs, inputs)
-        self.run_propagate = compiled(self.propagate, inputs, relevance)
+        self.run_propagate = by_vectors(self.propagate, inputs, relevance)
         self.run_records = compiled(self.forward_pass, inputs)
-        self.run_backward = compiled(self.backward_pass, records, relevance)
-        self.run_explain = compiled(self.explain, inputs, targets)
+        self.run_backward = by_vectors(self.backward_pass, records, relevance)
+        self.run_explain = by_vectors(self.explain, inputs, targets)
         self.run_ledger = compiled(self._ledger, records, relevance)
 
     def forward_pass(self, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -262,13 +262,15 @@ class Rescale(DifferenceRule):
             # Its outputs have differences of one sign each.
             multipliers = _through_softmax(call.operation, x, x0, call.single(relevance[0]))
             return (tf.concat([multipliers] * call.num_multipliers, axis=1),)
-        return (relevance[0] * expand(chord(call.operation, x0, x)),)
+        slope = chord(call.operation, x0, x, rise=call.output_differences[0])
+        return (relevance[0] * expand(slope),)
 
     def parts(self, call: DifferenceCall) -> tuple[SignedParts, ...]:
         """Scales both parts alike."""
         if call.operation.joint:
             return super().parts(call)
-        slope = chord(call.operation, call.baseline_inputs[0], call.inputs[0])
+        ends = call.baseline_inputs[0], call.inputs[0]
+        slope = chord(call.operation, *ends, rise=call.output_differences[0])
         ((above, below),) = call.parts
         return (SignedParts(slope * above, slope * below),)
 
@@ -397,7 +399,7 @@ SMOOTH = (
 ).split()
 
 
-def chord(operation: Activation, start: Tensor, end: Tensor) -> Tensor:
+def chord(operation: Activation, start: Tensor, end: Tensor, rise: Tensor | None = None) -> Tensor:
     """Returns (f(end) - f(start)) / (end - start), with the derivative as limit.
 
     Rounding would spoil the quotient of nearly equal values. There the derivative in the middle
@@ -408,18 +410,21 @@ def chord(operation: Activation, start: Tensor, end: Tensor) -> Tensor:
         operation: The function of single elements.
         start: Where the chord begins.
         end: Where it ends.
+        rise: f(end) - f(start), where it is known.
     """
     difference = end - start
+    if rise is None:
+        rise = operation.forward(end) - operation.forward(start)
+    quotient = tf.math.divide_no_nan(rise, difference)
+    if operation.name == "relu":
+        # Exact as it is, and constant on either side of 0.
+        return tf.where(tf.equal(difference, 0), operation.derivative(end), quotient)
     size = tf.abs(difference)
     near = size < float(np.finfo(end.dtype.as_numpy_dtype).eps) ** (1 / 3)
     start = tf.broadcast_to(start, tf.shape(end))
-    if operation.name == "relu":
-        # Exact as it is.
-        near = tf.equal(difference, 0)
-    elif operation.name not in SMOOTH:
+    if operation.name not in SMOOTH:
         change = tf.abs(operation.derivative(end) - operation.derivative(start))
         near &= change <= 2 * size
-    quotient = tf.math.divide_no_nan(operation.forward(end) - operation.forward(start), difference)
     return tf.where(near, operation.derivative((start + end) / 2), quotient)
 
 

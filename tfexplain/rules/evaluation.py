@@ -9,8 +9,8 @@ Every pass through a kernel is expensive, every division by a denominator too. S
 * Where a_g = n_g, the sum of contributions is z_j - b_j, known from the forward pass.
 * Groups for negative outputs are left out where no relevance arrives at such outputs, and with
   them the gates of the others. This is exact: they would share zeros.
-* 1 / z_gj is computed once per sample and multiplied with all relevance vectors. Against a division
-  this costs one more rounding. What has no finite inverse has no shares.
+* For several relevance vectors 1 / z_gj is computed once per sample and multiplied with all of
+  them. Against a division this costs one more rounding. What has no finite inverse has no shares.
 * Shares that meet the same contributions are added first, so that at most two passes go back, one
   for positive and one for negative contributions; a single group takes one if inputs are >= 0.
   This costs one rounding per group.
@@ -24,7 +24,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfexplain.numerics import Stabilizer, Tensor, expand, negative, positive
+from tfexplain.numerics import Stabilizer, Tensor, expand, is_one_vector, negative, positive
 from tfexplain.rules.base import RecordedCall
 from tfexplain.rules.groups import Group
 
@@ -55,6 +55,14 @@ class Denominator:
 
     def share(self, relevance: Tensor) -> Tensor:
         """Returns s_g = weight / denominator times relevance, (batch, num_vectors, *shape)."""
+        if is_one_vector(relevance):
+            # A division takes as long as an inverse, and saves the rest.
+            share = tf.math.divide_no_nan(relevance, expand(self.stabilized))
+            if self.group.weight != 1:
+                share = self.group.weight * share
+            if self.open is not None:
+                share = tf.where(expand(self.open), share, tf.zeros_like(share))
+            return share
         factor = self.inverse
         if self.group.weight != 1:
             factor = self.group.weight * factor
@@ -108,7 +116,9 @@ def denominators(
             # Where the bias is ignored, it does not choose the branch either.
             sum_ = z if group.biased else everything
             open_ = sum_ >= 0 if group.gate == "positive" else sum_ < 0
-        sums.append(Denominator(group, biased, value, stabilizer(value), open_))
+        # Relevance that is 0 needs no sign.
+        is_above = above_zero and group.positive == group.negative
+        sums.append(Denominator(group, biased, value, stabilizer(value, is_above), open_))
     return sums
 
 
