@@ -60,7 +60,19 @@ def positive(tensor: Tensor) -> Tensor:
 
 def negative(tensor: Tensor) -> Tensor:
     """Returns the negative part min(x, 0)."""
-    return -tf.nn.relu(-tensor)
+    return tf.minimum(tensor, tf.zeros((), tensor.dtype))
+
+
+def weighted(tensor: Tensor, above: float, below: float) -> Tensor:
+    """Returns above x^+ + below x^-, the parts of x with a factor each."""
+    if above == below:
+        return tensor if above == 1 else above * tensor
+    # The term with the larger factor is the larger one where x > 0, the smaller one where x < 0.
+    terms = [
+        tensor if factor == 1 else factor * tensor if factor else tf.zeros((), tensor.dtype)
+        for factor in (above, below)
+    ]
+    return tf.maximum(*terms) if above > below else tf.minimum(*terms)
 
 
 def select(difference: Tensor, above: Tensor, below: Tensor, between: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from tfexplain.numerics import (
     positive,
     select,
     sum_to_shape,
+    weighted,
 )
 from tfexplain.operations.base import ALL, PART_OF, Additive, Diagonal, Operation
 from tfexplain.operations.calls import Call, Replay, Slot
@@ -347,15 +348,6 @@ def batch_norm_affine(
     if layer.center:
         shift = shift + tf.cast(layer.beta, dtype)
     return scale, shift
-
-
-def weighted(contribution: Tensor, above: float, below: float) -> Tensor:
-    """Returns above c^+ + below c^- for contributions c of single elements."""
-    if above == below:
-        return contribution if above == 1 else above * contribution
-    parts = [(above, positive), (below, negative)]
-    terms = [f * part(contribution) if f != 1 else part(contribution) for f, part in parts if f]
-    return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
 
 def combine(contribution: Tensor, to_positive: Tensor | None, to_negative: Tensor | None) -> Tensor:

@@ -21,6 +21,7 @@ from tfexplain.numerics import (
     pull_back,
     shape_of,
     unfold,
+    weighted,
 )
 from tfexplain.operations.base import (
     ALL,
@@ -151,8 +152,7 @@ class Linear(Additive):
 
     def _kernel_part(self, dtype: tf.DType, part: WeightPart) -> Tensor:
         if isinstance(part, tuple):
-            above, below = part
-            return above * self.kernel(dtype, POSITIVE) + below * self.kernel(dtype, NEGATIVE)
+            return weighted(self.kernel(dtype), *part)
         if part not in (ALL, ONES):
             kernel = self.kernel(dtype)
             return PART_OF[part](kernel)

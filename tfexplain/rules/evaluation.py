@@ -3,9 +3,9 @@
 Every pass through a kernel is expensive, every division by a denominator too. So
 
 * Where relevance arrives at outputs z_j > 0 only, positive contributions are not summed:
-  sum_i c_ij^+ = z_j - b_j - sum_i c_ij^-. With the bias that its group adds, this is at least as
-  large as |z_j| and as the negative sum, so that nothing cancels. Elsewhere both are summed: the
-  difference of z and the larger sum would leave the smaller one with the rounding of the larger.
+  sum_i c_ij^+ + b_j^+ = z_j - (sum_i c_ij^- + b_j^-). This is at least as large as |z_j| and as the
+  negative sum, so that nothing cancels. Elsewhere both are summed: the difference of z and the
+  larger sum would leave the smaller one with the rounding of the larger.
 * Where a_g = n_g, the sum of contributions is z_j - b_j, known from the forward pass.
 * Groups for negative outputs are left out where no relevance arrives at such outputs, and with
   them the gates of the others. This is exact: they would share zeros.
@@ -24,7 +24,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfexplain.numerics import Stabilizer, Tensor, expand, is_one_vector, negative, positive
+from tfexplain.numerics import (
+    Stabilizer,
+    Tensor,
+    expand,
+    is_one_vector,
+    negative,
+    positive,
+    weighted,
+)
 from tfexplain.rules.base import RecordedCall
 from tfexplain.rules.groups import Group
 
@@ -85,32 +93,40 @@ def denominators(
     """Returns the groups that count at a call, with their denominators."""
     operation, (z,) = call.operation, call.outputs
     bias = operation.bias(call.inputs)
-    # What the contributions add up to is known from the forward pass.
-    everything = z if bias is None else z - bias
     given = call.inputs, call.nonnegative
     above_zero = _above_zero(groups, call, bias is not None)
     if above_zero:
         groups = _counting(groups)
+    # What the contributions add up to is known from the forward pass.
+    everything = z if bias is None else z - bias
+    # Where every group splits the bias, it belongs to both sums from the start.
+    split = bias is not None and all(group.splits_bias for group in groups)
     above: Tensor | None = None
     # Made where a group has a factor of it.
     below: Any = None
     if len(groups) > 1 and any(group.positive != group.negative for group in groups):
         below = operation.weighted_sum(*given, 0, 1)
-        above = everything - below if above_zero else operation.weighted_sum(*given, 1, 0)
+        if split:
+            below += negative(bias)
+        if above_zero:
+            above = (z if split else everything) - below
+        else:
+            above = operation.weighted_sum(*given, 1, 0)
+            if split:
+                above += positive(bias)
     sums = []
     for group in groups:
-        biased = tf.zeros((), z.dtype)
-        if bias is not None:
-            biased = group.bias_positive * positive(bias) + group.bias_negative * negative(bias)
+        biased = None
+        if bias is not None and group.biased:
+            biased = weighted(bias, group.bias_positive, group.bias_negative)
         if group.positive == group.negative:
             whole = group.bias_positive == group.bias_negative == group.positive == 1
-            value = z if whole else group.positive * everything + biased
+            value = z if whole else _total(_times(group.positive, everything), biased)
         elif above is None:
-            value = operation.weighted_sum(*given, group.positive, group.negative) + biased
+            value = _total(operation.weighted_sum(*given, group.positive, group.negative), biased)
         else:
-            value = group.positive * above + biased
-            if group.negative:
-                value += group.negative * below
+            terms = _times(group.positive, above), _times(group.negative, below)
+            value = _total(*terms, None if split else biased)
         open_ = None
         if group.gate:
             # Where the bias is ignored, it does not choose the branch either.
@@ -118,8 +134,22 @@ def denominators(
             open_ = sum_ >= 0 if group.gate == "positive" else sum_ < 0
         # Relevance that is 0 needs no sign.
         is_above = above_zero and group.positive == group.negative
-        sums.append(Denominator(group, biased, value, stabilizer(value, is_above), open_))
+        kept = tf.zeros((), z.dtype) if biased is None else biased
+        sums.append(Denominator(group, kept, value, stabilizer(value, is_above), open_))
     return sums
+
+
+def _times(factor: float, tensor: Tensor) -> Tensor | None:
+    """Returns a product; None for 0, so that no pass is made of it."""
+    return tensor if factor == 1 else factor * tensor if factor else None
+
+
+def _total(*terms: Tensor | None) -> Tensor:
+    """Returns the sum of what there is."""
+    first, *others = [term for term in terms if term is not None]
+    for other in others:
+        first = first + other
+    return first
 
 
 def pulled(
@@ -141,14 +171,10 @@ def pulled(
         # The same object for both signs where the factors are equal: that saves a pass.
         scaled = {f: share if f == 1 else f * share for f in {above, below} if f}
         if above:
-            to_positive = _add(to_positive, scaled[above])
+            to_positive = _total(to_positive, scaled[above])
         if below:
-            to_negative = _add(to_negative, scaled[below])
+            to_negative = _total(to_negative, scaled[below])
     return operation.pull_contributions(*given, to_positive, to_negative)
-
-
-def _add(first: Tensor | None, second: Tensor) -> Tensor:
-    return second if first is None else first + second
 
 
 def _above_zero(groups: Sequence[Group], call: RecordedCall, biased: bool) -> bool:

@@ -45,6 +45,11 @@ class Group:
         """Whether the bias takes part."""
         return bool(self.bias_positive or self.bias_negative)
 
+    @property
+    def splits_bias(self) -> bool:
+        """Whether the bias has the factors of a contribution."""
+        return (self.bias_positive, self.bias_negative) == (self.positive, self.negative)
+
 
 def mirrored(group: Group) -> Group:
     """Returns the row that does to opposite contributions what a row does to these."""
