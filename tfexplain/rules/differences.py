@@ -366,8 +366,7 @@ class MaxDifference(DifferenceRule):
         for after, before, first, second, limit in zip(x, x0, of_x, of_x0, limits, strict=True):
             moved = expand(after - before)
             share = tf.math.divide_no_nan(first + second, moved)
-            at_rest = tf.where(tf.equal(moved, 0), limit, tf.zeros_like(limit))
-            results.append(share + at_rest)
+            results.append(tf.where(tf.equal(moved, 0), limit, share))
         return tuple(results)
 
 
@@ -418,7 +417,8 @@ def chord(operation: Activation, start: Tensor, end: Tensor, rise: Tensor | None
     quotient = tf.math.divide_no_nan(rise, difference)
     if operation.name == "relu":
         # Exact as it is, and constant on either side of 0.
-        return tf.where(tf.equal(difference, 0), operation.derivative(end), quotient)
+        side = tf.cast(end > 0, end.dtype)
+        return tf.where(tf.equal(difference, 0), side, quotient)
     size = tf.abs(difference)
     near = size < float(np.finfo(end.dtype.as_numpy_dtype).eps) ** (1 / 3)
     start = tf.broadcast_to(start, tf.shape(end))
