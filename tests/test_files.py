@@ -20,6 +20,7 @@ from keras import layers
 
 import tfexplain
 from tests.helpers.deep_lift_networks import KERAS_SAVES
+from tests.helpers.folders import listed
 from tests.helpers.networks import randomize, sequential
 from tfexplain import files, netcdf, results
 from tfexplain.audits import entropy
@@ -52,10 +53,6 @@ def dataset():
         coords={"n": [1, 2, 3]},
         attrs={"text": "gr\u00fcn", "number": 3, "list": [1.5, 2.5]},
     )
-
-
-def listed(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
 # --- what is read is what was written ---
@@ -547,6 +544,36 @@ def test_a_refused_rename_says_what_to_do(analyzer, tmp_path, monkeypatch):
     with pytest.raises(NotWritableError, match="Permission denied.*may write to"):
         analyzer.save(tmp_path / "a.tfx")
     assert listed(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_what_the_system_does_not_let_read_is_not_damaged(code, analyzer, tmp_path, monkeypatch):
+    refused = OSError(code, os.strerror(code))
+
+    def refuse(*_, **__):
+        raise refused
+
+    netcdf.write(dataset(), tmp_path / "a.nc")
+    analyzer.save(tmp_path / "a.tfx")
+    reads = {
+        (xr, "load_dataset"): lambda: netcdf.read(tmp_path / "a.nc", ""),
+        (zipfile, "ZipFile"): lambda: tfexplain.load_analyzer(tmp_path / "a.tfx"),
+    }
+    for (module, name), read in reads.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, refuse)
+            with pytest.raises(OSError) as error:
+                read()
+        assert error.value.errno == code
+        read()
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(model, x, tmp_path):
+    place = tmp_path / "file"
+    place.write_text("")
+    with pytest.raises(NotADirectoryError, match="file is a file. Choose another folder"):
+        tfexplain.audit(model, x, folder=place / "audit", methods=["gradient"], audits="entropy")
+    assert listed(tmp_path) == ["file"] and place.read_text() == ""
 
 
 # --- audit.json ---

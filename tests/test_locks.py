@@ -14,29 +14,14 @@ import numpy as np
 import psutil
 import pytest
 import xarray as xr
-from keras import layers
 
 import tfexplain
 from tests.helpers.deep_lift_networks import KERAS_SAVES
-from tests.helpers.networks import randomize, sequential
+from tests.helpers.folders import listed
 from tfexplain.errors import InUseError
 from tfexplain.locks import lock
 
 pytestmark = KERAS_SAVES
-
-
-def listed(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return randomize(sequential((6,), layers.Dense(5, activation="relu"), layers.Dense(3)))
-
-
-@pytest.fixture(scope="module")
-def x():
-    return np.random.default_rng(1).normal(size=(9, 6)).astype("float32")
 
 
 def test_a_folder_has_one_writer(tmp_path):
@@ -278,7 +263,8 @@ def test_a_lock_file_of_another_origin_is_named(content, tmp_path):
     assert path.read_bytes() == content
 
 
-def test_the_second_of_two_audits_writes_nothing(model, x, tmp_path):
+def test_the_second_of_two_audits_writes_nothing(dense_relu, tmp_path):
+    model, x = dense_relu, np.random.default_rng(1).normal(size=(9, 5)).astype("float32")
     options = {"methods": ["gradient"], "audits": "entropy", "preset": "quick"}
     folder = tmp_path / "audit"
     found = tfexplain.audit(model, x, folder=folder, **options)
