@@ -13,22 +13,23 @@ from tfexplain import create_analyzer
 # --- sizes and formats ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("target", [1, "all"])
 @pytest.mark.parametrize("name", ["gradient", "lrp.alpha_2_beta_1", "lrp.flat"])
-def test_unknown_image_size(cnn, pixels, name):
+def test_unknown_image_size(cnn, pixels, name, target):
     free = small_cnn((None, None, 3))
     free.set_weights(cnn.get_weights())
     found = create_analyzer(name, free)
     assert_same(
-        found.analyze(pixels, target=1),
-        create_analyzer(name, cnn).analyze(pixels, target=1),
+        found.analyze(pixels, target=target),
+        create_analyzer(name, cnn).analyze(pixels, target=target),
         1e-6,
     )
     larger = np.random.default_rng(3).normal(size=(2, 11, 9, 3)).astype("float32")
     sized = small_cnn((11, 9, 3))
     sized.set_weights(cnn.get_weights())
     assert_same(
-        found.analyze(larger, target=1),
-        create_analyzer(name, sized).analyze(larger, target=1),
+        found.analyze(larger, target=target),
+        create_analyzer(name, sized).analyze(larger, target=target),
         1e-6,
     )
 
