@@ -320,9 +320,10 @@ def test_unknown_sizes(baseline):
     for size in (6, 8):
         x = normal(2, size, size + 1, 2)
         x0 = blurred(x) if baseline is blurred else 0 * x
-        found = analyzer.analyze(x, target=1)
-        delta = difference(model, x, x0)[:, 1]
-        np.testing.assert_allclose(found.sum(axis=(1, 2, 3)), delta, rtol=1e-9)
+        delta = difference(model, x, x0)
+        for target, expected in ((1, delta[:, 1]), ("all", delta)):
+            found = analyzer.analyze(x, target=target)
+            np.testing.assert_allclose(found.sum(axis=(-3, -2, -1)), expected, rtol=1e-9)
 
 
 def test_the_final_softmax_can_be_kept():
