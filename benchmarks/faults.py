@@ -180,7 +180,7 @@ def _explained(
     if not np.isfinite(narrow).all():
         return HELD, ""
     off = error(narrow, whole)
-    if off > ROUNDED and off > 10 * _change_by_rounding(analyzer, model, x, whole):
+    if off > ROUNDED and not off <= 10 * _change_by_rounding(analyzer, model, x, whole):
         return FAILED, f"{what}: float32 off by {off:.1e}"
     return HELD, ""
 

@@ -6,15 +6,22 @@ import tensorflow as tf
 
 from tfexplain.numerics import Stabilizer, negative, positive, weighted
 
+FACTORS = [(1, 1), (0, 0), (2, 2), (1, 0), (0, 1), (3, 0), (0, -2), (1.25, 1), (1, 1.25)]
 
-@pytest.mark.parametrize(
-    ("above", "below"),
-    [(1, 1), (0, 0), (2, 2), (1, 0), (0, 1), (1.25, 1), (1, 1.25), (3, 0.5), (-1, 2), (2, -1)],
-)
-def test_each_part_has_its_factor(above, below):
+
+@pytest.mark.parametrize("runs", ["eagerly", "compiled"])
+@pytest.mark.parametrize(("above", "below"), [*FACTORS, (3, 0.5), (-1, 2), (2, -1)])
+def test_each_part_has_its_factor(above, below, runs):
+    """TensorFlow took max(x, 1.25 x) for a leaky ReLU of slope 1.25, where it is compiled."""
     x = np.array([-3, -1e-3, -0.0, 0, 2e-3, 5, np.nan], "float32")
     expected = above * np.maximum(x, 0) + below * np.minimum(x, 0)
-    np.testing.assert_array_equal(weighted(tf.constant(x), above, below), expected)
+
+    def function(x):
+        return weighted(x, above, below)
+
+    if runs == "compiled":
+        function = tf.function(function, input_signature=[tf.TensorSpec([None], "float32")])
+    np.testing.assert_array_equal(function(tf.constant(x)), expected)
 
 
 def test_parts_add_up():

@@ -193,6 +193,13 @@ def test_the_attribute_side_says_for_which_class_the_maps_speak():
     assert (positive.attrs["side"], negative.attrs["side"]) == ("positive", "negative")
     assert results.concatenate([negative, negative]).attrs["side"] == "negative"
     assert results.concatenate([negative, positive]).attrs["side"] == "by sample"
+    # Earlier versions said it only where they were asked for a class.
+    for pair in ([positive, make()], [make(), positive]):
+        joined = results.concatenate(pair)
+        assert joined.attrs["side"] == "positive" and set(joined["side"].values) == {"positive"}
+    first, second = make(k=1), make(k=1, sides=["positive"] * 3)
+    for pair in ({"a": first, "b": second}, {"a": second, "b": first}):
+        assert results.comparison_dataset(pair).attrs["side"] == "positive"
     with pytest.raises(ValueError, match="variable 'side' has"):
         results.check(positive.assign(side=positive["target"]))
 

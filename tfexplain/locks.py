@@ -17,6 +17,8 @@ import psutil
 from tfexplain.errors import InUseError
 from tfexplain.files import refusals
 
+# How often, and how many seconds, to wait for a process that is taking over a stale lock.
+_WAITS, _WAIT = 20, 0.05
 # What the system says where another process has locked a file.
 _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
@@ -42,9 +44,11 @@ def lock(path: str | os.PathLike, what: str) -> Iterator[None]:
     me = psutil.Process()
     mine = {"host": socket.gethostname(), "process": me.pid, "began": me.create_time()}
     text = json.dumps(mine).encode()
+    file, waits = None, _WAITS
     with refusals(path):
-        while (file := _placed(path, text) or _taken_over(path, text, what)) is None:
-            pass
+        while file is None:
+            file = _placed(path, text) or _taken_over(path, text, what, patient=waits > 0)
+            waits -= 1
     try:
         yield
     finally:
@@ -58,48 +62,59 @@ def lock(path: str | os.PathLike, what: str) -> Iterator[None]:
 
 
 def _placed(path: pathlib.Path, text: bytes) -> BinaryIO | None:
-    """Creates a lock file that no one sees half-written; returns it if there was none."""
+    """Creates a lock file that no one sees half-written, and locked; None if there is one."""
+    if sys.platform == "win32":
+        # An open file has no second name there.
+        return _created(path, text)
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        temporary.write_bytes(text)
+        file = _created(temporary, text)
+        if file is None:
+            return None
         try:
             os.link(temporary, path)
         except FileExistsError:
+            file.close()
             return None
-        except (OSError, AttributeError, NotImplementedError):
+        except (OSError, NotImplementedError):
             # Not every file system has links.
-            if not _created(path, text):
-                return None
+            file.close()
+            return _created(path, text)
+        return file
     finally:
         temporary.unlink(missing_ok=True)
-    file = path.open("r+b")
-    # Another process may be reading it, which finds that this one is alive and lets go.
-    _guard(file.fileno(), waits=True)
+
+
+def _created(path: pathlib.Path, text: bytes) -> BinaryIO | None:
+    """Creates and locks a file, which is empty for a moment; None if there is one."""
+    try:
+        file = path.open("x+b")
+    except FileExistsError:
+        return None
+    try:
+        file.write(text)
+        file.flush()
+        _guard(file.fileno(), waits=True)
+    except BaseException:
+        file.close()
+        path.unlink(missing_ok=True)
+        raise
     return file
 
 
-def _created(path: pathlib.Path, text: bytes) -> bool:
-    """Does what `_placed` does without links: the file is empty for a moment."""
-    try:
-        file = path.open("xb")
-    except FileExistsError:
-        return False
-    try:
-        with file:
-            file.write(text)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return True
-
-
-def _taken_over(path: pathlib.Path, text: bytes, what: str) -> BinaryIO | None:
+def _taken_over(path: pathlib.Path, text: bytes, what: str, patient: bool) -> BinaryIO | None:
     """Makes the lock file of a process of this host that is gone that of this process.
 
     The file is written over where it lies, by one process at a time, so that it never is missing.
 
+    Args:
+        path: The lock file.
+        text: What this process writes.
+        what: As for `lock`.
+        patient: Wait a moment for another process that may be taking it over.
+
     Returns:
-        The open file, or None where it has been removed meanwhile.
+        The open file, or None where it has been removed meanwhile, or is worth another look.
 
     Raises:
         InUseError: If it is not gone, or that cannot be told.
@@ -117,14 +132,13 @@ def _taken_over(path: pathlib.Path, text: bytes, what: str) -> BinaryIO | None:
         is_guarded = _guard(file.fileno(), waits=False)
         content = file.read()
         owner = _owner(content)
-        if owner is None and is_guarded is False:
-            # Another process may be writing it over.
-            time.sleep(0.05)
-            file.seek(0)
-            owner = _owner(content := file.read())
-        is_gone = owner is not None and _is_gone(owner) and is_guarded is not False
+        is_gone = owner is not None and _is_gone(owner)
         # Only now, because a process that is gone removes nothing afterwards.
         if not _is_at(path, file.fileno()):
+            return None
+        if (owner is None or is_gone) and is_guarded is False and patient:
+            # Another process is taking it over, or looking whether it can.
+            time.sleep(_WAIT)
             return None
         if owner is None:
             raise nameless
@@ -135,6 +149,11 @@ def _taken_over(path: pathlib.Path, text: bytes, what: str) -> BinaryIO | None:
             raise InUseError(
                 f"{what} is in use by {process} on this host. Wait for it to end, or choose "
                 "another place."
+            )
+        if is_guarded is False:
+            raise InUseError(
+                f"{what} is in use by {process} on this host or by a copy of it: the system has "
+                f"locked {path} for it. Wait for it to end, or choose another place."
             )
         if not (is_guarded and file.writable()):
             raise InUseError(

@@ -67,12 +67,11 @@ def weighted(tensor: Tensor, above: float, below: float) -> Tensor:
     """Returns above x^+ + below x^-, the parts of x with a factor each."""
     if above == below:
         return tensor if above == 1 else above * tensor
-    # The term with the larger factor is the larger one where x > 0, the smaller one where x < 0.
-    terms = [
-        tensor if factor == 1 else factor * tensor if factor else tf.zeros((), tensor.dtype)
-        for factor in (above, below)
-    ]
-    return tf.maximum(*terms) if above > below else tf.minimum(*terms)
+    if not (above and below):
+        factor, part = (above, positive) if above else (below, negative)
+        return part(tensor) if factor == 1 else factor * part(tensor)
+    # No maximum of both: TensorFlow with oneDNN takes max(x, 2 x) for a leaky ReLU of slope 2.
+    return tf.where(tensor > 0, above * tensor, below * tensor)
 
 
 def select(difference: Tensor, above: Tensor, below: Tensor, between: Tensor) -> Tensor:

@@ -164,9 +164,12 @@ def comparison_dataset(
     """
     if not attributions:
         raise ValueError("attributions is empty. Give at least one attribution to compare.")
+    for dataset in attributions.values():
+        check(dataset)
+    said = _with_sides(list(attributions.values()))
+    attributions = dict(zip(attributions, said, strict=True))
     label, first = next(iter(attributions.items()))
     for other, dataset in attributions.items():
-        check(dataset)
         if dataset.attrs["schema"] != ATTRIBUTION or "relevance" not in dataset:
             raise ValueError(
                 f"{other!r} is no attribution of a model with one input. Give Datasets of "
@@ -178,8 +181,7 @@ def comparison_dataset(
                 "one: give a target per sample."
             )
         for name in ("input", "target", "side"):
-            known = name in dataset, name in first
-            if any(known) and not (all(known) and dataset[name].equals(first[name])):
+            if name in first and not dataset[name].equals(first[name]):
                 raise ValueError(
                     f"{other!r} and {label!r} differ in {name!r}. Explain the same targets of the "
                     "same inputs."
@@ -247,7 +249,7 @@ def concatenate(attributions: Sequence[xr.Dataset]) -> xr.Dataset:
                 "configuration."
             )
     joined = xr.concat(
-        attributions,
+        _with_sides(attributions),
         "sample",
         data_vars="minimal",
         coords="minimal",
@@ -430,6 +432,21 @@ def _as_text(notes: str | Sequence[str] | None) -> str:
     if notes is None:
         return ""
     return notes if isinstance(notes, str) else "\n".join(str(note) for note in notes)
+
+
+def _with_sides(attributions: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """Returns attributions that all say the side, if one does.
+
+    Earlier versions did not say it where no word had asked, and the map was that of class 1.
+    """
+    if not any("side" in dataset for dataset in attributions):
+        return list(attributions)
+    return [
+        dataset
+        if "side" in dataset
+        else dataset.assign(side=("sample", np.full(dataset.sizes["sample"], "positive")))
+        for dataset in attributions
+    ]
 
 
 def _side_of_all(sides: Sequence[str] | np.ndarray) -> str:

@@ -216,3 +216,28 @@ def test_captum_deeplift_small_differences():
     slope, bend = 1 - np.tanh(0.4) ** 2, -np.tanh(0.4) * (1 - np.tanh(0.4) ** 2)
     third = (found - slope - bend * sizes[:, 0]) / slope
     assert np.abs(third).max() < 1e-4 and np.abs(third[sizes[:, 0] < 1e-4]).max() < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("options", "bias", "slope"),
+    [
+        ({}, -2, 0),
+        ({}, 2, 1),
+        ({"negative_slope": 0.3}, -2, 0.3),
+        ({"max_value": 1.0}, 5, 0),
+        ({"threshold": 1.0}, 0.5, 0),
+        ({"threshold": 1.0}, 2, 1),
+    ],
+    ids=str,
+)
+def test_at_rest_a_rectifier_has_its_own_slope(options, bias, slope):
+    """Differences that cancel in front of it: the limit is its derivative, not that of a ReLU."""
+    model = sequential(
+        (2,), dense(1), layers.ReLU(dtype="float64", **options), dense(1, use_bias=False)
+    )
+    model.set_weights([np.ones((2, 1)), np.array([bias]), np.ones((1, 1))])
+    for name in ("deep_lift.rescale", "deep_lift.reveal_cancel"):
+        found = create(name, model).analyze(np.array([[1.0, -1.0]]), target=0)
+        if name == "deep_lift.rescale":
+            np.testing.assert_allclose(found, [[slope, -slope]], atol=1e-12)
+        assert abs(found.sum()) < 1e-12

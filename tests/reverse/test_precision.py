@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tests.helpers.networks import assert_same, small_cnn
-from tfexplain import create_analyzer
+from tests.helpers.networks import assert_same, fitted, small_cnn
+from tests.test_contract import OPTIONS
+from tfexplain import ANALYZERS, create_analyzer
+from tfexplain.numerics import Compiled
 
 
 @pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "lrp.alpha_2_beta_1", "deep_taylor"])
@@ -61,3 +63,21 @@ def test_precision_of_a_model_without_weights():
     found = create_analyzer("gradient", model).analyze(np.ones((1, 3, 2)), target=4)
     assert found.dtype == "float64"
     np.testing.assert_array_equal(found.ravel(), np.eye(6)[4])
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", sorted(set(ANALYZERS) - {"shapley_sampling"}))
+def test_compiled_in_float32_is_eager_in_float64(cnn, pixels, name, monkeypatch):
+    """What TensorFlow makes of a graph, such as fused operations of oneDNN, changes no map."""
+    noise = np.random.default_rng(0).normal(size=(60, 8, 8, 3))
+    # The tiny network has few units: of its default 2 % none reaches the input.
+    options = {"percentile": 50.0} if name == "rect_grad" else OPTIONS.get(name, {})
+    narrow, wide = (
+        fitted(create_analyzer(name, cnn, dtype=dtype, **options), noise)
+        for dtype in ("float32", "float64")
+    )
+    found = narrow.analyze(pixels, target=1)
+    monkeypatch.setattr(
+        Compiled, "__call__", lambda self, *given: self._function.python_function(*given)
+    )
+    assert_same(found, wide.analyze(pixels, target=1), 1e-4)

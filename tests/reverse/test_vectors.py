@@ -40,7 +40,6 @@ def test_one_vector_is_the_same_as_one_of_several(name, model, x):
     noise = np.random.default_rng(1).normal(size=(60, 8, 8, 2))
     analyzer = fitted(tfexplain.create_analyzer(name, model, **OPTIONS.get(name, {})), noise)
     every = analyzer.analyze(x, target="all")
-    # An output that is negative for all samples has no pattern.
     one = np.stack([analyzer.analyze(x, target=target) for target in range(3)], axis=1)
     assert_same(one, every, 2e-5)
 

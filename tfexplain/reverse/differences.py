@@ -223,11 +223,12 @@ class DifferenceNetwork(ReversedNetwork):
     @property
     def input_specs(self) -> list[tf.TensorSpec]:
         """Shapes and dtypes of the inputs, then of the baselines."""
-        baselines = [
-            tf.TensorSpec((None, *node.shape[1:]), self.dtype, f"baseline_{index}")
-            for index, node in enumerate(self._sources)
-        ]
-        return [*super().input_specs, *baselines]
+        return [*super().input_specs, *map(self._spec, self._sources)]
+
+    @property
+    def _input_names(self) -> list[str]:
+        baselines = [f"baseline_{index}" for index in range(len(self._sources))]
+        return [*super()._input_names, *baselines]
 
     @property
     def record_specs(self) -> list[tf.TensorSpec]:

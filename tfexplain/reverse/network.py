@@ -7,7 +7,6 @@ their own, so Keras records nothing on the user's layers.
 from __future__ import annotations
 
 import collections
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -83,6 +82,7 @@ class ReversedNetwork:
         self.head = head
         self.times_activation = times_activation
         self._largest: dict[tuple, int] = {}
+        self._model: keras.Model | None = None
         for node in self.graph.inputs:
             if node.dtype not in ("bool", "string") and "complex" not in node.dtype:
                 continue
@@ -123,19 +123,21 @@ class ReversedNetwork:
 
     @property
     def input_specs(self) -> list[tf.TensorSpec]:
-        """Shapes, dtypes and names of the inputs."""
-        return [
-            self._spec(node, _keras_name(name))
-            for node, name in zip(self.graph.inputs, self.graph.input_names, strict=True)
-        ]
+        """Shapes and dtypes of the inputs."""
+        return [self._spec(node) for node in self.graph.inputs]
+
+    @property
+    def _input_names(self) -> list[str]:
+        """Names of the inputs in the Keras model."""
+        return [_keras_name(name) for name in self.graph.input_names]
 
     @property
     def record_specs(self) -> list[tf.TensorSpec]:
         """Shapes and dtypes of the records."""
         return [self._spec(node) for node in self.nodes]
 
-    def _spec(self, node: Node, name: str | None = None) -> tf.TensorSpec:
-        return tf.TensorSpec((None, *node.shape[1:]), node.dtype_in(self.dtype), name)
+    def _spec(self, node: Node) -> tf.TensorSpec:
+        return tf.TensorSpec((None, *node.shape[1:]), node.dtype_in(self.dtype))
 
     def _replay(self, inputs: Sequence) -> Tensors:
         return self._forward(dict(zip(self.graph.inputs, inputs, strict=True)))
@@ -210,23 +212,30 @@ class ReversedNetwork:
                 arriving[node].append(result)
         return [self._read(node, tensors, summed(node)) for node in self.readouts.values()]
 
-    @functools.cached_property
+    @property
     def model(self) -> keras.Model:
         """A keras.Model of [*inputs, output_relevance] -> relevance of the input.
 
         It is made when it is first asked for. If there are several read-outs, it returns a dict by
         their names.
         """
-        with TRACING:
-            inputs = [
-                keras.Input(s.shape[1:], dtype=s.dtype, name=s.name) for s in self.input_specs
-            ]
-            shape = (None, *self.start.shape[1:])
-            relevance = keras.Input(shape, dtype=self.dtype, name="output_relevance")
-            results = self._walk(self._replay(inputs), relevance, self.visit)
-            named = dict(zip(self.readouts, results, strict=True))
-            outputs = results[0] if len(results) == 1 else named
-            return keras.Model([*inputs, relevance], outputs, name="reversed")
+        if self._model is None:
+            with TRACING:
+                if self._model is None:
+                    self._model = self._keras_model()
+        return self._model
+
+    def _keras_model(self) -> keras.Model:
+        inputs = [
+            keras.Input(spec.shape[1:], dtype=spec.dtype, name=name)
+            for spec, name in zip(self.input_specs, self._input_names, strict=True)
+        ]
+        shape = (None, *self.start.shape[1:])
+        relevance = keras.Input(shape, dtype=self.dtype, name="output_relevance")
+        results = self._walk(self._replay(inputs), relevance, self.visit)
+        named = dict(zip(self.readouts, results, strict=True))
+        outputs = results[0] if len(results) == 1 else named
+        return keras.Model([*inputs, relevance], outputs, name="reversed")
 
     def nonlinear(self) -> str:
         """Returns why relevance is not linear in the output relevance; empty if it is."""
@@ -238,7 +247,7 @@ class ReversedNetwork:
     @property
     def variables(self) -> list[tf.Variable]:
         """The arrays that belong to the rules."""
-        return [v for layer in self._reverse_calls.values() for v in layer.parameters]
+        return [v for step in self._reverse_calls.values() for v in step.parameters]
 
     def vectors_at_once(self, arrays: Sequence[np.ndarray], limit: int) -> int:
         """Returns how many vectors fit into `limit` bytes at the largest tensor.
@@ -344,8 +353,8 @@ class ReversedNetwork:
         Only `lost` is a difference: what neither reached an input nor follows from the formula of
         what the rule absorbs.
         """
-        layer = self._reverse_calls[call]
-        recorded = layer.recorded(**self._gathered(call, tensors))
+        step = self._reverse_calls[call]
+        recorded = step.recorded(**self._gathered(call, tensors))
         if isinstance(call.operation, Lookup):
             # The walk has read it already.
             received = sum(total(part) for part in arriving)
@@ -354,7 +363,7 @@ class ReversedNetwork:
         kept = self._amount(call.inputs, tensors, results)
         absorbed = [
             tf.zeros_like(received) + tf.cast(term, received.dtype)
-            for term in layer.rule.absorbed(recorded, tuple(arriving))
+            for term in step.rule.absorbed(recorded, tuple(arriving))
         ]
         terms = [received, kept, *absorbed]
         return dict(zip(TERMS, [*terms, received - sum(terms[1:])], strict=True))

@@ -189,8 +189,8 @@ class Bounds(Step):
         super().__init__(name, dtype)
         # It has `low` and `high`.
         self.rule, self.graph, self.bounded = rule, graph, call.inputs[0]
-        self.steps = bounded_path(graph, self.bounded)
-        self.sources = [layer for step in self.steps for layer in step.operation.layers]
+        self.calls = bounded_path(graph, self.bounded)
+        self.sources = [layer for call in self.calls for layer in call.operation.layers]
 
     def call(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Returns [low, high], each (1, *shape of the first layer's input)."""
@@ -202,13 +202,13 @@ class Bounds(Step):
                 if x.dtype.is_floating
             }
             ends.append(tensors)
-        for step in self.steps:
+        for call in self.calls:
             results = []
             for tensors in ends:
-                result = step.operation.forward(*(tensors[node] for node in step.inputs))
+                result = call.operation.forward(*(tensors[node] for node in call.inputs))
                 results.append(result if isinstance(result, list | tuple) else [result])
-            for node, first, second in zip(step.outputs, *results, strict=True):
-                if isinstance(step.operation, Diagonal):
+            for node, first, second in zip(call.outputs, *results, strict=True):
+                if isinstance(call.operation, Diagonal):
                     # A negative factor exchanges the ends.
                     first, second = tf.minimum(first, second), tf.maximum(first, second)
                 ends[0][node], ends[1][node] = first, second

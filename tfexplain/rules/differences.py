@@ -416,9 +416,8 @@ def chord(operation: Activation, start: Tensor, end: Tensor, rise: Tensor | None
         rise = operation.forward(end) - operation.forward(start)
     quotient = tf.math.divide_no_nan(rise, difference)
     if operation.name == "relu":
-        # Exact as it is, and constant on either side of 0.
-        side = tf.cast(end > 0, end.dtype)
-        return tf.where(tf.equal(difference, 0), side, quotient)
+        # Exact as it is.
+        return tf.where(tf.equal(difference, 0), operation.derivative(end), quotient)
     size = tf.abs(difference)
     near = size < float(np.finfo(end.dtype.as_numpy_dtype).eps) ** (1 / 3)
     start = tf.broadcast_to(start, tf.shape(end))

@@ -10,7 +10,8 @@ Every pass through a kernel is expensive, every division by a denominator too. S
 * Groups for negative outputs are left out where no relevance arrives at such outputs, and with
   them the gates of the others. This is exact: they would share zeros.
 * For several relevance vectors 1 / z_gj is computed once per sample and multiplied with all of
-  them. Against a division this costs one more rounding. What has no finite inverse has no shares.
+  them. Against a division this costs one more rounding. What has no finite inverse, because it is
+  smaller than what CPUs take for 0, has no shares there.
 * Shares that meet the same contributions are added first, so that at most two passes go back, one
   for positive and one for negative contributions; a single group takes one if inputs are >= 0.
   This costs one rounding per group.
@@ -127,6 +128,8 @@ def denominators(
         else:
             terms = _times(group.positive, above), _times(group.negative, below)
             value = _total(*terms, None if split else biased)
+        if value is None:
+            value = tf.zeros_like(z)
         open_ = None
         if group.gate:
             # Where the bias is ignored, it does not choose the branch either.
@@ -144,9 +147,9 @@ def _times(factor: float, tensor: Tensor) -> Tensor | None:
     return tensor if factor == 1 else factor * tensor if factor else None
 
 
-def _total(*terms: Tensor | None) -> Tensor:
-    """Returns the sum of what there is."""
-    first, *others = [term for term in terms if term is not None]
+def _total(*terms: Tensor | None) -> Any:
+    """Returns the sum of what there is; None if that is nothing."""
+    first, *others = [term for term in terms if term is not None] or [None]
     for other in others:
         first = first + other
     return first
