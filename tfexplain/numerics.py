@@ -9,6 +9,8 @@ and `expand` gives an activation the axis of length one that broadcasts over the
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -289,7 +291,8 @@ class CompiledByVectors:
     """A function of relevance, compiled for one vector and for any number of them apart.
 
     What is quickest differs: for one vector kernels of plain gradients serve, for many it pays to
-    compute once per sample what all vectors share.
+    compute once per sample what all vectors share. Rounding differs too, so that the number of
+    vectors that are asked for decides, and never in how many chunks they go through a network.
 
     Args:
         function: See `Compiled`.
@@ -300,14 +303,35 @@ class CompiledByVectors:
     def __init__(self, function: Callable, signature: list, jit_compile: bool = False) -> None:
         inputs, columns, *others = signature
         one = tf.TensorSpec([columns.shape[0], 1, *columns.shape[2:]], columns.dtype)
-        self._one = Compiled(function, [inputs, one, *others], jit_compile)
+        self._one = Compiled(for_one_vector(function), [inputs, one, *others], jit_compile)
         self._many = Compiled(function, signature, jit_compile)
+
+    def for_count(self, count: int) -> Compiled:
+        """Returns the function for a number of vectors, all chunks together."""
+        return self._one if count == 1 else self._many
 
     def __call__(self, *arguments: Any) -> Any:
         """Runs the function that is compiled for the number of vectors."""
-        return (self._one if arguments[1].shape[1] == 1 else self._many)(*arguments)
+        return self.for_count(arguments[1].shape[1])(*arguments)
+
+
+_ONE_VECTOR = contextvars.ContextVar("one_vector", default=False)
+
+
+def for_one_vector(function: Callable) -> Callable:
+    """Returns a function that computes what is quickest for one relevance vector per sample."""
+
+    @functools.wraps(function)
+    def single(*arguments: Any) -> Any:
+        token = _ONE_VECTOR.set(True)
+        try:
+            return function(*arguments)
+        finally:
+            _ONE_VECTOR.reset(token)
+
+    return single
 
 
 def is_one_vector(relevance: Tensor) -> bool:
-    """Tells whether there is one relevance vector per sample, where that is known."""
-    return relevance.shape[1] == 1
+    """Tells whether relevance is the only vector of each sample, and that was asked for."""
+    return _ONE_VECTOR.get() and relevance.shape[1] == 1

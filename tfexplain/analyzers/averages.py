@@ -16,7 +16,7 @@ from tfexplain.analyzers.capabilities import BackwardPass, Place
 from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
 from tfexplain.analyzers.gradients import GradientAnalyzer
 from tfexplain.graph import Graph, token_lookups
-from tfexplain.numerics import CompiledByVectors, Tensor, expand
+from tfexplain.numerics import Compiled, CompiledByVectors, Tensor, expand
 from tfexplain.reverse import ReversedNetwork, start_relevance
 
 
@@ -217,12 +217,13 @@ class GradientAverage(DerivedAnalyzer):
                 # There is an end per input, or none.
                 specs = [tf.TensorSpec(s, e.dtype) for s, e in zip(shapes, given, strict=False)]
                 self._functions[key] = self._compiled(run, spec, specs)
-            function, made = self._functions[key], tensors(given)
+            function = self._functions[key].for_count(columns.shape[1])
+            made = tensors(given)
 
             def towards(
                 inputs: list[Tensor],
                 part: Tensor,
-                function: CompiledByVectors = function,
+                function: Compiled = function,
                 made: list[Tensor] = made,
             ) -> list[Tensor]:
                 return function(inputs, part, made)

@@ -108,4 +108,5 @@ class GradCAM(DerivedAnalyzer):
     def _explain(
         self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        return in_chunks(self._network, arrays, targets, self._run_explain)
+        run = self._run_explain.for_count(targets.shape[1])
+        return in_chunks(self._network, arrays, targets, run)

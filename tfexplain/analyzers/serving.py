@@ -18,6 +18,7 @@ from tfexplain import files
 from tfexplain.analyzers.arrays import Inputs
 from tfexplain.canonizers import canonize
 from tfexplain.graph import all_layers, call_model, has_graph, trace
+from tfexplain.numerics import for_one_vector
 
 # What TensorFlow writes into the folder of a SavedModel.
 SAVED_MODEL_ENTRIES = {
@@ -136,7 +137,7 @@ def _module(served: Served) -> tuple[tf.Module, dict[str, Any]]:
         return {f"prediction_{key}": result for key, result in zip(keys, results, strict=True)}
 
     def relevances(tensors: list[tf.Tensor], targets: tf.Tensor) -> dict[str, tf.Tensor]:
-        explained, *parts = served.explain(tensors, targets)
+        explained, *parts = for_one_vector(served.explain)(tensors, targets)
         parts = [part[:, 0] for part in parts]
         if None in served.output_shape:
             # How many outputs there are is known when the model has run.

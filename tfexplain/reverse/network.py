@@ -297,7 +297,8 @@ class ReversedNetwork:
         self.run_outputs = compiled(outputs, inputs)
         self.run_propagate = by_vectors(self.propagate, inputs, relevance)
         self.run_records = compiled(self.forward_pass, inputs)
-        self.run_backward = by_vectors(self.backward_pass, records, relevance)
+        # It sends chunks.
+        self.run_backward = compiled(self.backward_pass, records, relevance)
         self.run_explain = by_vectors(self.explain, inputs, targets)
         self.run_ledger = compiled(self._ledger, records, relevance)
 
