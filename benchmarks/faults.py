@@ -30,7 +30,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfexplain
-from tfexplain import numerics
+from tfexplain import compilation
 from tfexplain.errors import DamagedFileError
 
 HELD, REFUSED, FAILED = "held", "refused", "failed"
@@ -420,7 +420,7 @@ def threads(count: int, seed: int) -> Iterator[Outcome]:
     """Eight threads that ask an analyzer first get the same maps, of one trace."""
     model, x = small()
     names = ("gradient", "lrp.alpha_2_beta_1", "deep_lift.rescale", "smoothgrad")
-    call, traced = numerics.Compiled.__init__, collections.Counter()
+    call, traced = compilation.Compiled.__init__, collections.Counter()
 
     def counted(compiled: object, function: Callable, *arguments: object, **options: object):
         def traces(*inputs: object) -> object:
@@ -429,7 +429,7 @@ def threads(count: int, seed: int) -> Iterator[Outcome]:
 
         call(compiled, traces, *arguments, **options)
 
-    numerics.Compiled.__init__ = counted
+    compilation.Compiled.__init__ = counted
     try:
         for number in range(count):
             name = names[number % len(names)]
@@ -458,7 +458,7 @@ def threads(count: int, seed: int) -> Iterator[Outcome]:
             else:
                 yield HELD, ""
     finally:
-        numerics.Compiled.__init__ = call
+        compilation.Compiled.__init__ = call
 
 
 # Name -> campaign, and how many attempts are made by default.

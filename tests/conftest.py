@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 from tests.helpers.networks import randomize, sequential, small_cnn
-from tfexplain.numerics import Compiled
+from tfexplain.compilation import Compiled
 
 COMPILED, LOOP = Compiled.__call__, tf.while_loop
 
@@ -26,10 +26,10 @@ class LongLoop(Exception):
 def sparing(compiled, *arguments):
     """Traces and compiles only what runs often, and what XLA has to compile."""
     compiled.runs = getattr(compiled, "runs", 0) + 1
-    if compiled.runs <= RUNS and not compiled._function._jit_compile:
+    if compiled.runs <= RUNS and not compiled.execution.by_xla:
         tf.while_loop = short_loop
         try:
-            return compiled._function.python_function(*arguments)
+            return compiled.function(*arguments)
         except LongLoop:
             compiled.runs = RUNS
         finally:

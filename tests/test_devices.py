@@ -11,7 +11,7 @@ from tests.helpers.layers import LINEAR, POOLING, network
 from tests.helpers.networks import assert_same, fitted, set_random_weights
 from tests.test_contract import OPTIONS
 from tfexplain import create_analyzer
-from tfexplain.numerics import Compiled
+from tfexplain.compilation import Compiled
 
 pytestmark = pytest.mark.compiled
 
@@ -49,7 +49,7 @@ def test_xla_compiles_every_method(tiny, name, monkeypatch):
     many = np.random.default_rng(13).normal(size=(30, *x.shape[1:]))
     compiled = fitted(create_analyzer(name, model, jit_compile=True, **options), many).analyze(x)
     # TensorFlow marks what XLA has to compile; without the mark it would run it in its own way.
-    assert ran and all(f._concrete.function_def.attr["_XlaMustCompile"].b for f in ran)
+    assert ran and all(f._concrete[True].function_def.attr["_XlaMustCompile"].b for f in ran)
     largest = tf.fill([len(x), 1], -1)
     plain = fitted(create_analyzer(name, model, **options), many)
     plain = plain.explain([tf.constant(x)], largest)[1][:, 0]
@@ -67,6 +67,17 @@ def test_gpu_equals_cpu(cnn, pixels, name):
             analyzer = create_analyzer(name, cnn, dtype="float64", **OPTIONS.get(name, {}))
             found.append(fitted(analyzer, pixels).analyze(pixels, target=1))
     assert_same(found[1], found[0], 1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="no GPU")
+@pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "lrp.alpha_2_beta_1"])
+def test_gpu_has_all_bits_where_they_are_asked_for(cnn, pixels, name):
+    exact = create_analyzer(name, cnn, dtype="float64").analyze(pixels, target=1)
+    precise = create_analyzer(name, cnn, precision="highest")
+    assert precise.execution.is_highest and precise.execution.by_xla
+    assert_same(precise.analyze(pixels, target=1), exact, 1e-5)
+    assert not precise.execution.refusal
 
 
 @pytest.mark.gpu

@@ -12,7 +12,7 @@ from keras import layers
 
 import tfexplain
 from tests.helpers.networks import assert_same, fitted, randomize, sequential, tape_gradient
-from tfexplain import numerics, plotting
+from tfexplain import compilation, plotting
 from tfexplain.audits import cosine_convergence
 from tfexplain.operations.probing import probed
 
@@ -146,7 +146,7 @@ def test_threads_that_ask_first_trace_once(monkeypatch):
     model = randomize(sequential((6,), layers.Dense(5, activation="relu"), layers.Dense(3)))
     analyzer, x, traced = create("lrp.gamma", model), draw(4, 6), []
     expected = create("lrp.gamma", model).analyze(x, target=1)
-    call = numerics.Compiled.__init__
+    call = compilation.Compiled.__init__
 
     def counted(compiled, function, *arguments, **options):
         def traces(*inputs):
@@ -155,7 +155,7 @@ def test_threads_that_ask_first_trace_once(monkeypatch):
 
         call(compiled, traces, *arguments, **options)
 
-    monkeypatch.setattr(numerics.Compiled, "__init__", counted)
+    monkeypatch.setattr(compilation.Compiled, "__init__", counted)
     start, found = threading.Barrier(8), []
 
     def ask():

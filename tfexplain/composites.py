@@ -11,6 +11,7 @@ import keras
 
 from tfexplain import tables
 from tfexplain.checks import choice
+from tfexplain.compilation import PLAIN, Execution
 from tfexplain.errors import UnsupportedLayerError
 from tfexplain.graph import Call, Graph, Node
 from tfexplain.operations import (
@@ -258,17 +259,23 @@ class RuleAssignment:
     Attributes:
         rows: Tuples (call, operation, rule) of text, in the order of the forward pass.
         rules: Call -> rule; text, where a method only runs forward.
+        execution: How the functions run, which a line below the table says where it is not plain.
     """
 
-    def __init__(self, graph: Graph, rules: Mapping[Call, Any]) -> None:
+    def __init__(
+        self, graph: Graph, rules: Mapping[Call, Any], execution: Execution = PLAIN
+    ) -> None:
         self.rules = rules
+        self.execution = execution
         self.rows = [(call.name, call.operation.label, str(rules[call])) for call in graph.calls]
 
     def __str__(self) -> str:
         """Returns the printable table."""
         head = ("call", "operation", "rule")
         line = tuple("-" * max(map(len, column)) for column in zip(head, *self.rows, strict=True))
-        return tables.columns([head, line, *self.rows])
+        table = tables.columns([head, line, *self.rows])
+        told = self.execution.describe()
+        return f"{table}\n\n{told[0].upper()}{told[1:]}." if told else table
 
     __repr__ = __str__
 

@@ -1,6 +1,6 @@
 """Small numerical helpers that rules share: the vector axis, safe division, parts, pull-backs.
 
-Also what makes results reproducible: random numbers and compiled functions.
+Also random numbers that are the same on every device.
 
 Relevance has the axes (batch, num_vectors, *shape), activations (batch, *shape). `fold` merges the
 first two axes so that an ordinary operation serves all vectors, `unfold` takes them apart again,
@@ -9,13 +9,10 @@ and `expand` gives an activation the axis of length one that broadcasts over the
 
 from __future__ import annotations
 
-import contextvars
-import functools
 import math
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -23,9 +20,6 @@ import tensorflow as tf
 from tfexplain.checks import flag, real
 
 Tensor: TypeAlias = tf.Tensor
-# One function is traced at a time: threads that call an analyzer for the first time at once would
-# each trace it, and operations keep what belongs to the graph that is being made.
-TRACING = threading.RLock()
 
 
 def shape_of(tensor: Tensor) -> list:
@@ -256,82 +250,3 @@ def random_permutation(count: int | Tensor, seed: Tensor) -> Tensor:
     )
     keys = tf.cast(bits, tf.int64) * 2**32 + tf.range(tf.cast(count, tf.int64))
     return tf.math.top_k(keys, count).indices
-
-
-class Compiled:
-    """A function compiled for one signature when it is first called.
-
-    Args:
-        function: Function of tensors and lists of tensors.
-        signature: One `tf.TensorSpec`, or list of these, per argument.
-        jit_compile: Compile by XLA.
-    """
-
-    def __init__(self, function: Callable, signature: list, jit_compile: bool = False) -> None:
-        self._function = tf.function(
-            function,
-            input_signature=signature,
-            autograph=False,
-            jit_compile=True if jit_compile else None,
-        )
-        self._concrete: Any = None
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Runs the compiled function."""
-        # Analyzers are many and short-lived, so each is traced once. Calling the concrete function
-        # keeps TensorFlow from taking that for an endless retracing of one function.
-        if self._concrete is None:
-            with TRACING:
-                if self._concrete is None:
-                    self._concrete = self._function.get_concrete_function()
-        return self._concrete(*arguments)
-
-
-class CompiledByVectors:
-    """A function of relevance, compiled for one vector and for any number of them apart.
-
-    What is quickest differs: for one vector kernels of plain gradients serve, for many it pays to
-    compute once per sample what all vectors share. Rounding differs too, so that the number of
-    vectors that are asked for decides, and never in how many chunks they go through a network.
-
-    Args:
-        function: See `Compiled`.
-        signature: See `Compiled`; the second argument has the vectors in its second axis.
-        jit_compile: See `Compiled`.
-    """
-
-    def __init__(self, function: Callable, signature: list, jit_compile: bool = False) -> None:
-        inputs, columns, *others = signature
-        one = tf.TensorSpec([columns.shape[0], 1, *columns.shape[2:]], columns.dtype)
-        self._one = Compiled(for_one_vector(function), [inputs, one, *others], jit_compile)
-        self._many = Compiled(function, signature, jit_compile)
-
-    def for_count(self, count: int) -> Compiled:
-        """Returns the function for a number of vectors, all chunks together."""
-        return self._one if count == 1 else self._many
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Runs the function that is compiled for the number of vectors."""
-        return self.for_count(arguments[1].shape[1])(*arguments)
-
-
-_ONE_VECTOR = contextvars.ContextVar("one_vector", default=False)
-
-
-def for_one_vector(function: Callable) -> Callable:
-    """Returns a function that computes what is quickest for one relevance vector per sample."""
-
-    @functools.wraps(function)
-    def single(*arguments: Any) -> Any:
-        token = _ONE_VECTOR.set(True)
-        try:
-            return function(*arguments)
-        finally:
-            _ONE_VECTOR.reset(token)
-
-    return single
-
-
-def is_one_vector(relevance: Tensor) -> bool:
-    """Tells whether relevance is the only vector of each sample, and that was asked for."""
-    return _ONE_VECTOR.get() and relevance.shape[1] == 1

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfexplain.compilation import PLAIN, Compiled, Execution
 from tfexplain.graph import Call, Graph, Node
-from tfexplain.numerics import Compiled, Tensor
+from tfexplain.numerics import Tensor
 from tfexplain.operations import Activation, Additive, Affine, Operation
 
 ESTIMATORS = ("relu", "linear")
@@ -192,7 +193,7 @@ class PatternFit:
         specs: Their `tf.TensorSpec`s.
         estimator: "relu" (units count where they are active) or "linear" (everywhere).
         output_mean: See `FittedCall.pattern`.
-        jit_compile: Compile by XLA.
+        execution: How its functions run.
     """
 
     def __init__(
@@ -203,14 +204,14 @@ class PatternFit:
         *,
         estimator: str,
         output_mean: str,
-        jit_compile: bool = False,
+        execution: Execution = PLAIN,
     ) -> None:
         self.calls = fitted_calls(graph)
         self.places = {node: place for place, node in enumerate(nodes)}
         self.estimator, self.output_mean = estimator, output_mean
         # The `Moments` of each call; None before the first sample.
         self.moments: list[Any] = [None] * len(self.calls)
-        self._run = Compiled(self._moments, [list(specs)], jit_compile)
+        self._run = Compiled(self._moments, [list(specs)], execution)
 
     def _moments(self, records: list[Tensor]) -> list[Moments]:
         return [

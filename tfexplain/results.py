@@ -22,8 +22,9 @@ so is `side`, where all have it.
 
 Attributes are text or numbers, as NetCDF wants them: `schema`, `schema_version`, `analyzer`,
 `config` and `assignment` (JSON text), `seed` (an int, or "none" where nothing is random), `notes`
-(what was left out and why) and `versions` (JSON text). Where there is a variable `side`, there is
-an attribute `side` too.
+(what was left out and why), `versions` (JSON text) and `precision` ("highest" where products had
+all bits of their numbers, as on CPUs, or "default", those of an accelerator). Where there is a
+variable `side`, there is an attribute `side` too.
 """
 
 import importlib.metadata
@@ -69,6 +70,7 @@ def attribution_dataset(
     seed: int | None = None,
     notes: str | Sequence[str] | None = None,
     sides: Sequence[str] | None = None,
+    precision: str = "highest",
 ) -> xr.Dataset:
     """Builds the Dataset of an attribution (see the module's text for its variables).
 
@@ -84,6 +86,8 @@ def attribution_dataset(
         seed: Seed of a random analyzer.
         notes: What was left out and why, as text or several texts.
         sides: For which class of a sigmoid unit each map speaks, "positive" or "negative", (n,).
+        precision: Of the products it was computed with: "highest" (all bits of its numbers) or
+            "default" (those of an accelerator, which are fewer).
 
     Returns:
         Dataset with variables, coordinates (0, 1, ... along each dimension) and attributes.
@@ -134,6 +138,7 @@ def attribution_dataset(
         "config": _as_json(config, "config"),
         "assignment": _as_json([[str(c) for c in row] for row in assignment], "assignment"),
         "seed": "none" if seed is None else int(seed),
+        "precision": precision,
         "versions": json.dumps(versions()),
         "notes": _as_text(notes),
     }
@@ -220,6 +225,7 @@ def comparison_dataset(
             for name in ("config", "assignment")
         },
         "seed": json.dumps({k: _plain(d.attrs["seed"]) for k, d in attributions.items()}),
+        "precision": json.dumps({k: _precision(d) for k, d in attributions.items()}),
         "versions": first.attrs["versions"],
         "notes": "\n".join(filter(None, [_as_text(notes), *texts])),
     }
@@ -257,11 +263,19 @@ def concatenate(attributions: Sequence[xr.Dataset]) -> xr.Dataset:
         join="exact",
         combine_attrs="override",
     )
+    of_parts = {_precision(dataset) for dataset in attributions}
+    lowest = next(said for said in ("default", "unknown", "highest") if said in of_parts)
+    joined.attrs["precision"] = lowest
     notes = dict.fromkeys(d.attrs["notes"] for d in attributions if d.attrs["notes"])
     joined.attrs["notes"] = "\n".join(notes)
     if "side" in joined:
         joined.attrs["side"] = _side_of_all(joined["side"].values)
     return joined.assign_coords(sample=np.arange(joined.sizes["sample"]))
+
+
+def _precision(dataset: xr.Dataset) -> str:
+    """Returns the precision of products; files of versions that did not say it say nothing."""
+    return dataset.attrs.get("precision", "unknown")
 
 
 def check(dataset: xr.Dataset) -> None:

@@ -9,7 +9,7 @@ from keras import layers
 from tests.helpers.layers import dense
 from tests.helpers.networks import assert_same, set_random_weights
 from tfexplain import create_analyzer
-from tfexplain.numerics import Compiled
+from tfexplain.compilation import Compiled
 
 METHODS = {
     "gradient": {},

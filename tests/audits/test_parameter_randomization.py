@@ -17,7 +17,7 @@ from skimage.metrics import structural_similarity
 import tfexplain
 from tests.helpers.networks import create, randomize, sequential
 from tests.helpers.randomization_networks import images, small
-from tfexplain import metrics, numerics
+from tfexplain import compilation, metrics
 from tfexplain.audits import cascade_maps, parameter_randomization
 from tfexplain.audits.random_weights import RandomWeights
 from tfexplain.metrics import median_interval
@@ -223,14 +223,14 @@ def test_batches_do_not_matter(model, batch_size):
 @pytest.mark.compiled
 def test_each_function_is_traced_once(model, monkeypatch):
     traces, analyzers = [], made(model, ("gradient", "deep_lift.rescale"))
-    call = numerics.Compiled.__call__
+    call = compilation.Compiled.__call__
 
     def counted(compiled, *arguments):
-        if compiled._concrete is None:
+        if not compiled._concrete:
             traces.append(compiled)
         return call(compiled, *arguments)
 
-    monkeypatch.setattr(numerics.Compiled, "__call__", counted)
+    monkeypatch.setattr(compilation.Compiled, "__call__", counted)
     made_again = []
     on = tfexplain.Analyzer.on
     monkeypatch.setattr(tfexplain.Analyzer, "on", lambda a, m: made_again.append(m) or on(a, m))

@@ -32,6 +32,7 @@ ORDER = (
     "netcdf",
     "tables",
     "numerics",
+    "compilation",
     "operations",
     "graph",
     "layer_types",

@@ -9,7 +9,7 @@ from keras import layers
 import tfexplain
 from tests.helpers.networks import assert_same, fitted, randomize
 from tests.test_contract import OPTIONS
-from tfexplain.numerics import CompiledByVectors
+from tfexplain.compilation import CompiledByVectors
 
 NAMES = sorted(set(tfexplain.ANALYZERS) - {"shapley_sampling", "smoothgrad"})
 

@@ -15,8 +15,9 @@ from tfexplain.analyzers.arrays import tensors
 from tfexplain.analyzers.capabilities import BackwardPass, Place
 from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
 from tfexplain.analyzers.gradients import GradientAnalyzer
+from tfexplain.compilation import Compiled, CompiledByVectors
 from tfexplain.graph import Graph, token_lookups
-from tfexplain.numerics import Compiled, CompiledByVectors, Tensor, expand
+from tfexplain.numerics import Tensor, expand
 from tfexplain.reverse import ReversedNetwork, start_relevance
 
 
@@ -67,7 +68,7 @@ class GradientAverage(DerivedAnalyzer):
                 start=self.inner.start,
                 readouts={},
                 dtype=self.dtype,
-                jit_compile=self.jit_compile,
+                execution=self.execution,
             )
         self._functions: dict[tuple, CompiledByVectors] = {}
 

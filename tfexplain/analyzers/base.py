@@ -27,7 +27,8 @@ from tfexplain.analyzers.arrays import (
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.options import brief, option_config
 from tfexplain.analyzers.sides import POSITIVE_SIDE, BothSides, is_side
-from tfexplain.checks import choice, flag, precision_or_none
+from tfexplain.checks import choice, precision_or_none
+from tfexplain.compilation import Execution
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError, warn
 from tfexplain.graph import check_built, has_graph
@@ -50,7 +51,9 @@ class Analyzer(BothSides, abc.ABC):
         head: Start relevance: "logit" (the value of the explained output) or "one".
         dtype: None (the model's; mixed precision is explained in float32), "float32", "float64".
         compat: None, or "innvestigate" for the conventions of innvestigate 2.1.
-        jit_compile: Compile by XLA; by default without.
+        jit_compile: Compile by XLA; None: where there is an accelerator, and XLA can.
+        precision: Of products of float32 on accelerators: "default" (those of TensorFlow, which are
+            TF32 on GPUs) or "highest" (in full; without XLA it takes dtype="float64").
 
     Raises:
         TypeError: For what is no Keras model.
@@ -101,7 +104,8 @@ class Analyzer(BothSides, abc.ABC):
         head: str | None = None,
         dtype: str | None = None,
         compat: str | None = None,
-        jit_compile: bool = False,
+        jit_compile: bool | None = None,
+        precision: str = "default",
     ) -> None:
         check_built(model)
         self.user_model = model
@@ -111,8 +115,9 @@ class Analyzer(BothSides, abc.ABC):
         )
         self.compat: str | None = choice("compat", compat, (None, "innvestigate"))
         self.head: str = choice("head", head, (None, "logit", "one")) or self._default_head()
-        self.dtype: str = precision_or_none("dtype", dtype) or precision(model)
-        self.jit_compile = flag("jit_compile", jit_compile)
+        self.dtype: str = precision_or_none("dtype", dtype) or dtype_of(model)
+        self.execution = Execution(jit_compile, precision, self.dtype)
+        self.execution.check()
 
     def _default_head(self) -> str:
         return self.default_head
@@ -259,6 +264,7 @@ class Analyzer(BothSides, abc.ABC):
             assignment=self.describe().rows,
             seed=self.seed,
             sides=words,
+            precision=self.execution.products,
         )
 
     def _run(self, x: Any, target: Any, batch_size: int) -> tuple:
@@ -375,6 +381,30 @@ class Analyzer(BothSides, abc.ABC):
             model: A built model that the options fit, such as a clone with other weights.
         """
         return self.named(self.name, model, self._preset, self._options)
+
+    def at_highest_precision(self) -> Analyzer:
+        """Returns the method with all bits of products: itself, or where they are cut one like it.
+
+        Audits that measure directions, spectra or conservation ask for it: on an accelerator
+        products of float32 have three digits by default.
+
+        Raises:
+            UnsupportedModelError: If a method of the user's own takes no such option.
+        """
+        if self.execution.is_highest:
+            return self
+        by_xla = self.execution.by_xla
+        more = {"precision": "highest"} if by_xla else {"dtype": "float64"}
+        try:
+            inspect.signature(type(self)).bind(self.user_model, **more)
+        except TypeError:
+            raise UnsupportedModelError(
+                f"{self.name} multiplies float32 on an accelerator with fewer bits than float32 "
+                f"has, and takes no option {next(iter(more))!r} to change that. Pass it on to "
+                "Analyzer, or run on a CPU."
+            ) from None
+        options = {**self._options, **more}
+        return self.named(self.name, self.user_model, self._preset, options, self.side)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -541,6 +571,9 @@ class Analyzer(BothSides, abc.ABC):
             "analyzer": self.name,
             "config": self.get_config(strict=False),
             "assignment": self.describe().rows,
+            "dtype": self.dtype,
+            # Without XLA, products of float32 are as TensorFlow is set where it runs.
+            "precision": "highest" if self.dtype == "float64" else "default",
             "versions": results.versions(),
         }
         served = serving.Served(
@@ -576,7 +609,7 @@ def check_relevance(value: Any, count: int, shape: Sequence[int | None], dtype: 
     return finite(array, "output_relevance")
 
 
-def precision(model: keras.Model) -> str:
+def dtype_of(model: keras.Model) -> str:
     """Returns the precision in which a model is explained by default: of mixed ones the wider."""
     tensors = list(model.weights)
     if has_graph(model):

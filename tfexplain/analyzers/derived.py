@@ -11,8 +11,9 @@ import tensorflow as tf
 from tfexplain.analyzers.arrays import Inputs, slices, tensors
 from tfexplain.analyzers.base import Analyzer
 from tfexplain.analyzers.reversed import ReversedAnalyzer, vectors_at_once
+from tfexplain.compilation import CompiledByVectors
 from tfexplain.composites import RuleAssignment
-from tfexplain.numerics import CompiledByVectors, Tensor
+from tfexplain.numerics import Tensor
 from tfexplain.reverse import ReversedNetwork
 
 TARGETS = tf.TensorSpec((None, None), "int32")
@@ -72,7 +73,7 @@ class DerivedAnalyzer(Analyzer):
     ) -> CompiledByVectors:
         """Compiles a function of (inputs, columns, *others)."""
         inputs = [tf.TensorSpec(n.shape, n.dtype_in(self.dtype)) for n in self.inputs.nodes]
-        return CompiledByVectors(function, [inputs, columns, *others], self.jit_compile)
+        return CompiledByVectors(function, [inputs, columns, *others], self.execution)
 
 
 def in_chunks(

@@ -106,7 +106,7 @@ class PatternAnalyzer(ReversedAnalyzer):
             readouts={},
             dtype="float64",
             parameters=self._placeholders(),
-            jit_compile=self.jit_compile,
+            execution=self.execution,
         )
         fit = PatternFit(
             forward.graph,
@@ -114,7 +114,7 @@ class PatternAnalyzer(ReversedAnalyzer):
             forward.record_specs,
             estimator=self.estimator,
             output_mean=self.output_mean,
-            jit_compile=self.jit_compile,
+            execution=self.execution,
         )
         console = Console(stderr=True)
         batches = self._batches(dataset, batch_size)

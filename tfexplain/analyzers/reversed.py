@@ -26,10 +26,10 @@ from tfexplain.canonizers import (
     sigmoid_at_the_end,
 )
 from tfexplain.checks import choice, is_integer
+from tfexplain.compilation import TRACING
 from tfexplain.composites import Composite, RuleAssignment, assign
 from tfexplain.errors import nearest
 from tfexplain.graph import Call, Graph, Node, trace
-from tfexplain.numerics import TRACING
 from tfexplain.operations import GlobalMaxPooling, WholeModel
 from tfexplain.reverse import TERMS, ReversedNetwork, check_bounds, start_relevance
 
@@ -203,6 +203,7 @@ class ReversedAnalyzer(GraphAnalyzer):
             self.name or type(self).__name__,
             self._first_required(),
         )
+        self.assignment.execution = self.execution
         check_bounds(self.graph, self.assignment)
         self._networks: dict[tuple, ReversedNetwork] = {}
 
@@ -271,7 +272,7 @@ class ReversedAnalyzer(GraphAnalyzer):
                 readouts=readouts,
                 dtype=self.dtype,
                 head=self._network_head(),
-                jit_compile=self.jit_compile,
+                execution=self.execution,
                 **options,
             )
         return self._networks[key]
@@ -471,6 +472,9 @@ class ReversedAnalyzer(GraphAnalyzer):
             Dataset with these variables over (call, sample), in the order of the backward pass, and
             for each call whether its rule conserves relevance there (coordinate `conserves`).
         """
+        precise = with_chain(self.at_highest_precision())
+        if precise is not self:
+            return precise.ledger(x, target, batch_size=batch_size)
         if isinstance(target, str):
             raise ValueError(f"The ledger accounts for one output a sample, received {target!r}.")
         network = self.network()
@@ -500,7 +504,11 @@ class ReversedAnalyzer(GraphAnalyzer):
                 "sample": np.arange(table.shape[2]),
                 "conserves": ("call", conserves),
             },
-            attrs={"analyzer": self.name, "unit": "unit of the explained output"},
+            attrs={
+                "analyzer": self.name,
+                "unit": "unit of the explained output",
+                "precision": self.execution.products,
+            },
         )
 
 

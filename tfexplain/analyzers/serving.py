@@ -17,8 +17,8 @@ import tensorflow as tf
 from tfexplain import files
 from tfexplain.analyzers.arrays import Inputs
 from tfexplain.canonizers import canonize
+from tfexplain.compilation import for_one_vector
 from tfexplain.graph import all_layers, call_model, has_graph, trace
-from tfexplain.numerics import for_one_vector
 
 # What TensorFlow writes into the folder of a SavedModel.
 SAVED_MODEL_ENTRIES = {

@@ -16,10 +16,11 @@ from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.gradients import explained_as_a_whole
 from tfexplain.analyzers.reversed import GraphAnalyzer
 from tfexplain.checks import integer
+from tfexplain.compilation import Compiled
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import MaskError
 from tfexplain.graph import Graph, channels_last, has_graph, opaque_graph
-from tfexplain.numerics import Compiled, Tensor, random_permutation, shape_of
+from tfexplain.numerics import Tensor, random_permutation, shape_of
 from tfexplain.operations import WholeModel
 
 # Bytes that the largest tensor of one call of the model may take, beyond a single step for each
@@ -112,7 +113,7 @@ class ShapleySampling(GraphAnalyzer):
         targets = tf.TensorSpec((None, None), "int32")
 
         def compiled(function: Callable, *signature: Any) -> Compiled:
-            return Compiled(function, list(signature), self.jit_compile)
+            return Compiled(function, list(signature), self.execution, by_samples=True)
 
         self._run_outputs = compiled(lambda given: self._forward(given)[0], inputs)
         self._run_explain = compiled(self._explain_from, inputs, targets, inputs)
@@ -128,7 +129,8 @@ class ShapleySampling(GraphAnalyzer):
 
     def describe(self) -> RuleAssignment:
         """Returns the table of calls and operations, which have no rules; it prints."""
-        return RuleAssignment(self.graph, dict.fromkeys(self.graph.calls, "forward only"))
+        rules = dict.fromkeys(self.graph.calls, "forward only")
+        return RuleAssignment(self.graph, rules, self.execution)
 
     def passes(self, shape: Sequence[int], outputs: int = 1) -> float:
         """Returns how many forward passes the maps of one sample take: outputs share them."""

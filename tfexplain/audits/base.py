@@ -31,6 +31,7 @@ RESERVED = (
     "batch_size",
     "block_size",
     "notes",
+    "precision",
     "samples_sha256",
     "seed",
     "settings",
@@ -85,6 +86,8 @@ class Audit(abc.ABC):
         in_report: Whether it takes part in a report.
         by_samples: Whether samples are measured block by block.
         of_model: Whether it looks at the model alone, without methods.
+        precise: Whether it measures directions, spectra or conservation: then methods run at the
+            highest precision.
         compiled: How much it compiles for each method, in units of the first map of that method.
         block_size: Samples that are finished and stored together, unless told otherwise.
         checks: What it answers in the verdict.
@@ -100,6 +103,7 @@ class Audit(abc.ABC):
     in_report: ClassVar[bool] = True
     by_samples: ClassVar[bool] = True
     of_model: ClassVar[bool] = False
+    precise: ClassVar[bool] = False
     compiled: ClassVar[float] = 0.0
     block_size: ClassVar[int] = 32
     checks: ClassVar[tuple[Check, ...]] = ()
@@ -249,6 +253,9 @@ class Audit(abc.ABC):
                     f"block_size={block_size!r}. Leave it out."
                 )
             return self.compute(case, path)
+        if self.precise:
+            case = case.at_highest_precision()
+        highest = all(a.execution.is_highest for a in case.analyzers.values())
         work = self.prepare(case)
         settings = runs.settings(
             self.name, case.analyzers, case.inputs, work.options, with_data=path is not None
@@ -257,7 +264,9 @@ class Audit(abc.ABC):
 
         def combine(blocks: Sequence[Arrays]) -> xr.Dataset:
             dataset = self.combine(work, blocks)
-            return dataset.assign_attrs({**runs.attributes(settings, work.notes), **dataset.attrs})
+            shared = runs.attributes(settings, work.notes)
+            shared["precision"] = "highest" if highest else "default"
+            return dataset.assign_attrs({**shared, **dataset.attrs})
 
         return runs.in_blocks(
             lambda block, advance: self.measure(work, block, advance),

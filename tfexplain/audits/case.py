@@ -278,6 +278,14 @@ class Case:
         other.analyzers = {name: a.on(model) for name, a in self.analyzers.items()}
         return other
 
+    def at_highest_precision(self) -> Case:
+        """Returns the case of the same methods with all bits of products; see `Analyzer`."""
+        other = copy.copy(self)
+        other.analyzers = {
+            name: analyzer.at_highest_precision() for name, analyzer in self.analyzers.items()
+        }
+        return other
+
     # --- explanations ---
 
     def explain(

@@ -75,6 +75,7 @@ class CosineConvergence(Audit):
         "close to 1, they have become parallel: whatever the layers above say, the map below keeps "
         "its pattern. The grey line is that of random directions."
     )
+    precise = True
     references = ("sixt2020when",)
     presets = {
         "quick": {"samples": 10, "num_vectors": 3},

@@ -12,8 +12,9 @@ from tfexplain.analyzers import Analyzer
 from tfexplain.analyzers.arrays import tensors
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.reversed import CHUNK_BYTES, ReversedAnalyzer
+from tfexplain.compilation import Compiled
 from tfexplain.graph import Node, channels_last
-from tfexplain.numerics import Compiled, Tensor
+from tfexplain.numerics import Tensor
 from tfexplain.reverse import ReversedNetwork
 
 BINS = len(metrics.BIN_EDGES) - 1
@@ -156,7 +157,7 @@ class Chain:
 
             vectors = (None, self._num_vectors, *network.start.shape[1:])
             signature = [network.input_specs, tf.TensorSpec(vectors, network.dtype)]
-            network.derived[key] = Compiled(run, signature, self._analyzer.jit_compile)
+            network.derived[key] = Compiled(run, signature, network.execution)
         return network.derived[key]
 
 

@@ -89,6 +89,7 @@ class ParameterRandomization(Audit):
         "gradients their magnitudes: first that of the trained model, then those with all layers "
         "down to the named one random."
     )
+    precise = True
     references = ("adebayo2018sanity", "sixt2020when")
     presets = {
         "quick": {"steps": 3, "examples": 1},

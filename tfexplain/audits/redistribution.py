@@ -18,7 +18,8 @@ from tfexplain.analyzers.arrays import slices
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.reversed import CHUNK_BYTES, with_chain
 from tfexplain.audits.case import Layout
-from tfexplain.numerics import Compiled, Tensor
+from tfexplain.compilation import Compiled
+from tfexplain.numerics import Tensor
 from tfexplain.reverse import ReversedNetwork
 
 # Which columns count; see `choose`.
@@ -236,5 +237,5 @@ def _transposed(network: ReversedNetwork) -> Compiled:
 
         shape = (None, None, *network.input_specs[0].shape[1:])
         signature = [network.record_specs, tf.TensorSpec(shape, network.dtype)]
-        network.derived[__name__] = Compiled(run, signature, network.jit_compile)
+        network.derived[__name__] = Compiled(run, signature, network.execution)
     return network.derived[__name__]

@@ -39,6 +39,7 @@ class SpectralTerms(Audit):
     function = "tfexplain.audits.spectral_terms"
     title = "Terms of explanations"
     question = "Which singular values and vectors does an explanation consist of?"
+    precise = True
     references = ("maess2025uncovering",)
     in_report = False
 

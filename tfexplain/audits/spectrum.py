@@ -59,6 +59,7 @@ class Spectrum(Audit):
         "The singular values of the matrix that sends outputs to maps. A first one that is much "
         "larger than all others means that all outputs have nearly the same map (SSM near 1)."
     )
+    precise = True
     references = ("maess2025uncovering",)
     presets = {
         "quick": {"samples": 2, "columns": 20},

@@ -11,14 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers.arrays import Inputs, slices
-from tfexplain.analyzers.base import precision
+from tfexplain.analyzers.base import dtype_of
 from tfexplain.analyzers.replay import check_replay
 from tfexplain.analyzers.reversed import explained_output
 from tfexplain.canonizers import check_replayable, drop_output_activation, to_canonical
 from tfexplain.checks import choice, precision_or_none
+from tfexplain.compilation import Compiled, Execution
 from tfexplain.errors import UnsupportedModelError, nearest
 from tfexplain.graph import Call, Graph, Node, trace
-from tfexplain.numerics import Compiled
 from tfexplain.operations import Activation, Affine, Operation, Rearrangement, Scaling
 
 PARTITIONS = ("weights", "layers", "residual")
@@ -100,7 +100,8 @@ class Block:
         """Computes one batch, compiled."""
         if not self._compiled:
             signature = [tf.TensorSpec(self.input.shape, self.dtype)]
-            self._compiled.append(Compiled(self._forward, signature))
+            execution = Execution(precision="highest", dtype=self.dtype)
+            self._compiled.append(Compiled(self._forward, signature, execution))
         return self._compiled[0](tensor)
 
     def _forward(self, tensor: tf.Tensor) -> tf.Tensor:
@@ -167,7 +168,7 @@ def blocks(
         graph, end, dropped = drop_output_activation(graph, end)
     graph = graph.upstream([end])
     _check_tensors(model, graph, end)
-    dtype = dtype or precision(model)
+    dtype = dtype or dtype_of(model)
     for call in graph.calls:
         call.operation.prepare(dtype)
     segments = list(_segments(graph, end))

@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from tfexplain.compilation import is_one_vector
 from tfexplain.numerics import (
     Tensor,
     expand,
-    is_one_vector,
     negative,
     positive,
     select,

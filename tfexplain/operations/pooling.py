@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from tfexplain.compilation import is_one_vector
 from tfexplain.numerics import (
     Tensor,
     expand,
     fold,
-    is_one_vector,
     pull_back,
     repeat,
     shape_of,

@@ -14,9 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfexplain.compilation import PLAIN, TRACING, Compiled, CompiledByVectors, Execution
 from tfexplain.composites import RuleAssignment
 from tfexplain.graph import Call, Graph, Node
-from tfexplain.numerics import TRACING, Compiled, CompiledByVectors, Tensor, expand, shape_of
+from tfexplain.numerics import Tensor, expand, shape_of
 from tfexplain.operations import Lookup
 from tfexplain.reverse.steps import Bounds, ForwardCall, ReverseCall, TimesActivation, Zeros
 from tfexplain.reverse.vanishing import vanishing_below_zero
@@ -43,7 +44,7 @@ class ReversedNetwork:
             (its positive part) or "one".
         times_activation: Multiply every result by the activation (input times gradient).
         parameters: Arrays that belong to the rules of some calls.
-        jit_compile: Compile by XLA.
+        execution: How its compiled functions run.
 
     The list of all tensors of a forward pass, which `run_records` returns and `run_backward` takes,
     is called its records here; what a rule reads of one call is a `RecordedCall`.
@@ -70,7 +71,7 @@ class ReversedNetwork:
         head: str = "logit",
         times_activation: bool = False,
         parameters: Mapping[Call, Sequence[np.ndarray]] | None = None,
-        jit_compile: bool = False,
+        execution: Execution = PLAIN,
     ) -> None:
         self._parameters = parameters or {}
         self.derived: dict[str | tuple, Compiled] = {}
@@ -78,7 +79,7 @@ class ReversedNetwork:
         self.rules = assignment.rules
         self.start = start
         self.dtype = dtype
-        self.jit_compile = jit_compile
+        self.execution = execution
         self.head = head
         self.times_activation = times_activation
         self._largest: dict[tuple, int] = {}
@@ -102,7 +103,7 @@ class ReversedNetwork:
         made = [node for call in self.graph.calls for node in call.outputs]
         self.nodes = list(dict.fromkeys([*self.graph.inputs, *made]))
         self.start_index = self.nodes.index(start)
-        self._compile(jit_compile)
+        self._compile()
 
     def _reverse_call(self, call: Call, name: str) -> ReverseCall:
         return ReverseCall(
@@ -280,7 +281,7 @@ class ReversedNetwork:
 
     # --- compiled functions ---
 
-    def _compile(self, jit_compile: bool) -> None:
+    def _compile(self) -> None:
         inputs, records = self.input_specs, self.record_specs
         relevance = tf.TensorSpec((None, None, *self.start.shape[1:]), self.dtype)
         targets = tf.TensorSpec((None, None), "int32")
@@ -289,10 +290,10 @@ class ReversedNetwork:
             return self.forward_pass(inputs)[self.start_index]
 
         def compiled(function: Callable, *signature: Any) -> Compiled:
-            return Compiled(function, list(signature), jit_compile)
+            return Compiled(function, list(signature), self.execution, by_samples=True)
 
         def by_vectors(function: Callable, *signature: Any) -> CompiledByVectors:
-            return CompiledByVectors(function, list(signature), jit_compile)
+            return CompiledByVectors(function, list(signature), self.execution)
 
         self.run_outputs = compiled(outputs, inputs)
         self.run_propagate = by_vectors(self.propagate, inputs, relevance)

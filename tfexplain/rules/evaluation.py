@@ -25,11 +25,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfexplain.compilation import is_one_vector
 from tfexplain.numerics import (
     Stabilizer,
     Tensor,
     expand,
-    is_one_vector,
     negative,
     positive,
     weighted,

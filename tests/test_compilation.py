@@ -1,0 +1,212 @@
+"""How functions are compiled: by XLA or plain, in which precision, and for which shapes."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import tfexplain
+from tests.helpers.networks import assert_same, randomize, sequential
+from tfexplain import compilation, create_analyzer, results
+from tfexplain.audits import cosine_convergence, entropy
+from tfexplain.audits.case import Case
+from tfexplain.compilation import Compiled, Execution
+from tfexplain.errors import UnsupportedModelError
+
+SWITCH = tf.config.experimental
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Lets this machine count as one with an accelerator."""
+    monkeypatch.setattr(compilation, "has_accelerator", lambda: True)
+
+
+@pytest.fixture(scope="module")
+def model():
+    rows = (layers.Dense(4, activation="relu"), layers.Dense(3, name="logits"))
+    return randomize(sequential((5,), *rows))
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(5).normal(size=(7, 5)).astype("float32")
+
+
+def product_precisions(analyzer, x):
+    """Returns what the lowered program says of each product: its precision, or nothing."""
+    network = analyzer.network()
+    function = tf.function(network.explain, jit_compile=True, autograph=False)
+    with analyzer.execution.lowering():
+        lower = function.experimental_get_compiler_ir(
+            [tf.constant(x)], tf.zeros([len(x), 1], "int32")
+        )
+        lines = lower(stage="hlo").splitlines()
+    products = [line for line in lines if " convolution(" in line or " dot(" in line]
+    return ["operand_precision={highest,highest}" in line for line in products]
+
+
+@pytest.mark.parametrize("precision, full", [("default", False), ("highest", True)])
+def test_the_lowered_program_has_the_precision(cnn, pixels, accelerator, precision, full):
+    before = SWITCH.tensor_float_32_execution_enabled()
+    assert before
+    products = product_precisions(create_analyzer("lrp.z_plus", cnn, precision=precision), pixels)
+    assert len(products) >= 6 and set(products) == {full}
+    assert SWITCH.tensor_float_32_execution_enabled() == before
+
+
+def test_what_the_user_switched_off_stays_off(model, x, accelerator):
+    SWITCH.enable_tensor_float_32_execution(False)
+    try:
+        assert set(product_precisions(create_analyzer("gradient", model), x)) == {True}
+        assert not SWITCH.tensor_float_32_execution_enabled()
+    finally:
+        SWITCH.enable_tensor_float_32_execution(True)
+
+
+def test_the_switch_is_thrown_while_a_program_is_lowered_and_no_longer(monkeypatch):
+    seen = []
+    compiled = Compiled(tf.sin, [tf.TensorSpec([None])], Execution(True, "highest"))
+    function = compiled._traced(by_xla=True)
+
+    def watched(*arguments):
+        seen.append(SWITCH.tensor_float_32_execution_enabled())
+        return function(*arguments)
+
+    monkeypatch.setattr(compiled, "_traced", lambda by_xla: watched)
+    for size in (2, 2, 3):
+        np.testing.assert_allclose(compiled(tf.ones([size])), np.sin(np.ones(size)), rtol=1e-6)
+    assert seen == [False, True, False]
+    with pytest.raises(ZeroDivisionError), Execution(True, "highest").lowering():
+        raise ZeroDivisionError
+    assert SWITCH.tensor_float_32_execution_enabled()
+
+
+def text_lengths(x):
+    """Runs on no XLA."""
+    return tf.cast(tf.strings.length(tf.strings.as_string(x)), x.dtype) * x
+
+
+def test_what_xla_refuses_runs_without_and_says_so(accelerator):
+    execution = Execution()
+    numbers = tf.constant([1.5, 20.5])
+    compiled = Compiled(text_lengths, [tf.TensorSpec([None])], execution)
+    expected = compiled.function(numbers)
+    np.testing.assert_array_equal(compiled(numbers), expected)
+    assert "unsupported operations" in execution.refusal and not execution.by_xla
+    assert "compiled without XLA, which refuses: " in execution.describe()
+    # One decision for all functions of an analyzer.
+    assert not Compiled(tf.sin, [tf.TensorSpec([None])], execution).execution.by_xla
+    with pytest.raises(tf.errors.InvalidArgumentError, match="unsupported operations"):
+        Compiled(text_lengths, [tf.TensorSpec([None])], Execution(True))(numbers)
+
+
+def test_no_full_products_of_float32_without_xla(accelerator, model):
+    with pytest.raises(ValueError, match=r'jit_compile=False. Use dtype="float64"'):
+        create_analyzer("gradient", model, precision="highest", jit_compile=False)
+    refused = Compiled(text_lengths, [tf.TensorSpec([None])], Execution(None, "highest"))
+    with pytest.raises(ValueError, match=r'XLA cannot compile it .* Use dtype="float64"'):
+        refused(tf.constant([1.5]))
+    assert create_analyzer(
+        "gradient", model, precision="highest", jit_compile=False, dtype="float64"
+    ).execution.is_highest
+
+
+def test_errors_of_the_numbers_are_no_refusal(accelerator):
+    def multiplied(x):
+        return tf.matmul(x, tf.ones([5, 1]))
+
+    execution = Execution()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="(?i)matrix size"):
+        Compiled(multiplied, [tf.TensorSpec([None, None])], execution)(tf.ones([1, 4]))
+    assert not execution.refusal
+
+
+@pytest.mark.parametrize("name", ["lrp.epsilon", "deep_lift.rescale", "integrated_gradients"])
+def test_one_program_serves_all_batches(model, x, name, accelerator, monkeypatch):
+    lowered = []
+    lowering = Execution.lowering
+    monkeypatch.setattr(Execution, "lowering", lambda e: lowered.append(e) or lowering(e))
+    analyzer = create_analyzer(name, model)
+    assert "Compiled by XLA; products of float32 as the device" in str(analyzer.describe())
+    maps = analyzer.analyze(x, target=1, batch_size=3)
+    assert len(lowered) == 1
+    np.testing.assert_array_equal(analyzer.analyze(x[:2], target=1), maps[:2])
+    assert len(lowered) == 1
+    plain = create_analyzer(name, model, jit_compile=False)
+    assert_same(maps, plain.analyze(x, target=1), 1e-5)
+    analyzer.analyze(x, target=1)
+    assert len(lowered) == 2
+
+
+def test_sums_over_samples_are_not_filled_up():
+    compiled = Compiled(
+        lambda x: tf.reduce_sum(x, axis=0), [tf.TensorSpec([None, 2])], Execution(True)
+    )
+    for size in (3, 2):
+        np.testing.assert_array_equal(compiled(tf.ones([size, 2])), [size, size])
+
+
+def test_a_cpu_has_all_bits(model, x):
+    analyzer = create_analyzer("lrp.epsilon", model)
+    assert analyzer.at_highest_precision() is analyzer and not analyzer.execution.by_xla
+    assert analyzer.attribute(x).attrs["precision"] == "highest"
+    assert analyzer.ledger(x).attrs["precision"] == "highest"
+    assert "XLA" not in str(analyzer.describe())
+
+
+def test_audits_of_directions_and_the_ledger_have_all_bits(model, x, accelerator):
+    analyzer = create_analyzer("lrp.epsilon", model, epsilon=0.1)
+    attribution = analyzer.attribute(x)
+    assert attribution.attrs["precision"] == "default"
+    precise = analyzer.at_highest_precision()
+    assert precise.execution.precision == "highest" and precise.options["epsilon"] == 0.1
+    assert precise.at_highest_precision() is precise
+    assert analyzer.ledger(x[:1]).attrs["precision"] == "highest"
+    assert entropy({"one": analyzer}, x[:2]).attrs["precision"] == "default"
+    of_a_cpu = attribution.assign_attrs(precision="highest")
+    both = results.concatenate([of_a_cpu, attribution])
+    assert both.attrs["precision"] == "default"
+
+
+def test_without_xla_all_bits_are_those_of_float64(model, x, accelerator):
+    analyzer = create_analyzer("lrp.epsilon", model, jit_compile=False)
+    case = Case({"one": analyzer}, x).at_highest_precision()
+    assert case.analyzers["one"].dtype == "float64"
+    assert case.arrays("one")[0].dtype == np.float64
+    assert analyzer.dtype == "float32"
+    directions = cosine_convergence({"one": analyzer}, x[:2], num_vectors=2)
+    assert directions.attrs["precision"] == "highest"
+    assert json.loads(directions.attrs["analyzers"])["one"]["options"]["dtype"] == "float64"
+
+
+def test_fitted_patterns_come_along(model, x, accelerator):
+    analyzer = create_analyzer("pattern.net", model).fit(x)
+    precise = analyzer.at_highest_precision()
+    assert precise is not analyzer and precise.is_fitted
+    assert_same(precise.analyze(x), analyzer.analyze(x), 1e-6)
+
+
+class WithoutOptions(tfexplain.analyzers.GradientAnalyzer):
+    """A method of a user's own that leaves out what all take."""
+
+    name = "without_options"
+
+    def __init__(self, model):
+        super().__init__(model)
+
+
+def test_a_method_that_cannot_be_made_precise_is_refused(model, accelerator):
+    with pytest.raises(UnsupportedModelError, match="takes no option 'precision'"):
+        WithoutOptions(model).at_highest_precision()
+
+
+def test_files_that_say_no_precision_are_told_so(model, x):
+    first = create_analyzer("gradient", model).attribute(x)
+    older = first.copy()
+    del older.attrs["precision"]
+    assert results.concatenate([first, older]).attrs["precision"] == "unknown"
+    comparison = results.comparison_dataset({"a": first, "b": older})
+    assert json.loads(comparison.attrs["precision"]) == {"a": "highest", "b": "unknown"}
