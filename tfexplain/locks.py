@@ -119,14 +119,12 @@ def _taken_over(path: pathlib.Path, text: bytes, what: str, patient: bool) -> Bi
     Raises:
         InUseError: If it is not gone, or that cannot be told.
     """
-    free = f"If nothing runs there any more, delete {path}."
-    nameless = InUseError(f"{what} is in use, and {path} does not say by which process. {free}")
     try:
         opened = _opened(path)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise nameless from error
+        raise _nameless(path, what) from error
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(opened)
         is_guarded = _guard(file.fileno(), waits=False)
@@ -141,30 +139,61 @@ def _taken_over(path: pathlib.Path, text: bytes, what: str, patient: bool) -> Bi
             time.sleep(_WAIT)
             return None
         if owner is None:
-            raise nameless
-        process = f"process {owner['process']}"
-        if owner["host"] != socket.gethostname():
-            raise InUseError(f"{what} is in use by {process} on the host {owner['host']}. {free}")
-        if not is_gone:
-            raise InUseError(
-                f"{what} is in use by {process} on this host. Wait for it to end, or choose "
-                "another place."
-            )
-        if is_guarded is False:
-            raise InUseError(
-                f"{what} is in use by {process} on this host or by a copy of it: the system has "
-                f"locked {path} for it. Wait for it to end, or choose another place."
-            )
+            raise _nameless(path, what)
+        _check_gone(owner, is_gone, is_guarded, path, what)
         if not (is_guarded and file.writable()):
             raise InUseError(
-                f"{what} was in use by {process} on this host, which is gone, and the file system "
-                f"does not let one process alone take over {path}. Delete that file."
+                f"{what} was in use by process {owner['process']} on this host, which is gone, and "
+                f"the file system does not let one process alone take over {path}. Delete that "
+                "file."
             )
         file.seek(0)
         file.write(text.ljust(len(content)))
         file.flush()
         stack.pop_all()
         return file
+
+
+def _nameless(path: pathlib.Path, what: str) -> InUseError:
+    return InUseError(
+        f"{what} is in use, and {path} does not say by which process. {_advice(path)}"
+    )
+
+
+def _advice(path: pathlib.Path) -> str:
+    return f"If nothing runs there any more, delete {path}."
+
+
+def _check_gone(
+    owner: dict[str, Any], is_gone: bool, is_guarded: bool | None, path: pathlib.Path, what: str
+) -> None:
+    """Refuses a lock file whose process may still run.
+
+    Args:
+        owner: What the file says.
+        is_gone: Whether that process is known to have ended.
+        is_guarded: Whether this process could lock the file; None where the system cannot.
+        path: The lock file.
+        what: As for `lock`.
+
+    Raises:
+        InUseError: If it may run.
+    """
+    process = f"process {owner['process']}"
+    if owner["host"] != socket.gethostname():
+        raise InUseError(
+            f"{what} is in use by {process} on the host {owner['host']}. {_advice(path)}"
+        )
+    if not is_gone:
+        raise InUseError(
+            f"{what} is in use by {process} on this host. Wait for it to end, or choose another "
+            "place."
+        )
+    if is_guarded is False:
+        raise InUseError(
+            f"{what} is in use by {process} on this host or by a copy of it: the system has locked "
+            f"{path} for it. Wait for it to end, or choose another place."
+        )
 
 
 def _opened(path: pathlib.Path) -> BinaryIO:
