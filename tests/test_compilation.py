@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfexplain
+from tests import test_contract as contract
 from tests.helpers.networks import assert_same, randomize, sequential
 from tfexplain import compilation, create_analyzer, results
 from tfexplain.audits import cosine_convergence, entropy
@@ -16,6 +17,8 @@ from tfexplain.compilation import Compiled, Execution
 from tfexplain.errors import UnsupportedModelError
 
 SWITCH = tf.config.experimental
+
+pytestmark = pytest.mark.compiled
 
 
 @pytest.fixture
@@ -97,8 +100,6 @@ def test_what_xla_refuses_runs_without_and_says_so(accelerator):
     np.testing.assert_array_equal(compiled(numbers), expected)
     assert "unsupported operations" in execution.refusal and not execution.by_xla
     assert "compiled without XLA, which refuses: " in execution.describe()
-    # One decision for all functions of an analyzer.
-    assert not Compiled(tf.sin, [tf.TensorSpec([None])], execution).execution.by_xla
     with pytest.raises(tf.errors.InvalidArgumentError, match="unsupported operations"):
         Compiled(text_lengths, [tf.TensorSpec([None])], Execution(True))(numbers)
 
@@ -107,8 +108,9 @@ def test_no_full_products_of_float32_without_xla(accelerator, model):
     with pytest.raises(ValueError, match=r'jit_compile=False. Use dtype="float64"'):
         create_analyzer("gradient", model, precision="highest", jit_compile=False)
     refused = Compiled(text_lengths, [tf.TensorSpec([None])], Execution(None, "highest"))
-    with pytest.raises(ValueError, match=r'XLA cannot compile it .* Use dtype="float64"'):
-        refused(tf.constant([1.5]))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r'XLA cannot compile it .* Use dtype="float64"'):
+            refused(tf.constant([1.5]))
     assert create_analyzer(
         "gradient", model, precision="highest", jit_compile=False, dtype="float64"
     ).execution.is_highest
@@ -151,7 +153,7 @@ def test_sums_over_samples_are_not_filled_up():
 
 def test_a_cpu_has_all_bits(model, x):
     analyzer = create_analyzer("lrp.epsilon", model)
-    assert analyzer.at_highest_precision() is analyzer and not analyzer.execution.by_xla
+    assert analyzer.at_highest_precision([x]) is analyzer and not analyzer.execution.by_xla
     assert analyzer.attribute(x).attrs["precision"] == "highest"
     assert analyzer.ledger(x).attrs["precision"] == "highest"
     assert "XLA" not in str(analyzer.describe())
@@ -161,9 +163,10 @@ def test_audits_of_directions_and_the_ledger_have_all_bits(model, x, accelerator
     analyzer = create_analyzer("lrp.epsilon", model, epsilon=0.1)
     attribution = analyzer.attribute(x)
     assert attribution.attrs["precision"] == "default"
-    precise = analyzer.at_highest_precision()
+    precise = analyzer.at_highest_precision([x])
     assert precise.execution.precision == "highest" and precise.options["epsilon"] == 0.1
-    assert precise.at_highest_precision() is precise
+    assert precise.at_highest_precision([x]) is precise
+    assert analyzer.at_highest_precision([x]) is precise
     assert analyzer.ledger(x[:1]).attrs["precision"] == "highest"
     assert entropy({"one": analyzer}, x[:2]).attrs["precision"] == "default"
     of_a_cpu = attribution.assign_attrs(precision="highest")
@@ -184,9 +187,10 @@ def test_without_xla_all_bits_are_those_of_float64(model, x, accelerator):
 
 def test_fitted_patterns_come_along(model, x, accelerator):
     analyzer = create_analyzer("pattern.net", model).fit(x)
-    precise = analyzer.at_highest_precision()
+    precise = analyzer.at_highest_precision([x])
     assert precise is not analyzer and precise.is_fitted
     assert_same(precise.analyze(x), analyzer.analyze(x), 1e-6)
+    assert analyzer.fit(2 * x).at_highest_precision([x]) is not precise
 
 
 class WithoutOptions(tfexplain.analyzers.GradientAnalyzer):
@@ -198,15 +202,133 @@ class WithoutOptions(tfexplain.analyzers.GradientAnalyzer):
         super().__init__(model)
 
 
-def test_a_method_that_cannot_be_made_precise_is_refused(model, accelerator):
+def test_a_method_that_cannot_be_made_precise_is_refused(model, x, accelerator):
     with pytest.raises(UnsupportedModelError, match="takes no option 'precision'"):
-        WithoutOptions(model).at_highest_precision()
+        WithoutOptions(model).at_highest_precision([x])
 
 
 def test_files_that_say_no_precision_are_told_so(model, x):
     first = create_analyzer("gradient", model).attribute(x)
     older = first.copy()
     del older.attrs["precision"]
-    assert results.concatenate([first, older]).attrs["precision"] == "unknown"
     comparison = results.comparison_dataset({"a": first, "b": older})
     assert json.loads(comparison.attrs["precision"]) == {"a": "highest", "b": "unknown"}
+
+
+OPTIONS = {
+    "lrp.alpha_beta": {"alpha": 2, "beta": 1},
+    "deep_taylor.bounded": {"low": -5.0, "high": 5.0},
+}
+
+
+@pytest.mark.parametrize("jit_compile", [None, False])
+def test_every_method_can_be_made_precise(cnn, pixels, accelerator, jit_compile):
+    for name in tfexplain.ANALYZERS:
+        options = {**contract.OPTIONS.get(name, {}), **OPTIONS.get(name, {})}
+        analyzer = create_analyzer(name, cnn, jit_compile=jit_compile, **options)
+        # As if XLA had compiled it.
+        analyzer.execution.is_settled = True
+        precise = analyzer.at_highest_precision([pixels])
+        assert precise.execution.is_highest and precise.name == name
+        assert precise.dtype == ("float32" if jit_compile is None else "float64")
+
+
+@pytest.fixture
+def refusing(accelerator, monkeypatch):
+    """Lets XLA refuse everything."""
+
+    def refuse(*arguments):
+        raise tf.errors.UnimplementedError(None, None, "not on this device\nmore")
+
+    monkeypatch.setattr(Compiled, "_run_by_xla", refuse)
+
+
+METHODS = ["lrp.epsilon", "smoothgrad", "grad_cam", "excitation_bp.contrastive", "lrp.contrastive"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_decision_for_all_parts_of_a_method(cnn, pixels, refusing, name):
+    analyzer = create_analyzer(name, cnn)
+    attribution = analyzer.attribute(pixels)
+    assert attribution.attrs["precision"] == "default"
+    assert "without XLA, which refuses: not on this device;" in str(analyzer.describe())
+    precise = analyzer.at_highest_precision([pixels])
+    assert precise.dtype == "float64"
+    assert precise.attribute(pixels).attrs["precision"] == "highest"
+    strict = create_analyzer(name, cnn, precision="highest")
+    for _ in range(2):
+        with pytest.raises(ValueError, match='Use dtype="float64"'):
+            strict.attribute(pixels)
+
+
+def test_both_classes_of_a_unit_run_alike(refusing, x):
+    unit = randomize(sequential((5,), layers.Dense(4, activation="relu"), layers.Dense(1)))
+    unit = randomize(sequential((5,), *unit.layers, layers.Activation("sigmoid")))
+    for name in ("lrp.epsilon", "lrp.contrastive"):
+        analyzer = create_analyzer(name, unit)
+        assert analyzer.attribute(x, "negative").attrs["precision"] == "default"
+        assert analyzer.execution.refusal
+
+
+def test_what_asks_for_all_bits_finds_out_what_xla_refuses(model, x, refusing):
+    analyzer = create_analyzer("lrp.epsilon", model)
+    ledger = analyzer.ledger(x)
+    assert ledger.attrs["precision"] == "highest" and ledger["received"].dtype == np.float64
+    fresh = create_analyzer("lrp.epsilon", model)
+    assert cosine_convergence(fresh, x[:2], num_vectors=2).attrs["precision"] == "highest"
+
+
+class Eager(tfexplain.Analyzer):
+    """A method of a user's own that computes as it is written."""
+
+    name = "eager"
+
+    @property
+    def inputs(self):
+        return create_analyzer("gradient", self.user_model, dtype=self.dtype).inputs
+
+    @property
+    def output_shape(self):
+        return (3,)
+
+    def explain(self, inputs, targets):
+        raise NotImplementedError
+
+    def describe(self):
+        raise NotImplementedError
+
+
+def test_a_method_that_runs_as_it_is_has_all_bits_in_float64(model, x, accelerator):
+    analyzer = Eager(model)
+    assert not analyzer.execution.is_highest
+    assert analyzer.at_highest_precision([x]).dtype == "float64"
+    with pytest.raises(ValueError, match='Use dtype="float64"'):
+        Eager(model, precision="highest")
+
+
+def test_a_model_is_compared_with_its_replay_in_the_same_precision(cnn, pixels, accelerator):
+    seen = []
+
+    class Watching(layers.Layer):
+        def call(self, x):
+            if not tf.inside_function():
+                seen.append(SWITCH.tensor_float_32_execution_enabled())
+            return x
+
+    watched = randomize(sequential((5,), layers.Dense(4), Watching(), layers.Dense(3)))
+    samples = np.ones((2, 5), "float32")
+    for precision, switch in (("default", True), ("highest", False)):
+        seen.clear()
+        create_analyzer("gradient", watched, precision=precision).analyze(samples)
+        assert switch in seen and (not switch) not in seen
+
+
+def test_a_run_does_not_continue_in_another_precision(model, x, accelerator, tmp_path, monkeypatch):
+    path = tmp_path / "entropy.nc"
+    assert (
+        entropy({"one": create_analyzer("gradient", model)}, x, path=path).attrs["precision"]
+        == "default"
+    )
+    monkeypatch.setattr(compilation, "has_accelerator", lambda: False)
+    with pytest.raises(ValueError, match="precision"):
+        entropy({"one": create_analyzer("gradient", model)}, x, path=path)

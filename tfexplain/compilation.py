@@ -23,13 +23,33 @@ LOWERING = threading.RLock()
 PRECISIONS = ("default", "highest")
 # Of all tensors that a function takes.
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
-# What XLA raises for a function that it cannot compile; other errors mean something else.
-_REFUSALS = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
 
 
 def has_accelerator() -> bool:
     """Tells whether TensorFlow computes on more than CPUs."""
     return any(device.device_type != "CPU" for device in tf.config.get_visible_devices())
+
+
+def cuts_products() -> bool:
+    """Tells whether products of float32 have fewer bits on some device, as TensorFlow is set."""
+    if not has_accelerator():
+        return False
+    # A program that is being lowered may have changed the switch.
+    with LOWERING:
+        return tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+@contextlib.contextmanager
+def full_products() -> Iterator[None]:
+    """Gives products of float32 all their bits on GPUs, in the whole process, meanwhile."""
+    with LOWERING:
+        switch = tf.config.experimental
+        before = switch.tensor_float_32_execution_enabled()
+        switch.enable_tensor_float_32_execution(False)
+        try:
+            yield
+        finally:
+            switch.enable_tensor_float_32_execution(before)
 
 
 class Execution:
@@ -45,6 +65,7 @@ class Execution:
     Attributes:
         refusal: Why XLA compiles no function of the analyzer, where `jit_compile` is None; empty
             as long as it does.
+        is_settled: Whether XLA has compiled a function of the analyzer, or has refused to.
 
     Raises:
         ValueError: For another value.
@@ -57,6 +78,7 @@ class Execution:
         self.precision: str = choice("precision", precision, PRECISIONS)
         self.dtype = dtype
         self.refusal = ""
+        self.is_settled = False
 
     @property
     def by_xla(self) -> bool:
@@ -68,7 +90,7 @@ class Execution:
     @property
     def is_highest(self) -> bool:
         """Whether products have all bits: on CPUs, in float64, and by XLA where it is told so."""
-        if self.dtype == "float64" or not has_accelerator():
+        if self.dtype == "float64" or not cuts_products():
             return True
         return self.precision == "highest" and self.by_xla
 
@@ -105,14 +127,9 @@ class Execution:
     @contextlib.contextmanager
     def lowering(self) -> Iterator[None]:
         """Lets XLA lower programs in the precision: it reads TensorFlow's switch as it does so."""
-        with LOWERING:
-            switch = tf.config.experimental
-            before = switch.tensor_float_32_execution_enabled()
-            switch.enable_tensor_float_32_execution(before and self.precision == "default")
-            try:
-                yield
-            finally:
-                switch.enable_tensor_float_32_execution(before)
+        with LOWERING, full_products() if self.precision == "highest" else contextlib.nullcontext():
+            yield
+        self.is_settled = True
 
 
 PLAIN = Execution(jit_compile=False)
@@ -153,15 +170,17 @@ class Compiled:
     def __call__(self, *arguments: Any) -> Any:
         """Runs the compiled function."""
         if not self.execution.by_xla:
+            self.execution.check()
             return self._traced(by_xla=False)(*arguments)
         if self.execution.jit_compile:
             return self._run_by_xla(arguments)
         try:
             return self._run_by_xla(arguments)
-        except _REFUSALS as error:
-            # An error of the numbers themselves comes again.
+        except tf.errors.OpError as error:
+            # An error of the numbers themselves, or of too little memory, comes again.
             results = self._traced(by_xla=False)(*arguments)
-            self.execution.refusal = str(error).strip().splitlines()[0]
+            self.execution.refusal = error.message.partition("\n")[0] or type(error).__name__
+            self.execution.is_settled = True
             self.execution.check()
             return results
 
@@ -201,7 +220,7 @@ class Compiled:
         count = shapes[0][0]
         fitting = [
             known
-            for known in self._lowered
+            for known in tuple(self._lowered)
             if known[0][0] > count
             and all(
                 # A baseline that all samples share stays as it is.

@@ -265,6 +265,15 @@ def tokens():
     return model, behind, x, embedding.embeddings.numpy()[x]
 
 
+@pytest.mark.parametrize("wrong", [11, -1])
+def test_tokens_outside_of_the_table_are_named(tokens, wrong):
+    model, _, x, _ = tokens
+    x = x.copy()
+    x[1, 2] = wrong
+    with pytest.raises(ValueError, match=r"'tokens' holds tokens from .* are 0 to 10"):
+        create_analyzer("gradient", model).analyze(x)
+
+
 TOKEN_METHODS = {
     "gradient": {},
     "input_t_gradient": {},

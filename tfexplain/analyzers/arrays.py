@@ -25,11 +25,19 @@ class Inputs:
         nodes: The input tensors.
         names: Their names.
         dtype: Precision of floating inputs.
+        rows: Input of tokens -> how many rows the table has in which they are looked up.
     """
 
-    def __init__(self, nodes: Sequence[Node], names: Sequence[str], dtype: str) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        names: Sequence[str],
+        dtype: str,
+        rows: Mapping[Node, int] | None = None,
+    ) -> None:
         self.nodes, self.names = tuple(nodes), tuple(names)
         self.dtype = dtype
+        self.rows = rows or {}
 
     def arrays(self, x: Any) -> list[np.ndarray]:
         """Returns one checked array (n, *input_shape) for each input.
@@ -104,6 +112,13 @@ class Inputs:
                 raise ValueError(
                     f"Input {name!r} takes {node.dtype}, and {array.min()} to {array.max()} does "
                     "not fit into that."
+                )
+            rows = self.rows.get(node)
+            # GPUs and XLA take a vector of zeros, or another one, for what is not in the table.
+            if rows is not None and kept.size and not 0 <= kept.min() <= kept.max() < rows:
+                raise ValueError(
+                    f"Input {name!r} holds tokens from {kept.min()} to {kept.max()}, and the "
+                    f"Embedding that reads it has {rows} rows: tokens are 0 to {rows - 1}."
                 )
             return kept
         with np.errstate(over="ignore"):

@@ -56,7 +56,9 @@ class GradientAverage(DerivedAnalyzer):
     def __init__(self, model: keras.Model, *, batch_norm: str = "fold", **common: Any) -> None:
         super().__init__(model, **common)
         options = {"batch_norm": batch_norm, **common}
-        self.inner = GradientAnalyzer.named(self.name, model, {}, options, self.side)
+        self.inner = GradientAnalyzer.named(
+            self.name, model, {}, options, self.side, self.execution
+        )
         self._tokens = token_lookups(self.inner.graph, self.name)
         # Built now: Keras layers are not made while a function is traced.
         self._gradient = self.inner.network()

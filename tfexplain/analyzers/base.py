@@ -63,6 +63,8 @@ class Analyzer(BothSides, abc.ABC):
     """
 
     default_head: ClassVar[str] = "one"
+    _given_execution: Execution | None = None
+    _precise: Analyzer | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> Analyzer:
         """Keeps the options as they were given, for saving and printing."""
@@ -79,6 +81,7 @@ class Analyzer(BothSides, abc.ABC):
         preset: Mapping[str, Any],
         options: Mapping[str, Any],
         side: str = POSITIVE_SIDE,
+        execution: Execution | None = None,
     ) -> A:
         """Creates an analyzer of this class under a name.
 
@@ -89,9 +92,11 @@ class Analyzer(BothSides, abc.ABC):
             options: The others. One that the name presets too counts: an instance made from its
                 class may have it.
             side: "negative" for class 0 of a sigmoid unit, which `analyze` asks for by that word.
+            execution: That of an analyzer of which this one is a part.
         """
         analyzer: Any = cls.__new__(cls, **options)
         analyzer.name, analyzer._preset, analyzer.side = name, preset, side
+        analyzer._given_execution = execution
         analyzer.__init__(model, **{**preset, **options})
         return analyzer
 
@@ -116,7 +121,10 @@ class Analyzer(BothSides, abc.ABC):
         self.compat: str | None = choice("compat", compat, (None, "innvestigate"))
         self.head: str = choice("head", head, (None, "logit", "one")) or self._default_head()
         self.dtype: str = precision_or_none("dtype", dtype) or dtype_of(model)
-        self.execution = Execution(jit_compile, precision, self.dtype)
+        if type(self)._explain is Analyzer._explain and jit_compile is None:
+            # Its `explain` runs as it is.
+            jit_compile = False
+        self.execution = self._given_execution or Execution(jit_compile, precision, self.dtype)
         self.execution.check()
 
     def _default_head(self) -> str:
@@ -382,29 +390,37 @@ class Analyzer(BothSides, abc.ABC):
         """
         return self.named(self.name, model, self._preset, self._options)
 
-    def at_highest_precision(self) -> Analyzer:
+    def at_highest_precision(self: A, arrays: Sequence[np.ndarray]) -> A:
         """Returns the method with all bits of products: itself, or where they are cut one like it.
 
         Audits that measure directions, spectra or conservation ask for it: on an accelerator
-        products of float32 have three digits by default.
+        products of float32 have three digits by default. It is made once, and goes by XLA where
+        XLA compiles this one, else in float64.
+
+        Args:
+            arrays: Checked samples, of which the first shows whether XLA does.
 
         Raises:
             UnsupportedModelError: If a method of the user's own takes no such option.
         """
         if self.execution.is_highest:
             return self
-        by_xla = self.execution.by_xla
-        more = {"precision": "highest"} if by_xla else {"dtype": "float64"}
-        try:
-            inspect.signature(type(self)).bind(self.user_model, **more)
-        except TypeError:
-            raise UnsupportedModelError(
-                f"{self.name} multiplies float32 on an accelerator with fewer bits than float32 "
-                f"has, and takes no option {next(iter(more))!r} to change that. Pass it on to "
-                "Analyzer, or run on a CPU."
-            ) from None
-        options = {**self._options, **more}
-        return self.named(self.name, self.user_model, self._preset, options, self.side)
+        if self._precise is None:
+            if self.execution.by_xla and not self.execution.is_settled:
+                one = [array[:1] for array in arrays]
+                self._explain(one, np.full((1, 1), -1, "int32"), Place(slice(0, 1), 1))
+            more = {"precision": "highest"} if self.execution.by_xla else {"dtype": "float64"}
+            options = {**self._options, **more}
+            try:
+                inspect.signature(type(self)).bind(self.user_model, **{**self._preset, **options})
+            except TypeError:
+                raise UnsupportedModelError(
+                    f"{self.name} multiplies float32 on an accelerator with fewer bits than "
+                    f"float32 has, and takes no option {next(iter(more))!r} to change that. Pass "
+                    "it on to Analyzer, or run on a CPU."
+                ) from None
+            self._precise = self.named(self.name, self.user_model, self._preset, options, self.side)
+        return self._precise  # type: ignore[return-value]  # made by `named` of this very class
 
     @property
     def options(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
-from tfexplain.analyzers.registry import create_analyzer, resolve_name
+from tfexplain.analyzers.registry import created, resolve_name
 from tfexplain.analyzers.relevance import ExcitationBackprop
 from tfexplain.analyzers.reversed import with_chain
 from tfexplain.analyzers.sides import NEGATIVE_SIDE
@@ -71,7 +71,7 @@ class ContrastiveExcitationBackprop(Contrast):
         super().__init__(model, **common)
         own = {"input_rule": input_rule, "add": add, "max_pool": max_pool}
         options = {"batch_norm": batch_norm, **own, **common}
-        self.inner = _NegatedLast.named(self.name, model, {}, options, self.side)
+        self.inner = _NegatedLast.named(self.name, model, {}, options, self.side, self.execution)
 
     def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
         """Returns [explained tensor, *relevance]."""
@@ -142,7 +142,7 @@ class ContrastiveLRP(Contrast):
                 "'lrp.alpha_1_beta_0'."
             )
         # One without a chain is refused.
-        made = create_analyzer(inner, model, **options, **common)
+        made = created(inner, model, {**options, **common}, self.execution)
         self.inner = with_chain(made._of_class_0() if self.side == NEGATIVE_SIDE else made)
         if not self.inner.has_chain:
             raise ValueError(f"{inner!r} cannot be contrasted: it is no reversed network.")

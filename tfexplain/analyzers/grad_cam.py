@@ -49,7 +49,9 @@ class GradCAM(DerivedAnalyzer):
         super().__init__(model, **common)
         # Activations are needed, which a model that is one call does not show.
         options = {"batch_norm": batch_norm, **common}
-        self.inner = ReplayedGradient.named(self.name, model, {}, options, self.side)
+        self.inner = ReplayedGradient.named(
+            self.name, model, {}, options, self.side, self.execution
+        )
         shapes = [node.shape for node in self.inputs.nodes]
         if len(shapes) != 1 or len(shapes[0]) not in (3, 4):
             raise UnsupportedModelError(

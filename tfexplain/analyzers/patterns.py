@@ -14,6 +14,7 @@ from rich.progress import track
 from tfexplain.analyzers.arrays import dataset_batches, finite, is_dataset, slices, tensors
 from tfexplain.analyzers.reversed import ReversedAnalyzer
 from tfexplain.checks import choice
+from tfexplain.compilation import Execution
 from tfexplain.composites import (
     ACTIVATION,
     ADDITIVE,
@@ -99,6 +100,7 @@ class PatternAnalyzer(ReversedAnalyzer):
         Raises:
             ValueError: For a wrong shape, NaN or infinity, or an empty dataset.
         """
+        execution = Execution(self.execution.jit_compile, dtype="float64")
         forward = ReversedNetwork(
             self.graph,
             self.assignment,
@@ -106,7 +108,7 @@ class PatternAnalyzer(ReversedAnalyzer):
             readouts={},
             dtype="float64",
             parameters=self._placeholders(),
-            execution=self.execution,
+            execution=execution,
         )
         fit = PatternFit(
             forward.graph,
@@ -114,7 +116,7 @@ class PatternAnalyzer(ReversedAnalyzer):
             forward.record_specs,
             estimator=self.estimator,
             output_mean=self.output_mean,
-            execution=self.execution,
+            execution=execution,
         )
         console = Console(stderr=True)
         batches = self._batches(dataset, batch_size)
@@ -136,7 +138,7 @@ class PatternAnalyzer(ReversedAnalyzer):
 
     def _set(self, patterns: dict[str, np.ndarray]) -> None:
         self.patterns = patterns
-        self._opposite = None
+        self._opposite = self._precise = None
         # What `save` writes.
         self._options["patterns"] = patterns
         self._networks.clear()

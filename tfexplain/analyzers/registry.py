@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from tfexplain.analyzers import persistence
 from tfexplain.analyzers.base import Analyzer
+from tfexplain.compilation import Execution
 from tfexplain.errors import nearest
 from tfexplain.names import resolve_name
 
@@ -45,6 +47,20 @@ def create_analyzer(name: str, model: keras.Model, **options: Any) -> Analyzer:
         >>> analyzer = create_analyzer("lrp.alpha_beta", model, alpha=2, beta=1)
         >>> relevance = analyzer.analyze(x)
     """
+    return created(name, model, options)
+
+
+def created(
+    name: str, model: keras.Model, options: Mapping[str, Any], execution: Execution | None = None
+) -> Analyzer:
+    """Creates the analyzer of a name, as `create_analyzer`.
+
+    Args:
+        name: See `create_analyzer`.
+        model: See `create_analyzer`.
+        options: See `create_analyzer`.
+        execution: See `Analyzer.named`.
+    """
     entry, suffixed = resolve_name(name)
     clash = [key for key in options if key in suffixed or key in entry.preset]
     if clash:
@@ -64,7 +80,7 @@ def create_analyzer(name: str, model: keras.Model, **options: Any) -> Analyzer:
         missing.append("until")
     if missing:
         raise ValueError(f"{name} needs the option(s) {', '.join(missing)}.")
-    return entry.cls.named(name, model, {**entry.preset, **suffixed}, options)
+    return entry.cls.named(name, model, {**entry.preset, **suffixed}, options, execution=execution)
 
 
 def load_analyzer(path: Any, custom_objects: dict[str, Any] | None = None) -> Analyzer:

@@ -30,7 +30,7 @@ from tfexplain.compilation import TRACING
 from tfexplain.composites import Composite, RuleAssignment, assign
 from tfexplain.errors import nearest
 from tfexplain.graph import Call, Graph, Node, trace
-from tfexplain.operations import GlobalMaxPooling, WholeModel
+from tfexplain.operations import GlobalMaxPooling, Lookup, WholeModel
 from tfexplain.reverse import TERMS, ReversedNetwork, check_bounds, start_relevance
 
 # Bytes that relevance of one chunk of vectors may take at the largest tensor. Each chunk computes
@@ -102,7 +102,12 @@ class GraphAnalyzer(Analyzer):
                 call.operation.splits_ties = True
         self.graph = graph
         self.start = start
-        self._inputs = Inputs(graph.inputs, graph.input_names, self.dtype)
+        rows: dict[Node, int] = {}
+        for call in graph.calls:
+            if isinstance(call.operation, Lookup):
+                (node,), size = call.inputs, call.operation.source.input_dim
+                rows[node] = min(size, rows.get(node, size))
+        self._inputs = Inputs(graph.inputs, graph.input_names, self.dtype, rows)
 
     def _trace(self, fold_batch_norm: bool) -> Graph:
         """Returns the canonical graph of the model."""
@@ -132,7 +137,12 @@ class GraphAnalyzer(Analyzer):
             # As the model itself has it.
             outputs = 1 - outputs if self.output_activation == "keep" else -outputs
         self._replay_checked = check_replay(
-            self.user_model, arrays, outputs, self._explained, self._dropped
+            self.user_model,
+            arrays,
+            outputs,
+            self._explained,
+            self._dropped,
+            self.execution.is_highest,
         )
 
     def checked(self, x: Any) -> list[np.ndarray]:
@@ -473,11 +483,11 @@ class ReversedAnalyzer(GraphAnalyzer):
             Dataset with these variables over (call, sample), in the order of the backward pass, and
             for each call whether its rule conserves relevance there (coordinate `conserves`).
         """
-        precise = with_chain(self.at_highest_precision())
-        if precise is not self:
-            return precise.ledger(x, target, batch_size=batch_size)
         if isinstance(target, str):
             raise ValueError(f"The ledger accounts for one output a sample, received {target!r}.")
+        precise = self.at_highest_precision(self.inputs.arrays(x))
+        if precise is not self:
+            return precise.ledger(x, target, batch_size=batch_size)
         network = self.network()
         arrays = self.checked(x)
         targets = flat_targets(target, len(arrays[0]), self.output_shape)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfexplain.analyzers.capabilities import Capabilities
+from tfexplain.compilation import Execution
 
 S = TypeVar("S", bound="BothSides")
 
@@ -35,6 +36,7 @@ class BothSides(Capabilities, abc.ABC):
     user_model: keras.Model
     output_activation: str
     side: str = POSITIVE_SIDE
+    execution: Execution
     _options: dict[str, Any]
     # What its name sets, which is no option.
     _preset: Mapping[str, Any] = MappingProxyType({})
@@ -49,6 +51,7 @@ class BothSides(Capabilities, abc.ABC):
         preset: Mapping[str, Any],
         options: Mapping[str, Any],
         side: str = POSITIVE_SIDE,
+        execution: Execution | None = None,
     ) -> S:
         """Creates an analyzer of this class under a name."""
 
@@ -115,7 +118,12 @@ class BothSides(Capabilities, abc.ABC):
         """
         if self._opposite is None:
             opposite = self.named(
-                self.name, self.user_model, self._preset, self._options, NEGATIVE_SIDE
+                self.name,
+                self.user_model,
+                self._preset,
+                self._options,
+                NEGATIVE_SIDE,
+                self.execution,
             )
             if not (opposite._sees_signs or self._starts_with_sign):
                 raise ValueError(

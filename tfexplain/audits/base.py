@@ -255,7 +255,6 @@ class Audit(abc.ABC):
             return self.compute(case, path)
         if self.precise:
             case = case.at_highest_precision()
-        highest = all(a.execution.is_highest for a in case.analyzers.values())
         work = self.prepare(case)
         settings = runs.settings(
             self.name, case.analyzers, case.inputs, work.options, with_data=path is not None
@@ -264,9 +263,7 @@ class Audit(abc.ABC):
 
         def combine(blocks: Sequence[Arrays]) -> xr.Dataset:
             dataset = self.combine(work, blocks)
-            shared = runs.attributes(settings, work.notes)
-            shared["precision"] = "highest" if highest else "default"
-            return dataset.assign_attrs({**shared, **dataset.attrs})
+            return dataset.assign_attrs({**runs.attributes(settings, work.notes), **dataset.attrs})
 
         return runs.in_blocks(
             lambda block, advance: self.measure(work, block, advance),

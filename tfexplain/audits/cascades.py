@@ -59,6 +59,7 @@ def cascade_maps(
     case = Case(analyzers, x, y, seed=seed, batch_size=batch_size)
     audit = ParameterRandomization(layers, mode, weights, statistics, reduction)
     audit.check(case)
+    case = case.at_highest_precision()
     work = audit.prepare(case)
     everything, of_steps = slice(0, case.count), []
     for step in (None, *work.steps_taken):

@@ -58,6 +58,7 @@ class Examples(Audit):
         "Maps of a few samples by each method: red speaks for the explained output, blue against "
         "it, white is zero. Each map has a scale of its own; the number is its limit."
     )
+    precise = True
     presets = {"quick": {"examples": 3}, "default": {"examples": 5}, "thorough": {"examples": 10}}
     checks = (
         Check(

@@ -178,7 +178,7 @@ def blocks(
     for block in all_blocks:
         outputs = block(outputs)
     if np.isfinite(outputs).all():
-        check_replay(model, [few], outputs, position, dropped)
+        check_replay(model, [few], outputs, position, dropped, is_highest=True)
     return all_blocks
 
 

@@ -75,6 +75,7 @@ def settings(
         "analyzers": {
             name: analyzer.get_config(strict=False) for name, analyzer in analyzers.items()
         },
+        "precision": results.lowest_precision(a.execution.products for a in analyzers.values()),
         "versions": {
             **results.versions(),
             **{name: importlib.metadata.version(name) for name in ("scipy", "scikit-image")},
