@@ -1,21 +1,31 @@
-"""Times analyzers as multiples of the model's own forward pass, measured in the same run.
+"""Times analyzers against the model's own forward pass and gradient, in turn in one process.
 
-    python -m benchmarks.analyzers [--model vgg16 resnet50] [--vectors 1 5 20] [--output FILE]
+    python -m benchmarks.analyzers [--model vgg16 resnet50 ...] [--analyzer gradient lrp.z_plus ...]
+        [--vectors 20] [--vectors-of gradient lrp.z ...] [--output FILE]
     python -m benchmarks.analyzers --show benchmarks/results/*.jsonl
 
-Random weights, batch 4, 224 x 224. Every cell is the best of `--repeats` calls, with a forward pass
-timed right after each, so that a busy machine slows both. `--innvestigate PYTHON` and
-`--zennit PYTHON` name the interpreters of the peers' environments, where these exist, and print
-their times on VGG-16 with the same batch and repeats.
+Random weights, batch 4, 224 x 224. Each of `--repeats` rounds calls the forward pass, a
+`tf.GradientTape` of one logit in a `tf.function`, and the analyzer, all from NumPy to NumPy. The
+ratios within a round are what counts, so that a busy machine slows all three alike: a row has their
+medians. Beside them stand the passes over the network that are counted in the graph, and those
+that the formula needs (`benchmarks.counting`). `--innvestigate PYTHON` and `--zennit PYTHON` name
+the interpreters of the peers' environments, where these exist, and print their times on VGG-16
+with the same batch and repeats.
 """
 
 import argparse
 import pathlib
+import statistics
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 
 from benchmarks.cases import print_row, read_rows, run_cases
 from tfexplain import tables
+
+TAPE = "tf.GradientTape"
+# The output that is explained.
+TARGET = 3
 
 
 def random_patterns(model) -> dict:
@@ -71,80 +81,212 @@ ANALYZERS = {
 }
 # Those that send no given relevance backward, so that there is one vector.
 SINGLE = ("excitation_bp.contrastive", "lrp.contrastive", "grad_cam")
-MODELS = {"vgg16": "VGG16", "resnet50": "ResNet50"}
+MODELS = {
+    "vgg16": "VGG16",
+    "resnet50": "ResNet50",
+    "mobilenet": "MobileNet",
+    "efficientnetb0": "EfficientNetB0",
+}
 
 
-def measure(model_name: str, analyzer_name: str, vectors: list[int], arguments) -> dict:
-    """Measures one analyzer in this process."""
+def named(analyzer_name: str, model) -> tuple[str, dict]:
+    """Returns the name and the options by which an analyzer of `ANALYZERS` is created."""
+    name, options = ANALYZERS[analyzer_name]
+    return name, options(model) if callable(options) else options
+
+
+def prepared(model_name: str, batch: int) -> tuple:
+    """Returns a network with random weights, and images for it."""
+    import keras
+    import numpy as np
+
+    keras.utils.set_random_seed(0)
+    model = getattr(keras.applications, MODELS[model_name])(weights=None)
+    images = np.random.default_rng(0).uniform(-120, 150, size=(batch, 224, 224, 3))
+    return model, images.astype("float32")
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Returns the seconds of a call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def rounds(functions: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Calls functions in turn; returns the seconds of each function, one per round."""
+    rows = [[timed(function) for function in functions] for _ in range(repeats)]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Returns the median of the ratios within the rounds."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def peak_gib() -> float:
+    """Returns the most memory that this process has had."""
     import resource
 
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def traced_tape(model, shape: tuple[int, ...]):
+    """Returns the gradient of one logit in the images, as a concrete function.
+
+    The softmax at the end is linear while it is traced: analyzers explain logits.
+    """
     import keras
+    import tensorflow as tf
+
+    from benchmarks.counting import traced
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            logit = model(x, training=False)[:, TARGET]
+        return tape.gradient(logit, x)
+
+    last = model.layers[-1]
+    activation = last.activation
+    last.activation = keras.activations.linear
+    try:
+        return traced(gradient, tf.TensorSpec(shape, "float32"))
+    finally:
+        last.activation = activation
+
+
+def counts(model, shape: tuple[int, ...], analyzer, tape) -> dict:
+    """Returns what can be counted of an analyzer; of the tape, where that is None."""
+    import tensorflow as tf
+
+    from benchmarks import counting
+    from tfexplain.numerics import for_one_vector
+
+    images = tf.TensorSpec(shape, "float32")
+    forward = counting.traced(lambda x: model(x, training=False), images)
+    unit = counting.multiply_adds(forward).total
+    function, row = tape, {}
+    if analyzer is not None:
+        targets = tf.TensorSpec((shape[0], 1), "int32")
+        function = counting.traced(for_one_vector(analyzer.explain), [images], targets)
+        if analyzer.has_chain:
+            limit = counting.limit(analyzer.network(), shape[0])
+            row["limit"] = [limit.forward, limit.transposed]
+    try:
+        counted = counting.multiply_adds(function) / unit
+        row["counted"] = [counted.forward, counted.transposed]
+        row["derived_gib"] = counting.derived_bytes(function, model) / 2**30
+    except ValueError as error:
+        row["not_counted"] = str(error)
+    return row
+
+
+def measure(model_name: str, analyzer_name: str, arguments) -> dict:
+    """Measures one analyzer, or the tape, in this process."""
     import numpy as np
     import tensorflow as tf
 
     import tfexplain
 
-    keras.utils.set_random_seed(0)
-    model = getattr(keras.applications, MODELS[model_name])(weights=None)
-    generator = np.random.default_rng(0)
-    shape = (arguments.batch, 224, 224, 3)
-    x = generator.uniform(-120, 150, size=shape).astype("float32")
+    model, x = prepared(model_name, arguments.batch)
+    shape = x.shape
     forward = tf.function(lambda x: model(x, training=False), autograph=False)
-    tensor = tf.constant(x)
-    forward(tensor)
 
-    def timed(function) -> float:
-        start = time.perf_counter()
-        function()
-        return time.perf_counter() - start
+    def run_forward():
+        return forward(tf.constant(x)).numpy()
 
-    def best(function) -> tuple[float, float]:
-        """Returns the best time and the best forward time, measured in turns."""
-        pairs = [
-            (timed(function), timed(lambda: forward(tensor))) for _ in range(arguments.repeats)
-        ]
-        return min(p[0] for p in pairs), min(p[1] for p in pairs)
-
-    best(lambda: forward(tensor))
-    forward_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    name, options = ANALYZERS[analyzer_name]
-    options = options(model) if callable(options) else options
+    run_forward()
     row = {"model": model_name, "analyzer": analyzer_name, "batch": arguments.batch}
-    start = time.perf_counter()
-    analyzer = tfexplain.create_analyzer(name, model, **options)
-    analyzer.analyze(x, target=3)
+    row["start_gib"] = peak_gib()
+    analyzer = tape = None
+
+    def run_tape():
+        return tape(tf.constant(x)).numpy()
+
+    def run():
+        return run_tape() if analyzer is None else analyzer.analyze(x, target=TARGET)
+
+    if analyzer_name == TAPE:
+        start = time.perf_counter()
+        tape = traced_tape(model, shape)
+    else:
+        name, options = named(analyzer_name, model)
+        start = time.perf_counter()
+        analyzer = tfexplain.create_analyzer(name, model, **options)
+    run()
     row["first_s"] = time.perf_counter() - start
-    later, base = best(lambda: analyzer.analyze(x, target=3))
-    row.update(forward_s=base, later_s=later, ratio=later / base)
-    row["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    row["forward_peak_gib"] = forward_memory / 2**20
-    if name in SINGLE:
-        return row
-    for count in vectors:
-        if count == 1:
-            continue
-        relevance = generator.normal(size=(arguments.batch, count, 1000)).astype("float32")
-        analyzer.propagate(x, relevance)
-        many, base = best(lambda r=relevance: analyzer.propagate(x, r))
-        row[f"ratio_{count}_vectors"] = many / base
-        row[f"each_of_{count}_relative"] = many / base / count / row["ratio"]
-    return row
+    run()
+    # Before there is a tape, whose memory would be taken for the analyzer's.
+    row["peak_gib"] = peak_gib()
+    tape = tape or traced_tape(model, shape)
+    run_tape()
+    rounds([run_forward, run_tape, run], 1)
+    passes, tapes, calls = rounds([run_forward, run_tape, run], arguments.repeats)
+    row.update(forward_s=min(passes), tape_s=min(tapes), later_s=min(calls))
+    row.update(ratio=median_ratio(calls, passes), tapes=median_ratio(calls, tapes))
+    row["tape_ratio"] = median_ratio(tapes, passes)
+    if analyzer_name in arguments.vectors_of:
+        for count in arguments.vectors:
+            relevance = np.random.default_rng(1).normal(size=(arguments.batch, count, 1000))
+            relevance = relevance.astype("float32")
+
+            def run_many(relevance=relevance):
+                return analyzer.propagate(x, relevance)
+
+            run_many()
+            passes, calls = rounds([run_forward, run_many], arguments.repeats)
+            row[f"ratio_{count}_vectors"] = median_ratio(calls, passes)
+    return {**row, **counts(model, shape, analyzer, tape)}
+
+
+def limit_of(row: dict) -> float | None:
+    """Returns the forward passes that the formula needs, as long as passes took in this row.
+
+    A transposed pass takes what the tape takes more than a forward pass.
+    """
+    if "limit" not in row:
+        return None
+    forward, transposed = row["limit"]
+    return forward + transposed * (row["tape_ratio"] - 1)
+
+
+def _ratio(row: dict, name: str, above: str, below: str) -> str:
+    """Returns the median of a ratio, and in brackets that of the least times."""
+    parts = [f"{row[name]:.2f}"] if name in row else []
+    parts += [f"({row[above] / row[below]:.2f})"] if below in row else []
+    return " ".join(parts)
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "" if value is None else format(value, form)
 
 
 def table(rows: list[dict], vectors: list[int]) -> str:
-    """Returns the rows as a Markdown table."""
-    many = [count for count in vectors if count > 1]
-    head = ["model", "analyzer", "first call, s", "later calls, forward passes"]
-    head += ["per image, s", "peak memory, forward passes"]
-    head += [f"each of {count} vectors, % of one" for count in many]
+    """Returns the rows as a Markdown table; cells of what a row does not have are empty."""
+    head = ["model", "analyzer", "first call, s", "forward passes (best)", "tapes (best)"]
+    head += ["passes counted", "passes needed", "time, limits"]
+    for count in vectors:
+        head += [f"each of {count} vectors, forward passes", "% of one vector"]
+    head += ["peak memory, GiB", "derived kernels, GiB", "the rest, peaks of the tape"]
+    tape_peaks = {row["model"]: row["peak_gib"] for row in rows if row["analyzer"] == TAPE}
     body = []
     for row in rows:
-        cells = [row["model"], row["analyzer"], f"{row['first_s']:.1f}", f"{row['ratio']:.2f}"]
-        cells.append(f"{row['later_s'] / row['batch']:.2f}")
-        cells.append(f"{row['peak_gib'] / row['forward_peak_gib']:.1f}")
-        for count in many:
-            share = row.get(f"each_of_{count}_relative")
-            cells.append("" if share is None else f"{100 * share:.0f}")
+        cells = [row["model"], row["analyzer"], f"{row['first_s']:.1f}"]
+        cells.append(_ratio(row, "ratio", "later_s", "forward_s"))
+        cells.append(_ratio(row, "tapes", "later_s", "tape_s"))
+        for name in ("counted", "limit"):
+            cells.append(" + ".join(f"{passes:.2f}" for passes in row.get(name, ())))
+        limit = limit_of(row)
+        cells.append(_number(limit and row["ratio"] / limit))
+        for count in vectors:
+            many = row.get(f"ratio_{count}_vectors")
+            cells.append(_number(many and many / count))
+            cells.append(_number(many and 100 * many / count / row["ratio"], ".0f"))
+        derived, tape_peak = row.get("derived_gib"), tape_peaks.get(row["model"])
+        cells += [_number(row["peak_gib"]), _number(derived)]
+        known = derived is not None and tape_peak is not None
+        cells.append(_number((row["peak_gib"] - derived) / tape_peak if known else None))
         body.append(cells)
     return tables.markdown(head, body)
 
@@ -152,11 +294,22 @@ def table(rows: list[dict], vectors: list[int]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Runs every analyzer in a process of its own, so that first calls and peaks are its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--analyzer", nargs="+", default=list(ANALYZERS), choices=list(ANALYZERS))
-    parser.add_argument("--vectors", nargs="+", type=int, default=[1, 5, 20])
+    parser.add_argument("--model", nargs="+", default=["vgg16"], choices=list(MODELS))
+    parser.add_argument(
+        "--analyzer", nargs="+", default=list(ANALYZERS), choices=[TAPE, *ANALYZERS]
+    )
+    parser.add_argument("--vectors", nargs="+", type=int, default=[20])
+    parser.add_argument(
+        "--vectors-of",
+        nargs="*",
+        default=["gradient", "lrp.z", "lrp.z_plus"],
+        choices=[name for name in ANALYZERS if name not in SINGLE],
+        help="analyzers that are measured with several vectors too",
+    )
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--repeats", type=int, default=11, help="rounds, of which medians are taken"
+    )
     parser.add_argument("--output", type=pathlib.Path, help="JSON lines to write")
     parser.add_argument("--show", nargs="+", type=pathlib.Path, help="print rows, measure nothing")
     parser.add_argument("--innvestigate", metavar="PYTHON", help="interpreter with innvestigate")
@@ -171,15 +324,17 @@ def main(argv: list[str] | None = None) -> None:
         print(shown(read_rows(arguments.show)))
         return
     if arguments.one:
-        print_row(measure(arguments.model[0], arguments.analyzer[0], arguments.vectors, arguments))
+        print_row(measure(arguments.model[0], arguments.analyzer[0], arguments))
         return
-    shared = ["--vectors", *map(str, arguments.vectors)]
+    shared = ["--vectors", *map(str, arguments.vectors), "--vectors-of", *arguments.vectors_of]
     for option in ("batch", "repeats"):
         shared += [f"--{option}", str(getattr(arguments, option))]
+    # The peak of the tape is needed for the rows of each model.
+    names = dict.fromkeys([TAPE, *arguments.analyzer])
     cases = (
         ["--model", model, "--analyzer", name, *shared]
         for model in arguments.model
-        for name in arguments.analyzer
+        for name in names
     )
     run_cases("benchmarks.analyzers", cases, shown, arguments.output)
     for peer in ("innvestigate", "zennit"):

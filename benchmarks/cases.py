@@ -45,7 +45,7 @@ def run_cases(
         if not marked:
             sys.exit(f"{' '.join(options)} failed:\n{done.stderr[-3000:]}")
         rows.append(json.loads(marked[0].removeprefix(MARK)))
-        print(table(rows[-1:]).splitlines()[-1], flush=True)
+        print(table(rows).splitlines()[-1], flush=True)
         if output:
             output.write_text("".join(json.dumps(row) + "\n" for row in rows))
     print()

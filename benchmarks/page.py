@@ -13,27 +13,35 @@ from tfexplain import tables
 FOLDER = pathlib.Path(__file__).parent
 PAGE = FOLDER / "README.md"
 COMMAND = "python -m benchmarks.page"
-VECTORS = [1, 5, 20]
+VECTORS = [20]
 
 
 def _rows(*names: str) -> list[dict]:
     return read_rows(FOLDER / "results" / f"{name}.jsonl" for name in names)
 
 
+def _has_rows(name: str) -> bool:
+    return (FOLDER / "results" / f"{name}.jsonl").is_file()
+
+
 def forward_passes(rows: list[dict]) -> str:
-    """Returns the unit of the other tables: the fastest of the rows of each model."""
-    times: dict[tuple[str, int], list[float]] = {}
+    """Returns the units of the other tables: the fastest calls of the rows of each model."""
+    times: dict[tuple[str, int], list[dict]] = {}
     for row in rows:
-        times.setdefault((row["model"], row["batch"]), []).append(row["forward_s"])
-    cells = [
-        [model, str(batch), f"{min(seconds):.2f}"] for (model, batch), seconds in times.items()
-    ]
-    return tables.markdown(["model", "images", "forward pass, s"], cells)
+        times.setdefault((row["model"], row["batch"]), []).append(row)
+    cells = []
+    for (model, batch), found in times.items():
+        seconds = [
+            min((row[unit] for row in found if unit in row), default=None)
+            for unit in ("forward_s", "tape_s")
+        ]
+        cells.append([model, str(batch), *("" if s is None else f"{s:.2f}" for s in seconds)])
+    return tables.markdown(["model", "images", "forward pass, s", f"`{analyzers.TAPE}`, s"], cells)
 
 
 def updated() -> str:
     """Returns the page with the tables as the committed rows have them."""
-    methods = _rows("vgg16", "resnet50")
+    methods = _rows(*(name for name in analyzers.MODELS if _has_rows(name)))
     parts = {
         "forward passes": forward_passes(methods),
         "analyzers": analyzers.table(methods, VECTORS),
