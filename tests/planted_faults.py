@@ -373,7 +373,7 @@ FAULTS = (
         'largest = math.sqrt(float(np.median(one["columns"].values)))',
         'largest = float(np.median(one["columns"].values))',
         "a missing root: SSM is compared with the number of outputs",
-        ("test_report.py::test_spectra_are_compared_among_methods", "test_report.py"),
+        ("test_report_verdicts.py::test_spectra_are_compared_among_methods", "test_report.py"),
     ),
     Fault(
         "kronecker_ranks",
@@ -416,7 +416,7 @@ FAULTS = (
         "values, measure, lambda middle, *_: INSENSITIVE if middle > threshold else SENSITIVE",
         "values, measure, lambda _, low, __: INSENSITIVE if low > threshold else SENSITIVE",
         "the lower end of the interval is judged, not the median",
-        ("test_report.py::test_words_follow_the_thresholds",),
+        ("test_report_verdicts.py::test_words_follow_the_thresholds",),
     ),
     Fault(
         "largest_channel",

@@ -2,19 +2,15 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
 import xarray as xr
 
-import models
 from experiments.claim_table import CONFIRMED, NOT_TESTED, REFUTED, Finding
 from experiments.koopman2022 import (
     averaging,
     blocks,
     credits,
-    feature_weights,
-    meaning,
     theorems,
 )
 from experiments.koopman2022.__main__ import PAPER
@@ -24,41 +20,13 @@ from experiments.koopman2022.protocol import (
     CORRECTED,
     DEFINITIONS,
     PUBLISHED,
-    SCALES,
     definitions,
 )
 from experiments.runs import Request, Task
+from tests.helpers.koopman_experiments import attributes, layers, task_of, verdicts
 from tfexplain import koopman
 
 NAMES = {"averaging", "credits", "feature_weights", "meaning", "theorems"}
-
-
-def task_of(protocol="corrected", images=4, **more):
-    return Task(Request(("tiny",), images=images, tiny=True, **more), "tiny", protocol)
-
-
-def attributes(experiment, protocol="corrected", **more):
-    given = {
-        "experiment": experiment,
-        "protocol": protocol,
-        "network": "net",
-        "model": "net",
-        "command": "",
-        "described": "many digits",
-        "fitted": 10,
-        "held_out": 5,
-        "repeats": 10,
-        "max_dimension": 100,
-    }
-    return given | more
-
-
-def verdicts(findings):
-    """Verdict by claim and by what stands behind the network's name."""
-    return {
-        (found.claim, found.network.removeprefix("net").removeprefix(": ")): found.verdict
-        for found in findings
-    }
 
 
 # --- the whole paper -----------------------------------------------------------------------------
@@ -195,52 +163,6 @@ def test_measured_credits_are_those_of_the_library(smoke):
     np.testing.assert_allclose(corrected["feature_map_energy"][:4], energy, rtol=1e-4)
 
 
-TYPES = ("convolution", "pooling", "convolution", "dense", "dense")
-AS_PUBLISHED = (9.0, 1.0, 8.0, 3.0, 2.0)
-
-
-def layers(values=AS_PUBLISHED, protocol="corrected", types=TYPES, ranks=(5,) * 5, **kernels):
-    """A Dataset as `credits.compute` makes it, the same values for each definition."""
-    count = len(SCALES)
-    variables = {
-        name: (("scale", "block"), np.tile(values, (count, 1)))
-        for name in (*blocks.OF_BLOCKS, *(d.variable for d in DEFINITIONS.values()))
-    }
-    for name in ("rank", "least_squares_rank"):
-        variables[name] = ("scale", "block"), np.tile(ranks, (count, 1))
-    for definition in DEFINITIONS.values():
-        variables[f"moved_{definition.variable}"] = (
-            ("scale", "dense_block"),
-            np.tile([1.0, -1.0], (count, 1)),
-        )
-    given = {
-        "rows": np.linspace(0, 1, 12),
-        "block": np.linspace(0, 1, 12),
-        "energy": np.tile([3.0, 6.0, 1.0, 4.0, 5.0, 2.0], 2),
-        "kernel_ranks": 7,
-        **kernels,
-    }
-    for name in ("rows", "block"):
-        variables[f"kernel_{name}_log_volume_per_dimension"] = "kernel", given[name]
-        variables[f"kernel_{name}_log_volume"] = "kernel", np.asarray(given[name]) * 7
-        variables[f"kernel_{name}_rank"] = "kernel", np.full(12, given["kernel_ranks"])
-    variables["feature_map_energy"] = "kernel", given["energy"]
-    variables["digit"] = ("row", "column"), np.eye(4)
-    for name in ("conv1", "conv2"):
-        dims = tuple(f"{axis}_{name}" for axis in ("channel", "row", "column"))
-        variables[f"map_{name}"] = dims, np.ones((6, 4, 4))
-    return xr.Dataset(
-        variables,
-        {
-            "scale": list(SCALES),
-            "block": ["conv1", "pool1", "conv2", "fc3", "fc4"],
-            "type": ("block", list(types)),
-            "kernel_block": ("kernel", ["conv1"] * 6 + ["conv2"] * 6),
-        },
-        attributes("credits", protocol),
-    )
-
-
 def test_the_published_order_is_confirmed():
     found = verdicts(credits.judge(layers()))
     assert {found["K-C1", name] for name in DEFINITIONS} == {CONFIRMED}
@@ -296,121 +218,6 @@ def test_credits_are_drawn():
     }
     texts = [text.get_text() for text in found["credits_published"].axes[0].texts]
     assert texts == ["9", "-1", "none", "3", "2"]
-
-
-# --- feature weights -----------------------------------------------------------------------------
-
-
-def test_auc_and_correlation():
-    weight = np.array([[3.0, 1.0], [2.0, 0.0]])
-    stroke = np.array([[True, False], [True, False]])
-    assert feature_weights.auc(weight, stroke) == 1
-    assert feature_weights.auc(-weight, stroke) == 0
-    assert feature_weights.auc(np.array([[1.0, 1.0], [0.0, 0.0]]), stroke) == 0.5
-    assert np.isnan(feature_weights.auc(np.ones((2, 2)), stroke))
-    assert np.isnan(feature_weights.auc(weight, np.ones((2, 2), bool)))
-    among = np.array([[True, True], [False, False]])
-    assert feature_weights.auc(np.array([[0.0, 1.0], [9.0, 0.0]]), stroke, among) == 0
-    assert feature_weights.correlation(weight, 2 * weight + 1) == pytest.approx(1)
-    assert np.isnan(feature_weights.correlation(weight, np.ones((2, 2))))
-
-
-def test_control_images():
-    task = task_of(images=5)
-    x = blocks.digits(task).x
-    random = feature_weights.random_images(task, x)
-    np.testing.assert_array_equal(np.sort(random, axis=None), np.sort(x, axis=None))
-    moved = feature_weights.permuted(task, x)
-    # One permutation: each place has the same values over images.
-    before, after = (values.reshape(5, 36).T for values in (x, moved))
-    np.testing.assert_array_equal(np.unique(before, axis=0), np.unique(after, axis=0))
-    assert not np.array_equal(moved, x)
-
-
-def test_least_squares_of_a_linear_network():
-    model = keras.Sequential(
-        [keras.Input((3, 3, 1)), keras.layers.Flatten(), keras.layers.Dense(4, use_bias=False)]
-    )
-    x = np.random.default_rng(0).normal(size=(30, 3, 3, 1)).astype("float32")
-    found = feature_weights.whole(model, x[:20], x[20:]).sel(operator="whole")
-    kernel = model.layers[-1].kernel.numpy()
-    np.testing.assert_allclose(
-        found["feature_weight"].values.reshape(4, 9), kernel.T, rtol=1e-3, atol=1e-5
-    )
-    assert found["agreement"] == 1 and found["output_error"] < 1e-5
-
-
-def test_one_trajectory_copies_its_image():
-    """K11: whatever the image is, the weights of the trained network resemble it."""
-    model = models.pooled_mlp("mnist")
-    image = np.random.default_rng(0).integers(0, 2, size=(1, 9, 9, 1)).astype("float32")
-    task = Task(Request(("pooled_mlp",)), "pooled_mlp", "published")
-    options = blocks.options(task, model, 1)
-    fitted = koopman.credit(model, image, kernels=(), **options)
-    weights = fitted["feature_weight"].sel(operator="mean").values
-    found = [abs(feature_weights.correlation(weight, image[0])) for weight in weights]
-    assert np.mean(found) > 0.6
-
-
-STROKES = {0: [0, 1, 2, 3], 1: [5, 6, 10], 2: [12, 13, 14, 15]}
-
-
-def maps(weights, agreement=0.9, protocol="published"):
-    """A Dataset as `feature_weights.compute` makes it, of three digits and one condition."""
-    digit = np.zeros((3, 16))
-    for place, pixels in STROKES.items():
-        digit[place, pixels] = 1
-    digit = digit.reshape(3, 4, 4)
-    image = ("shown", "row", "column")
-    return xr.Dataset(
-        {
-            "weight": (("condition", *image), np.asarray(weights, float)[None]),
-            "fitted_image": (("condition", *image), digit[None]),
-            "agreement": (("condition", "shown"), np.full((1, 3), agreement)),
-            "output_error": (("condition", "shown"), np.full((1, 3), 0.5)),
-            "digit": (image, digit),
-            "mean_digit": (image, digit),
-            "gradient": (image, digit),
-            "inked": (("row", "column"), np.ones((4, 4))),
-        },
-        {
-            "condition": ["one digit"],
-            "single": ("condition", [1]),
-            "label": ("shown", [0, 1, 2]),
-            "target": ("shown", [0, 1, 2]),
-        },
-        attributes("feature_weights", protocol),
-    )
-
-
-def own():
-    return maps(np.zeros((3, 4, 4)))["digit"].values
-
-
-@pytest.mark.parametrize(
-    ("weights", "agreement", "expected"),
-    [
-        (own(), 0.9, (CONFIRMED, CONFIRMED)),
-        (own(), 0.79, (CONFIRMED, REFUTED)),
-        # Bright where no digit has strokes.
-        (1 - own(), 0.9, (REFUTED, CONFIRMED)),
-        # The same map for all digits highlights strokes of all.
-        (np.tile(own().sum(axis=0), (3, 1, 1)), 0.9, (REFUTED, CONFIRMED)),
-        (np.zeros((3, 4, 4)), np.nan, (NOT_TESTED, NOT_TESTED)),
-    ],
-)
-def test_verdicts_on_feature_weights(weights, agreement, expected):
-    found = verdicts(feature_weights.judge(maps(weights, agreement)))
-    assert (found["K-C3", "one digit"], found["K-C10", "one digit"]) == expected
-
-
-def test_feature_weights_are_drawn():
-    (figure,) = feature_weights.draw([maps(own())]).values()
-    assert len(figure.axes) == 3 * 3
-    changed = maps(own())
-    changed["fitted_image"] = 1 - changed["fitted_image"]
-    (figure,) = feature_weights.draw([changed]).values()
-    assert len(figure.axes) == 4 * 3
 
 
 # --- averaging -----------------------------------------------------------------------------------
@@ -506,108 +313,3 @@ def test_theorems_can_fail(smoke, variable, value, claim):
     _, corrected = theorems.EXPERIMENT.saved(smoke)
     corrected[variable] = xr.full_like(corrected[variable], value)
     assert verdicts(theorems.judge(corrected))[claim, "random"] == REFUTED
-
-
-# --- meaning -------------------------------------------------------------------------------------
-
-
-def test_kernels_of_lower_rank():
-    kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 6))
-    found = meaning.of_rank(kernel, 0.25)
-    assert found.shape == kernel.shape
-    assert np.linalg.matrix_rank(found.reshape(18, 6)) == 2
-    np.testing.assert_allclose(meaning.of_rank(kernel, 1.0), kernel)
-
-
-def test_losses_of_accuracy():
-    """Against a network that is changed by hand; the network itself stays."""
-    task = task_of()
-    model = blocks.load(task)
-    x = blocks.digits(task_of(images=30)).x
-    y = blocks.predicted(model, x)
-    found = koopman.blocks(model)
-    weights = [weight.copy() for weight in model.get_weights()]
-    noise, reduced = meaning.changed_kernels(task, model, found, x, y, 1)
-    for before, after in zip(weights, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(before, after)
-    assert noise.shape == (4, 5) and np.isnan(noise[:, 1]).all() and np.isnan(reduced[:, 1]).all()
-    copy = blocks.load(task_of())
-    kernel = copy.get_layer("fc3").kernel
-    kernel.assign(meaning.of_rank(kernel.numpy(), 0.125))
-    assert reduced[0, 3] == pytest.approx(1 - (blocks.predicted(copy, x) == y).mean())
-    losses = meaning.output_noise(task, found, x, y, 1)
-    assert losses.shape == (4, 5) and (losses >= 0).all() and (losses[-1, 1:] > 0).all()
-
-
-def test_attributions_at_blocks():
-    """By hand at the last block: z = 0 gives x_i w_ij, and the gradient is the kernel."""
-    model = blocks.load(task_of())
-    x = blocks.digits(task_of(images=3)).x
-    found = meaning.attributions(model, koopman.blocks(model), x)
-    units = keras.Model(model.inputs[0], model.get_layer("relu3").output)(x).numpy()
-    logits = model(x).numpy()
-    targets = logits.argmax(axis=1)
-    kernel = model.get_layer("fc4").kernel.numpy()[:, targets].T
-    np.testing.assert_allclose(found["gradient"][-1], np.abs(kernel).sum(axis=1).mean(), rtol=1e-4)
-    np.testing.assert_allclose(
-        found["relevance"][-1], np.abs(units * kernel).sum(axis=1).mean(), rtol=1e-3
-    )
-
-
-def test_rank_correlations():
-    value, p, count = meaning.ranked(np.arange(4.0), np.array([1.0, 2.0, 3.0, 4.0]))
-    assert (value, p, count) == (pytest.approx(1), pytest.approx(1 / 24), 4)
-    value, p, _ = meaning.ranked(np.arange(4.0), np.array([4.0, 3.0, 2.0, 1.0]))
-    assert (value, p) == (pytest.approx(-1), 1)
-    value, p, count = meaning.ranked(np.arange(4.0), np.array([1.0, np.nan, 3.0, 4.0]))
-    assert np.isnan([value, p]).all() and count == 3
-    assert np.isnan(meaning.ranked(np.arange(4.0), np.ones(4))[0])
-
-
-def meant(credit=(1, 2, 3, 4, 5.0), noise=(1, 2, 3, 4, 5.0), kernel=(1, np.nan, 3, 4, 5.0)):
-    """A Dataset as `meaning.compute` makes it."""
-    return (
-        layers(credit)
-        .assign(
-            {
-                "output_noise": (("level", "block"), np.tile(noise, (2, 1))),
-                "kernel_noise": (("level", "block"), np.tile(kernel, (2, 1))),
-                "rank_reduced": (("part_of_rank", "block"), np.tile(kernel, (2, 1))),
-                "relevance": ("block", [1, 2, 3, 4, 5.0]),
-                "gradient": ("block", [5, 4, 3, 2, 1.0]),
-            }
-        )
-        .assign_coords(input_size=("block", [5, 1, 1, 1, 1]))
-        .assign_attrs(attributes("meaning", accuracy=0.9, draws=1))
-    )
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, CONFIRMED),
-        ({"credit": (5, 4, 3, 2, 1.0)}, REFUTED),
-        ({"noise": (5, 4, 3, 2, 1.0)}, REFUTED),
-        ({"kernel": (5, np.nan, 4, 3, 2.0)}, REFUTED),
-        ({"kernel": (1, np.nan, np.nan, 4, 5.0)}, NOT_TESTED),
-        ({"noise": (1, 1, 1, 1, 1.0)}, NOT_TESTED),
-    ],
-)
-def test_verdicts_on_meaning(changes, expected):
-    found = verdicts(meaning.judge(meant(**changes)))
-    assert found["K-C11", "log-volume"] == expected
-    assert len(found) == len(DEFINITIONS)
-
-
-def test_other_methods_stand_beside_credit():
-    (found, second, *_) = meaning.judge(meant())
-    assert found.numbers["Spearman correlation with the sum of |gradient|"] == pytest.approx(-1)
-    assert found.numbers["conv1: mean |gradient|"] == 1
-    assert found.numbers["accuracy"] == 0.9 and "accuracy" not in second.numbers
-
-
-def test_meaning_is_drawn():
-    (figure,) = meaning.draw([meant()]).values()
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels[0] == "credit: log-volume" and labels[-1] == "mean |gradient|"
-    assert len(labels) == len(DEFINITIONS) + 7
