@@ -351,6 +351,15 @@ def test_the_model_is_unchanged(tmp_path):
         np.testing.assert_array_equal(before, weight.numpy())
 
 
+def test_the_way_back_is_traced_once(tmp_path, monkeypatch):
+    """Both signatures have one graph, which is not made again when it is saved."""
+    analyzer = tfexplain.create_analyzer("gradient", made(images))
+    runs, explain = [], analyzer.explain
+    monkeypatch.setattr(analyzer, "explain", lambda *given: runs.append(1) or explain(*given))
+    analyzer.export(tmp_path / "model")
+    assert len(runs) == 1
+
+
 def test_exported_weights_are_those_of_the_export(tmp_path):
     model = made(images)
     analyzer = tfexplain.create_analyzer("gradient", model)

@@ -155,22 +155,24 @@ def _module(served: Served) -> tuple[tf.Module, dict[str, Any]]:
         return {**predictions(inputs), **relevances(inputs, tf.reshape(target, [-1, 1]))}
 
     def serve(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
-        return module.explaining(*tensors, tf.fill([tf.shape(tensors[0])[0]], -1))
+        return signatures["explain"](*tensors, tf.fill([tf.shape(tensors[0])[0]], -1))
+
+    def traced(function: Any, specs: list[tf.TensorSpec]) -> Any:
+        return tf.function(function, specs, autograph=False).get_concrete_function()
 
     target = tf.TensorSpec((None,), "int32", "target")
     module = tf.Module()
     # Everything the functions read has to hang on the module.
     module.variables_read = [*served.variables, *(variable.value for variable in model.variables)]
-    module.explaining = tf.function(explain, input_signature=[*specs, target], autograph=False)
-    module.default = tf.function(serve, input_signature=specs, autograph=False)
     module.about = tf.function(
         lambda: tf.constant(served.about), input_signature=[], autograph=False
     )
+    # These are traced once. Functions that hang on the module are traced again when they are saved,
+    # and both graphs are stored.
+    signatures: dict[str, Any] = {}
     try:
-        signatures = {
-            "serving_default": module.default.get_concrete_function(),
-            "explain": module.explaining.get_concrete_function(),
-        }
+        signatures["explain"] = traced(explain, [*specs, target])
+        signatures["serving_default"] = traced(serve, specs)
     except (NotImplementedError, AttributeError, TypeError) as error:
         if any(callable(value) for value in tf.nest.flatten(list(served.options.values()))):
             raise ValueError(
