@@ -262,11 +262,15 @@ def test_averaging_is_drawn():
 # --- theorems ------------------------------------------------------------------------------------
 
 
-def test_verdicts_on_theorems(smoke):
+@pytest.fixture(scope="module")
+def measured_theorems(smoke):
+    """The Datasets of both protocols; nobody changes them."""
+    return theorems.EXPERIMENT.saved(smoke)
+
+
+def test_verdicts_on_theorems(measured_theorems):
     """What is printed and what has to stand there."""
-    published, corrected = (
-        verdicts(theorems.judge(dataset)) for dataset in theorems.EXPERIMENT.saved(smoke)
-    )
+    published, corrected = (verdicts(theorems.judge(dataset)) for dataset in measured_theorems)
     confirmed = {("K-C4", "random"), ("K-C5", "random")}
     widths = {("K-C5", theorems.WIDTHS)}
     others = {(f"K-C{number}", "random") for number in (6, 7, 8)}
@@ -309,7 +313,7 @@ def test_jacobian_of_a_product():
         ("loss_missed", 1e-6, "K-C8"),
     ],
 )
-def test_theorems_can_fail(smoke, variable, value, claim):
-    _, corrected = theorems.EXPERIMENT.saved(smoke)
-    corrected[variable] = xr.full_like(corrected[variable], value)
-    assert verdicts(theorems.judge(corrected))[claim, "random"] == REFUTED
+def test_theorems_can_fail(measured_theorems, variable, value, claim):
+    _, corrected = measured_theorems
+    wrong = corrected.assign({variable: xr.full_like(corrected[variable], value)})
+    assert verdicts(theorems.judge(wrong))[claim, "random"] == REFUTED
