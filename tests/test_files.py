@@ -1,4 +1,4 @@
-"""Files are whole or not there, say so where they are damaged, and have one writer at a time."""
+"""What is read is what was written, and a file that is damaged says so."""
 
 import copy
 import io

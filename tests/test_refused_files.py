@@ -10,12 +10,10 @@ import zipfile
 import numpy as np
 import pytest
 import xarray as xr
-from keras import layers
 
 import tfexplain
 from tests.helpers.deep_lift_networks import KERAS_SAVES
 from tests.helpers.folders import dataset, listed
-from tests.helpers.networks import randomize, sequential
 from tfexplain import netcdf, results
 from tfexplain.audits import entropy
 from tfexplain.errors import NotWritableError
@@ -24,18 +22,13 @@ pytestmark = KERAS_SAVES
 
 
 @pytest.fixture(scope="module")
-def model():
-    return randomize(sequential((6,), layers.Dense(5, activation="relu"), layers.Dense(3)))
-
-
-@pytest.fixture(scope="module")
 def x():
-    return np.random.default_rng(1).normal(size=(9, 6)).astype("float32")
+    return np.random.default_rng(1).normal(size=(9, 5)).astype("float32")
 
 
 @pytest.fixture(scope="module")
-def analyzer(model):
-    return tfexplain.create_analyzer("lrp.epsilon", model, epsilon=0.25)
+def analyzer(dense_relu):
+    return tfexplain.create_analyzer("lrp.epsilon", dense_relu, epsilon=0.25)
 
 
 @pytest.fixture
@@ -183,9 +176,11 @@ def test_what_the_system_does_not_let_read_is_not_damaged(code, analyzer, tmp_pa
         read()
 
 
-def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(model, x, tmp_path):
+def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(dense_relu, x, tmp_path):
     place = tmp_path / "file"
     place.write_text("")
     with pytest.raises(NotADirectoryError, match="file is a file. Choose another folder"):
-        tfexplain.audit(model, x, folder=place / "audit", methods=["gradient"], audits="entropy")
+        tfexplain.audit(
+            dense_relu, x, folder=place / "audit", methods=["gradient"], audits="entropy"
+        )
     assert listed(tmp_path) == ["file"] and place.read_text() == ""

@@ -7,12 +7,7 @@ import pytest
 import xarray as xr
 
 from experiments.claim_table import CONFIRMED, NOT_TESTED, REFUTED, Finding
-from experiments.koopman2022 import (
-    averaging,
-    blocks,
-    credits,
-    theorems,
-)
+from experiments.koopman2022 import averaging, blocks, credits, theorems
 from experiments.koopman2022.__main__ import PAPER
 from experiments.koopman2022.claims import CLAIMS
 from experiments.koopman2022.protocol import (

@@ -7,10 +7,7 @@ import xarray as xr
 
 import models
 from experiments.claim_table import CONFIRMED, NOT_TESTED, REFUTED
-from experiments.koopman2022 import (
-    blocks,
-    feature_weights,
-)
+from experiments.koopman2022 import blocks, feature_weights
 from experiments.runs import Request, Task
 from tests.helpers.koopman_experiments import attributes, task_of, verdicts
 from tfexplain import koopman

@@ -5,13 +5,8 @@ import numpy as np
 import pytest
 
 from experiments.claim_table import CONFIRMED, NOT_TESTED, REFUTED
-from experiments.koopman2022 import (
-    blocks,
-    meaning,
-)
-from experiments.koopman2022.protocol import (
-    DEFINITIONS,
-)
+from experiments.koopman2022 import blocks, meaning
+from experiments.koopman2022.protocol import DEFINITIONS
 from tests.helpers.koopman_experiments import attributes, layers, task_of, verdicts
 from tfexplain import koopman
 

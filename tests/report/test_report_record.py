@@ -2,14 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
-from keras import layers
 
 import tfexplain
+from tests.helpers.audit_networks import table_columns, table_network
 from tests.helpers.deep_lift_networks import KERAS_SAVES
 from tests.helpers.folders import changes
-from tests.helpers.networks import randomize, sequential
 from tfexplain.errors import DamagedFileError
 
 pytestmark = KERAS_SAVES
@@ -17,17 +15,12 @@ pytestmark = KERAS_SAVES
 
 @pytest.fixture(scope="module")
 def model():
-    return randomize(sequential((6,), layers.Dense(5, activation="relu"), layers.Dense(3)))
+    return table_network()
 
 
 @pytest.fixture(scope="module")
 def x():
-    return np.random.default_rng(1).normal(size=(9, 6)).astype("float32")
-
-
-@pytest.fixture(scope="module")
-def analyzer(model):
-    return tfexplain.create_analyzer("lrp.epsilon", model, epsilon=0.25)
+    return table_columns()
 
 
 def test_every_wrong_key_of_a_record_is_damage(model, x, tmp_path):
