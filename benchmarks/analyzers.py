@@ -161,7 +161,7 @@ def counts(model, shape: tuple[int, ...], analyzer, tape) -> dict:
     import tensorflow as tf
 
     from benchmarks import counting
-    from tfexplain.numerics import for_one_vector
+    from tfexplain.compilation import for_one_vector
 
     images = tf.TensorSpec(shape, "float32")
     forward = counting.traced(lambda x: model(x, training=False), images)

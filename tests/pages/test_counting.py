@@ -7,7 +7,7 @@ import tensorflow as tf
 import tfexplain
 from benchmarks import counting
 from benchmarks.counting import Work
-from tfexplain.numerics import for_one_vector
+from tfexplain.compilation import for_one_vector
 
 BATCH = 2
 # Multiply-adds of the layers of `network`: elements of the output times fan-in.
