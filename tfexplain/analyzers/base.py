@@ -626,7 +626,7 @@ def check_relevance(value: Any, count: int, shape: Sequence[int | None], dtype: 
 
 
 def dtype_of(model: keras.Model) -> str:
-    """Returns the precision in which a model is explained by default: of mixed ones the wider."""
+    """Returns the dtype in which a model is explained by default: of mixed ones the wider."""
     tensors = list(model.weights)
     if has_graph(model):
         tensors += [*model.inputs, *model.outputs]
