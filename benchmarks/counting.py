@@ -165,10 +165,13 @@ def needed(network: ReversedNetwork, call: Call) -> Work:
 
     * One transposed pass where one share meets one kernel: the gradient, z and epsilon (z is
       known), patterns, w^2 and flat, Rescale.
-    * z+, gamma, alpha-beta: one more sum, that of positive contributions; the other one is its
-      difference to z. Going back, x >= 0 needs one transposed pass for each group, because all
-      contributions have the sign of their weight. Where x has both signs, two serve all groups:
-      sum_j (x_i w_ij)^+ s_j = (x_i sum_j w_ij s_j + |x_i| sum_j |w_ij| s_j) / 2.
+    * z+, gamma, alpha-beta: one more sum, that of contributions of one sign; the other one is its
+      difference to z, but where alpha-beta meets outputs of both signs: there one of the two would
+      be a difference that cancels. Going back, one transposed pass for each group, and for gamma at
+      outputs of one sign.
+    * The same where x has both signs: each of these takes two passes, one for x^+ and one for x^-,
+      because the sign of a contribution is no longer that of its weight. (x w + |x| |w|) / 2 has
+      one pass less, and no digits where the positive sum is small.
     * RevealCancel: one more sum, of |D_i w_ij|, and two transposed passes, for m+ and m-.
     * z^B: two transposed passes, one for each bound.
 
@@ -178,11 +181,13 @@ def needed(network: ReversedNetwork, call: Call) -> Work:
     rule = network.rules[call]
     if isinstance(rule, ContributionRule):
         # Where no relevance arrives at negative outputs, their groups have no shares.
-        below = call in network.vanishing
-        groups = [group for group in rule.groups if not (below and group.gate == "negative")]
+        above_zero = call in network.vanishing
+        groups = [group for group in rule.groups if not (above_zero and group.gate == "negative")]
         if all(group.positive == group.negative for group in groups):
             return Work(transposed=1)
-        return Work(1, 1 if call.nonnegative[0] and len(groups) == 1 else 2)
+        one_sum = above_zero or len(groups) == 1 or all(group.gate for group in groups)
+        of_signs = 1 if call.nonnegative[0] else 2
+        return Work((1 if one_sum else 2) * of_signs, len(groups) * of_signs)
     if isinstance(rule, LinearDifference):
         return Work(1, 2) if _receives_two(network, call) else Work(transposed=1)
     if isinstance(rule, ZBox):

@@ -46,20 +46,25 @@ def test_a_forward_pass_is_counted_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("name", "first", "later"),
+    ("name", "first", "later", "logits"),
     [
-        ("gradient", (0, 1), (0, 1)),
-        ("lrp.z", (0, 1), (0, 1)),
-        ("lrp.z_plus", (1, 2), (1, 1)),
-        ("lrp.alpha_2_beta_1", (1, 2), (1, 2)),
-        ("lrp.w_square", (0, 1), (0, 1)),
-        ("deep_lift.rescale", (0, 1), (0, 1)),
+        ("gradient", (0, 1), (0, 1), (0, 1)),
+        ("lrp.z", (0, 1), (0, 1), (0, 1)),
+        ("lrp.z_plus", (2, 2), (1, 1), (1, 1)),
+        ("lrp.gamma", (2, 2), (1, 1), (1, 2)),
+        ("lrp.alpha_2_beta_1", (2, 4), (1, 2), (2, 2)),
+        ("lrp.w_square", (0, 1), (0, 1), (0, 1)),
+        ("deep_lift.rescale", (0, 1), (0, 1), (0, 1)),
     ],
 )
-def test_passes_needed_depend_on_rules_and_signs(name, first, later):
+def test_passes_needed_depend_on_rules_and_signs(name, first, later, logits):
     analyzer = tfexplain.create_analyzer(name, network())
     limit = counting.limit(analyzer.network(), BATCH)
-    forward, transposed = (FIRST * a + (ALL - FIRST) * b for a, b in zip(first, later, strict=True))
+    work = FIRST, DEPTHWISE + SECOND, DENSE
+    forward, transposed = (
+        sum(amount * times for amount, times in zip(work, of_kind, strict=True))
+        for of_kind in zip(first, later, logits, strict=True)
+    )
     assert limit.forward == pytest.approx(1 + forward / ALL)
     assert limit.transposed == pytest.approx(transposed / ALL)
 
@@ -67,7 +72,7 @@ def test_passes_needed_depend_on_rules_and_signs(name, first, later):
 def test_signed_inputs_of_hidden_layers_need_more():
     analyzer = tfexplain.create_analyzer("lrp.z_plus", network("silu"))
     limit = counting.limit(analyzer.network(), BATCH)
-    assert (limit.forward, limit.transposed) == pytest.approx((2, 2))
+    assert (limit.forward, limit.transposed) == pytest.approx((3, 2))
 
 
 def test_reveal_cancel_needs_a_sum_and_both_multipliers():
@@ -79,13 +84,25 @@ def test_reveal_cancel_needs_a_sum_and_both_multipliers():
     assert limit.transposed == pytest.approx(1 + hidden)
 
 
-@pytest.mark.parametrize("name", ["gradient", "lrp.z", "lrp.z_plus", "deep_lift.reveal_cancel"])
+REDISTRIBUTING = ["lrp.z_plus", "lrp.gamma", "lrp.alpha_2_beta_1"]
+
+
+@pytest.mark.parametrize("name", ["gradient", "lrp.z", "deep_lift.reveal_cancel", *REDISTRIBUTING])
 def test_no_method_runs_less_than_it_needs(name):
     analyzer, function = explaining(name, network())
     counted = counting.multiply_adds(function) / ALL
     limit = counting.limit(analyzer.network(), BATCH)
     assert counted.forward >= limit.forward - 1e-9
     assert counted.transposed >= limit.transposed - 1e-9
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("name", REDISTRIBUTING)
+def test_signs_cost_what_they_need(name, activation):
+    analyzer, function = explaining(name, network(activation))
+    counted = counting.multiply_adds(function) / ALL
+    limit = counting.limit(analyzer.network(), BATCH)
+    assert (counted.forward, counted.transposed) == pytest.approx((limit.forward, limit.transposed))
 
 
 def test_the_gradient_runs_what_it_needs():

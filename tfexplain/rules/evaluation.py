@@ -5,7 +5,9 @@ Every pass through a kernel is expensive, every division by a denominator too. S
 * Where relevance arrives at outputs z_j > 0 only, positive contributions are not summed:
   sum_i c_ij^+ + b_j^+ = z_j - (sum_i c_ij^- + b_j^-). This is at least as large as |z_j| and as the
   negative sum, so that nothing cancels. Elsewhere both are summed: the difference of z and the
-  larger sum would leave the smaller one with the rounding of the larger.
+  larger sum would leave the smaller one with the rounding of the larger. Where each group counts at
+  outputs of one sign only, it has the larger sum too, whose rounding it has anyway: then the
+  difference will do.
 * Where a_g = n_g, the sum of contributions is z_j - b_j, known from the forward pass.
 * Groups for negative outputs are left out where no relevance arrives at such outputs, and with
   them the gates of the others. This is exact: they would share zeros.
@@ -106,15 +108,20 @@ def denominators(
     # Made where a group has a factor of it.
     below: Any = None
     if len(groups) > 1 and any(group.positive != group.negative for group in groups):
-        below = operation.weighted_sum(*given, 0, 1)
-        if split:
-            below += negative(bias)
+        whole = z if split else everything
+        by_sign = whole is z and all(group.gate for group in groups)
+        if above_zero or not by_sign:
+            below = operation.weighted_sum(*given, 0, 1)
+            if split:
+                below += negative(bias)
         if above_zero:
-            above = (z if split else everything) - below
+            above = whole - below
         else:
             above = operation.weighted_sum(*given, 1, 0)
             if split:
                 above += positive(bias)
+        if below is None:
+            below = whole - above
     sums = []
     for group in groups:
         biased = None
