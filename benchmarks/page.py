@@ -5,7 +5,7 @@ The rows are those of benchmarks/results/*.jsonl, which the benchmarks write (`-
 
 import pathlib
 
-from benchmarks import analyzers, audits, koopman, report, spectrum
+from benchmarks import analyzers, audits, gpu, koopman, report, spectrum
 from benchmarks.cases import read_rows
 from docs import marks
 from tfexplain import tables
@@ -49,6 +49,9 @@ def updated() -> str:
         "report": report.table(_rows("report")),
         "spectrum": spectrum.table(_rows("spectrum")),
         "koopman": koopman.table(_rows("koopman")),
+        "gpu": gpu.table(_rows("gpu")),
+        "gpu goals": gpu.goals(_rows("gpu")),
+        "gpu errors": gpu.errors(_rows("gpu")),
     }
     return marks.filled(PAGE.read_text(encoding="utf-8"), parts, COMMAND)
 
