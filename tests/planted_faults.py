@@ -146,6 +146,14 @@ FAULTS = (
         EXPORTED,
     ),
     Fault(
+        "first_baseline",
+        "analyzers/deep_lift.py",
+        "if known is not None and all(map(_is_same, known[0], parts)):",
+        "if known is not None:",
+        "every batch gets the baseline of the first",
+        ("test_deep_lift_baselines.py::test_baselines_of_single_samples_are_not_mixed_up",),
+    ),
+    Fault(
         "serving_target",
         "analyzers/serving.py",
         "tf.fill([tf.shape(tensors[0])[0]], -1)",
@@ -296,7 +304,7 @@ FAULTS = (
     Fault(
         "first_batch",
         "analyzers/reversed.py",
-        "of_batches.append(self._sent(network, batch, relevance[part], place))",
+        "of_batches.append(self._sent(network, batch, relevance[place.positions], place))",
         "of_batches.append(self._sent(network, batch, relevance[: len(batch[0])], place))",
         "every batch gets the relevance of the first",
         (

@@ -64,6 +64,88 @@ def test_forms_of_baselines(image_model):
             assert_same(analyzer.propagate(x, eye, batch_size=2)["input"], expected, 1e-12)
 
 
+class Counted(layers.Layer):
+    """Notes how many samples each forward pass through it has."""
+
+    relevance_policy = "pass"
+
+    def __init__(self):
+        super().__init__(dtype="float64")
+        self.passes = []
+
+    def call(self, x):
+        def noted(values):
+            self.passes.append(len(values))
+            return values
+
+        return tf.ensure_shape(tf.numpy_function(noted, [x], x.dtype), x.shape)
+
+
+VERBS = {
+    "analyze": lambda analyzer, x: analyzer.analyze(x, 1, batch_size=2),
+    "attribute": lambda analyzer, x: analyzer.attribute(x, 1, batch_size=2).relevance.values,
+    "propagate": lambda analyzer, x: analyzer.propagate(
+        x, np.ones((len(x), 2, 3)), layers=("hidden",), batch_size=2
+    )["hidden"],
+    "ledger": lambda analyzer, x: analyzer.ledger(x, 1, batch_size=2).kept.values,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_shared_baseline_goes_forward_once_in_a_call(verb):
+    counted = Counted()
+    hidden = dense(4, activation="relu", name="hidden")
+    model = sequential((3,), hidden, counted, dense(3))
+    x, run = normal(6, 3), VERBS[verb]
+    for baseline, chains, passes in (
+        (0.5, 1, [1, 2, 2, 2]),
+        (normal(1, 3, seed=2), 1, [1, 2, 2, 2]),
+        (normal(6, 3, seed=2), 1, 6 * [2]),
+        (lambda x: 0.5 * x, 1, 6 * [2]),
+        # What a function of x returns is looked at.
+        (lambda x: 0 * x[:1] + 0.5, 1, [1, 2, 2, 2]),
+        (normal(3, 3, seed=2), 3, 9 * [1] + 9 * [2]),
+    ):
+        option = {"baseline": baseline} if chains == 1 else {"background": baseline}
+        analyzer = create("deep_lift.reveal_cancel", model, **option)
+        first = run(analyzer, x)
+        counted.passes.clear()
+        np.testing.assert_array_equal(run(analyzer, x), first)
+        assert sorted(counted.passes) == passes
+        # The next call is one of current weights, those in front of the baseline's tensors too.
+        hidden.set_weights([2 * weight for weight in hidden.get_weights()])
+        fresh = run(create("deep_lift.reveal_cancel", model, **option), x)
+        counted.passes.clear()
+        np.testing.assert_array_equal(run(analyzer, x), fresh)
+        assert sorted(counted.passes) == passes
+        assert np.abs(fresh - first).max() > 1e-3
+
+
+def test_baselines_of_single_samples_are_not_mixed_up(image_model):
+    x, own = normal(3, 5, 5, 2), normal(3, 5, 5, 2, seed=2)
+    expected = create("deep_lift.rescale", image_model, baseline=own).analyze(x)
+    for baseline in (own, lambda batch: own[[np.array_equal(batch[0], one) for one in x]]):
+        analyzer = create("deep_lift.rescale", image_model, baseline=baseline)
+        assert_same(analyzer.analyze(x, batch_size=1), expected, 1e-12)
+
+
+def test_tokens_of_a_batch_and_numbers_of_the_next_are_two_baselines():
+    model = sequential(
+        (4,), layers.Embedding(7, 3, dtype="float64"), layers.Flatten(), dense(2), dtype="int32"
+    )
+    x = np.array([[1, 2, 3, 4], [6, 0, 1, 1]])
+
+    def baseline(batch):
+        # Token 1, and vectors of ones.
+        return np.ones((1, 4), "int32" if batch[0, 0] == 1 else "float64")
+
+    found = create("deep_lift.rescale", model, baseline=baseline).analyze(x, 1, batch_size=1)
+    for row, value in enumerate((np.ones((1, 4), "int32"), 1.0)):
+        alone = create("deep_lift.rescale", model, baseline=value).analyze(x[row : row + 1], 1)
+        assert_same(found[row : row + 1], alone, 1e-12)
+    assert np.abs(found[1] - alone[0]).max() < 1e-12 < np.abs(found[0] - alone[0]).max()
+
+
 def test_several_baselines_are_averaged(image_model):
     x, own = normal(3, 5, 5, 2), normal(3, 5, 5, 2, seed=2)
     # As many rows as samples are no baseline per sample.

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.sides import SIDES
 from tfexplain.checks import integer, is_integer
 from tfexplain.graph import Node
@@ -188,6 +189,20 @@ def slices(count: int, size: int) -> Iterator[slice]:
     size = integer("batch_size", size, 1)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
+
+
+def places(part: slice, count: int, batch_size: int) -> Iterator[Place]:
+    """Yields the places of the batches of one call.
+
+    Args:
+        part: Which samples the call goes through, with start and stop.
+        count: How many samples there are in all.
+        batch_size: Samples of a batch, at most.
+    """
+    whole = Place(part, count)
+    for inside in slices(part.stop - part.start, batch_size):
+        positions = slice(part.start + inside.start, part.start + inside.stop)
+        yield Place(positions, count, whole.passes)
 
 
 def flat_targets(target: Any, count: int, output_shape: Sequence[int | None]) -> np.ndarray:

@@ -21,6 +21,7 @@ from tfexplain.analyzers.arrays import (
     finite,
     flat_targets,
     is_dataset,
+    places,
     slices,
     tensors,
 )
@@ -372,10 +373,9 @@ class Analyzer(BothSides, abc.ABC):
             *shape) per input.
         """
         relevance, outputs = [], []
-        for inside in slices(part.stop - part.start, batch_size):
-            positions = slice(part.start + inside.start, part.start + inside.stop)
-            batch = [array[positions] for array in arrays]
-            out, sent = self._explain(batch, targets[positions], Place(positions, len(targets)))
+        for place in places(part, len(targets), batch_size):
+            batch = [array[place.positions] for array in arrays]
+            out, sent = self._explain(batch, targets[place.positions], place)
             self._check_replay(batch, out)
             outputs.append(out)
             relevance.append(sent)
@@ -467,9 +467,9 @@ class Analyzer(BothSides, abc.ABC):
         arrays = self.checked(x)
         relevance = check_relevance(output_relevance, len(arrays[0]), self.output_shape, self.dtype)
         of_batches = []
-        for part in slices(len(arrays[0]), batch_size):
-            batch = [array[part] for array in arrays]
-            of_batches.append(self.send(batch, relevance[part], Place(part, len(arrays[0]))))
+        for place in places(slice(0, len(relevance)), len(relevance), batch_size):
+            batch = [array[place.positions] for array in arrays]
+            of_batches.append(self.send(batch, relevance[place.positions], place))
         names = list(self.inputs.names) if len(self.inputs.names) > 1 else ["input"]
         return self._joined_maps(names, of_batches)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -15,11 +16,22 @@ from tfexplain.reverse import ReversedNetwork
 BACKWARD = 2
 
 
-class Place(NamedTuple):
-    """Where a batch lies: its slice of the samples, and how many there are in all."""
+@dataclass(frozen=True)
+class Place:
+    """Where a batch lies among the samples of a call.
+
+    Attributes:
+        positions: Its slice of the samples.
+        count: How many samples there are in all.
+        passes: Network -> inputs and tensors of a forward pass that the batches of the call have in
+            common. The next call makes its own: weights may have changed.
+    """
 
     positions: slice
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
+    count: int
+    passes: dict[ReversedNetwork, tuple[list[np.ndarray], list[Tensor]]] = field(
+        default_factory=dict
+    )
 
 
 class BackwardPass(NamedTuple):

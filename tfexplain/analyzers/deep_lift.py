@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfexplain.analyzers.arrays import tensors
 from tfexplain.analyzers.baselines import BackgroundLike, Baseline, BaselineLike, as_vectors
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.reversed import ReversedAnalyzer
@@ -28,7 +29,7 @@ from tfexplain.composites import (
 from tfexplain.errors import UnsupportedModelError
 from tfexplain.graph import token_lookups
 from tfexplain.numerics import Tensor
-from tfexplain.reverse import DifferenceNetwork
+from tfexplain.reverse import DifferenceNetwork, ReversedNetwork
 from tfexplain.reverse.differences import CONTRIBUTION, MULTIPLIER
 from tfexplain.rules import (
     AblatedLinear,
@@ -132,12 +133,26 @@ class DeepLIFT(ReversedAnalyzer):
         """The number of baselines."""
         return len(self.baseline.values)
 
-    def chain_inputs(self, arrays: list[np.ndarray], place: Place) -> list[list[np.ndarray]]:
-        """Returns the samples with each baseline in turn."""
-        return [
-            [*arrays, *(tensor.numpy() for tensor in self._vectors(parts))]
-            for parts in self.baseline.arrays(self.inputs, arrays, place)
-        ]
+    def chain_inputs(
+        self, network: ReversedNetwork, arrays: list[np.ndarray], place: Place
+    ) -> Iterator[list[Tensor]]:
+        """Yields the samples with the pass at each baseline in turn."""
+        given = tensors(arrays)
+        for parts in self.baseline.arrays(self.inputs, arrays, place):
+            yield [*given, *self._baseline_pass(cast(DifferenceNetwork, network), parts, place)]
+
+    def _baseline_pass(
+        self, network: DifferenceNetwork, parts: list[np.ndarray], place: Place
+    ) -> list[Tensor]:
+        """Returns the tensors at a baseline, those of the last batch where it had the same one."""
+        known = place.passes.get(network)
+        if known is not None and all(map(_is_same, known[0], parts)):
+            return known[1]
+        records = network.run_baseline(self._vectors(parts))
+        if all(len(part) == 1 for part in parts):
+            # The tensors of many samples take memory, and baselines per sample come once.
+            place.passes[network] = parts, records
+        return records
 
     def _vectors(self, parts: Sequence) -> list[Tensor]:
         """Returns baselines in the space in which inputs differ: tokens by their vectors."""
@@ -145,11 +160,6 @@ class DeepLIFT(ReversedAnalyzer):
             as_vectors(self._tokens.get(node), tf.convert_to_tensor(part), self.dtype)
             for node, part in zip(self.graph.inputs, parts, strict=True)
         ]
-
-    def _outputs(self, arrays: list[np.ndarray]) -> np.ndarray:
-        # The outputs need no baseline, but the network has inputs for one.
-        zeros = [np.zeros_like(array[:1]) for array in arrays]
-        return super()._outputs([*arrays, *(part.numpy() for part in self._vectors(zeros))])
 
     def propagate(
         self,
@@ -233,6 +243,11 @@ class DeepLIFT(ReversedAnalyzer):
                 f"{self.name} is a reversed network for any samples only with a baseline that all "
                 f"samples share: {error}"
             ) from None
+
+
+def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Tells whether two arrays hold the same numbers: integers are tokens, and none of these."""
+    return one.dtype == other.dtype and np.array_equal(one, other)
 
 
 class _Baselines(keras.layers.Layer):

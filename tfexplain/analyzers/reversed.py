@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import xarray as xr
 
-from tfexplain.analyzers.arrays import Inputs, flat_targets, slices, tensors
+from tfexplain.analyzers.arrays import Inputs, flat_targets, places, slices, tensors
 from tfexplain.analyzers.base import Analyzer, check_relevance
 from tfexplain.analyzers.capabilities import BackwardPass, Place
 from tfexplain.analyzers.replay import check_overflow, check_replay, half_precisions
@@ -186,7 +186,7 @@ class GraphAnalyzer(Analyzer):
         return self.graph.readouts[name]
 
 
-def vectors_at_once(network: ReversedNetwork, arrays: Sequence[np.ndarray]) -> int:
+def vectors_at_once(network: ReversedNetwork, arrays: Sequence[np.ndarray | tf.Tensor]) -> int:
     """Returns how many vectors go through a network at once: memory is bounded."""
     return network.vectors_at_once(arrays, CHUNK_BYTES)
 
@@ -293,16 +293,19 @@ class ReversedAnalyzer(GraphAnalyzer):
             self.graph, self.assignment, times_activation=self.times_activation, **options
         )
 
-    def chain_inputs(self, arrays: list[np.ndarray], place: Place) -> list[list[np.ndarray]]:
-        """Returns the inputs of the network for a batch: `num_chains` lists of arrays.
+    def chain_inputs(
+        self, network: ReversedNetwork, arrays: list[np.ndarray], place: Place
+    ) -> Iterator[list[tf.Tensor]]:
+        """Yields the inputs of a network for a batch: `num_chains` lists of tensors.
 
         Results for several are averaged.
 
         Args:
+            network: One of this analyzer.
             arrays: The batch, one checked array (n, *shape) per input.
             place: Where the batch lies among all samples.
         """
-        return [arrays]
+        yield tensors(arrays)
 
     def nonlinear(self, start: str | None = None) -> str:
         """Returns why relevance is not linear in the output relevance; empty if it is.
@@ -316,10 +319,10 @@ class ReversedAnalyzer(GraphAnalyzer):
         self, arrays: list[np.ndarray], place: Place, start: str | None = None
     ) -> list[BackwardPass]:
         """Returns one pass for each of `chain_inputs`; see `Analyzer`."""
-        network, several = self.network(start), self.chain_inputs(arrays, place)
+        network = self.network(start)
         return [
-            BackwardPass(network, network.run_records(tensors(given)), 1 / len(several), None)
-            for given in several
+            BackwardPass(network, network.run_records(given), 1 / self.num_chains, None)
+            for given in self.chain_inputs(network, arrays, place)
         ]
 
     def _network_head(self) -> str:
@@ -347,13 +350,13 @@ class ReversedAnalyzer(GraphAnalyzer):
         self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         network, of_chains = self.network(), []
-        for given in self.chain_inputs(arrays, place):
+        for given in self.chain_inputs(network, arrays, place):
             chunk = vectors_at_once(network, given)
             if targets.shape[1] <= chunk:
-                outputs, *relevance = network.run_explain(tensors(given), tf.constant(targets))
+                outputs, *relevance = network.run_explain(given, tf.constant(targets))
                 of_chains.append([part.numpy() for part in relevance])
                 continue
-            records = network.run_records(tensors(given))
+            records = network.run_records(given)
             outputs = records[network.start_index]
 
             def starting(part: slice, outputs: tf.Tensor = outputs) -> tf.Tensor:
@@ -393,13 +396,13 @@ class ReversedAnalyzer(GraphAnalyzer):
     ) -> list[np.ndarray]:
         """Returns the relevance of each read-out of a network, averaged over `chain_inputs`."""
         several = []
-        for given in self.chain_inputs(arrays, place):
+        for given in self.chain_inputs(network, arrays, place):
             chunk = vectors_at_once(network, given)
             if relevance.shape[1] <= chunk:
-                results = network.run_propagate(tensors(given), tf.constant(relevance))
+                results = network.run_propagate(given, tf.constant(relevance))
                 several.append([result.numpy() for result in results])
                 continue
-            records = network.run_records(tensors(given))
+            records = network.run_records(given)
             several.append(
                 self._in_chunks(
                     network,
@@ -454,10 +457,9 @@ class ReversedAnalyzer(GraphAnalyzer):
             output_relevance, len(arrays[0]), network.start.shape[1:], self.dtype
         )
         of_batches = []
-        for part in slices(len(arrays[0]), batch_size):
-            batch = [array[part] for array in arrays]
-            place = Place(part, len(arrays[0]))
-            of_batches.append(self._sent(network, batch, relevance[part], place))
+        for place in places(slice(0, len(relevance)), len(relevance), batch_size):
+            batch = [array[place.positions] for array in arrays]
+            of_batches.append(self._sent(network, batch, relevance[place.positions], place))
         names = list(network.readouts)
         if len(self.inputs.names) == 1:
             names[0] = "input"
@@ -492,13 +494,14 @@ class ReversedAnalyzer(GraphAnalyzer):
         arrays = self.checked(x)
         targets = flat_targets(target, len(arrays[0]), self.output_shape)
         rows: dict[str, list] = {}
-        for part in slices(len(arrays[0]), batch_size):
+        for place in places(slice(0, len(targets)), len(targets), batch_size):
             several: dict[str, list] = {}
-            batch = [array[part] for array in arrays]
-            for given in self.chain_inputs(batch, Place(part, len(arrays[0]))):
-                records = network.run_records(tensors(given))
+            batch = [array[place.positions] for array in arrays]
+            columns = tf.constant(targets[place.positions])
+            for given in self.chain_inputs(network, batch, place):
+                records = network.run_records(given)
                 relevance = start_relevance(
-                    records[network.start_index], tf.constant(targets[part]), self._network_head()
+                    records[network.start_index], columns, self._network_head()
                 )
                 for call, terms in network.run_ledger(records, relevance).items():
                     amounts = np.stack([terms[term].numpy().sum(axis=1) for term in TERMS])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.analyzers.arrays import slices, tensors
+from tfexplain.analyzers.arrays import slices
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.reversed import CHUNK_BYTES, ReversedAnalyzer
 from tfexplain.graph import Call
@@ -49,8 +49,8 @@ def measure(
     """Returns the numbers of each linear layer, and the norm of the whole chain."""
     network = analyzer.network()
     place = slice(position, position + 1)
-    (given, *_) = analyzer.chain_inputs([x[place]], Place(place, len(x)))
-    records = network.run_records(tensors(given))
+    given = next(analyzer.chain_inputs(network, [x[place]], Place(place, len(x))))
+    records = network.run_records(given)
     values = dict(zip(network.nodes, records, strict=True))
     of_layers = {}
     for index, call in enumerate(linear_calls(network)):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfexplain import metrics
 from tfexplain.analyzers import Analyzer
-from tfexplain.analyzers.arrays import tensors
+from tfexplain.analyzers.arrays import places
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.reversed import CHUNK_BYTES, ReversedAnalyzer
 from tfexplain.compilation import Compiled
@@ -94,26 +94,28 @@ class Chain:
         analyzer, count = self._analyzer, len(arrays[0])
         measured = [array[block] for array in arrays]
         analyzer.checked(measured[0] if len(measured) == 1 else measured)
-        (one,) = analyzer.chain_inputs([array[:1] for array in arrays], Place(slice(0, 1), count))
-        fit = self._network.vectors_at_once(one, CHUNK_BYTES)
+        network = self._network
+        first = Place(slice(0, 1), count)
+        (one,) = analyzer.chain_inputs(network, [array[:1] for array in arrays], first)
+        fit = network.vectors_at_once(one, CHUNK_BYTES)
         size = max(1, min(batch_size, fit // self._num_vectors))
         total: dict[str, list[np.ndarray]] = {}
         single: dict[str, list[np.ndarray]] = {}
-        for begin in range(block.start, block.stop, size):
-            place = slice(begin, min(begin + size, block.stop))
-            (given,) = analyzer.chain_inputs([a[place] for a in arrays], Place(place, count))
-            vectors = self._vectors(given, place, seed)
+        for place in places(block, count, size):
+            batch = [array[place.positions] for array in arrays]
+            (given,) = analyzer.chain_inputs(network, batch, place)
+            vectors = self._vectors(given, place.positions, seed)
             for layer, (counts, negative, others, *values) in zip(
                 self.readouts,
-                self._compiled(per_location)(tensors(given), tf.constant(vectors)),
+                self._compiled(per_location)(given, tf.constant(vectors)),
                 strict=True,
             ):
                 new = [counts.numpy(), negative.numpy(), others.numpy()]
                 if new[2][-1]:
                     raise ValueError(
                         f"The relevance of {analyzer.name} overflows at layer {layer!r} (samples "
-                        f"{place.start} to {place.stop - 1}). Create the analyzer with "
-                        'dtype="float64".'
+                        f"{place.positions.start} to {place.positions.stop - 1}). Create the "
+                        'analyzer with dtype="float64".'
                     )
                 known = total.setdefault(layer, [np.zeros_like(value) for value in new])
                 for value, more in zip(known, new, strict=True):
@@ -122,7 +124,7 @@ class Chain:
                     single.setdefault(layer, []).append(values[0].numpy())
         return total, {layer: np.concatenate(values) for layer, values in single.items()}
 
-    def _vectors(self, given: list[np.ndarray], place: slice, seed: int) -> np.ndarray:
+    def _vectors(self, given: list[Tensor], place: slice, seed: int) -> np.ndarray:
         """Returns (samples, num_vectors, *shape of the start), keyed by seed, start, position.
 
         The start counts by its place among the layers of the model: names that Keras makes differ
@@ -130,7 +132,7 @@ class Chain:
         """
         shape = self._network.start.shape[1:]
         if None in shape:
-            records = self._network.run_records(tensors(given))
+            records = self._network.run_records(given)
             shape = records[self._network.start_index].shape[1:]
         key = list(self._analyzer.graph.readouts).index(self.start)
         return np.stack(

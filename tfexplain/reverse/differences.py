@@ -28,7 +28,7 @@ import tensorflow as tf
 
 from tfexplain.composites import RuleAssignment
 from tfexplain.graph import Call, Graph, Node
-from tfexplain.numerics import Tensor, expand
+from tfexplain.numerics import Compiled, Tensor, expand
 from tfexplain.reverse.network import ReversedNetwork
 from tfexplain.reverse.steps import CallStep, ReverseCall, Step
 from tfexplain.rules import DifferenceCall, DifferenceRule, SignedParts
@@ -161,7 +161,8 @@ class DifferenceNetwork(ReversedNetwork):
     """A reversed network that sends multipliers, from inputs and their baselines.
 
     Its inputs are those of the model and then as many baselines, (batch or 1, *shape); the baseline
-    of tokens is given at their vectors.
+    of tokens is given at their vectors. The compiled functions take all tensors of the pass at the
+    baseline instead, which `run_baseline` returns: one pass may serve many batches.
 
     Args:
         graph: A canonical graph.
@@ -205,6 +206,8 @@ class DifferenceNetwork(ReversedNetwork):
         self._unit = {n: UnitMaximum(n, f"unit_maximum_{n}", dtype) for n in (1, 2)}
         self._contribution = Contribution(quantity, "contribution", dtype)
         super().__init__(graph, assignment, start=start, dtype=dtype, **options)
+        sources = [self._spec(node) for node in self._sources]
+        self.run_baseline = Compiled(self.baseline_pass, [sources], self.jit_compile)
 
     def _reverse_call(self, call: Call, name: str) -> ReverseCall:
         arriving = self._arriving(call)
@@ -222,13 +225,13 @@ class DifferenceNetwork(ReversedNetwork):
 
     @property
     def input_specs(self) -> list[tf.TensorSpec]:
-        """Shapes and dtypes of the inputs, then of the baselines."""
-        return [*super().input_specs, *map(self._spec, self._sources)]
+        """Shapes and dtypes of the inputs, then of all tensors of the pass at the baseline."""
+        return [*super().input_specs, *map(self._spec, self._baseline_nodes)]
 
     @property
-    def _input_names(self) -> list[str]:
-        baselines = [f"baseline_{index}" for index in range(len(self._sources))]
-        return [*super()._input_names, *baselines]
+    def _keras_inputs(self) -> dict[str, Node]:
+        baselines = {f"baseline_{index}": node for index, node in enumerate(self._sources)}
+        return {**super()._keras_inputs, **baselines}
 
     @property
     def record_specs(self) -> list[tf.TensorSpec]:
@@ -238,8 +241,14 @@ class DifferenceNetwork(ReversedNetwork):
 
     def _replay(self, inputs: Sequence) -> TwoPasses:
         count = len(self.graph.inputs)
-        baseline = dict(zip(self._sources, inputs[count:], strict=True))
+        # The baselines come first, and what follows from them is given or computed.
+        baseline = dict(zip(self._baseline_nodes, inputs[count:], strict=False))
         return TwoPasses(super()._replay(inputs[:count]), self._forward(baseline))
+
+    def baseline_pass(self, baselines: Sequence[Tensor]) -> list[Tensor]:
+        """Runs forward at the baseline; returns every tensor from the baselines on."""
+        tensors = self._forward(dict(zip(self._sources, baselines, strict=True)))
+        return [tensors[node] for node in self._baseline_nodes]
 
     def _recorded(self, tensors: TwoPasses) -> list[Tensor]:
         baseline = [tensors.baseline[node] for node in self._baseline_nodes]

@@ -124,13 +124,13 @@ class ReversedNetwork:
 
     @property
     def input_specs(self) -> list[tf.TensorSpec]:
-        """Shapes and dtypes of the inputs."""
+        """Shapes and dtypes of what the compiled functions take as inputs."""
         return [self._spec(node) for node in self.graph.inputs]
 
     @property
-    def _input_names(self) -> list[str]:
-        """Names of the inputs in the Keras model."""
-        return [_keras_name(name) for name in self.graph.input_names]
+    def _keras_inputs(self) -> dict[str, Node]:
+        """Name -> tensor of each input of the Keras model."""
+        return dict(zip(map(_keras_name, self.graph.input_names), self.graph.inputs, strict=True))
 
     @property
     def record_specs(self) -> list[tf.TensorSpec]:
@@ -228,8 +228,8 @@ class ReversedNetwork:
 
     def _keras_model(self) -> keras.Model:
         inputs = [
-            keras.Input(spec.shape[1:], dtype=spec.dtype, name=name)
-            for spec, name in zip(self.input_specs, self._input_names, strict=True)
+            keras.Input(node.shape[1:], dtype=node.dtype_in(self.dtype), name=name)
+            for name, node in self._keras_inputs.items()
         ]
         shape = (None, *self.start.shape[1:])
         relevance = keras.Input(shape, dtype=self.dtype, name="output_relevance")
@@ -250,14 +250,14 @@ class ReversedNetwork:
         """The arrays that belong to the rules."""
         return [v for step in self._reverse_calls.values() for v in step.parameters]
 
-    def vectors_at_once(self, arrays: Sequence[np.ndarray], limit: int) -> int:
+    def vectors_at_once(self, arrays: Sequence[np.ndarray | Tensor], limit: int) -> int:
         """Returns how many vectors fit into `limit` bytes at the largest tensor.
 
         Args:
-            arrays: The batch, one (n, *shape) per input.
+            arrays: The batch, all inputs of the compiled functions; those of the model are first.
             limit: Bytes.
         """
-        shapes = tuple(array.shape[1:] for array in arrays)
+        shapes = tuple(tuple(array.shape[1:]) for array in arrays[: len(self.graph.inputs)])
         if shapes not in self._largest:
             sizes = [node.shape[1:] for node in self.nodes]
             if any(None in size for size in sizes):
@@ -287,7 +287,7 @@ class ReversedNetwork:
         targets = tf.TensorSpec((None, None), "int32")
 
         def outputs(inputs: Sequence[Tensor]) -> Tensor:
-            return self.forward_pass(inputs)[self.start_index]
+            return self._forward(dict(zip(self.graph.inputs, inputs, strict=True)))[self.start]
 
         def compiled(function: Callable, *signature: Any) -> Compiled:
             return Compiled(function, list(signature), self.execution, by_samples=True)
@@ -295,7 +295,8 @@ class ReversedNetwork:
         def by_vectors(function: Callable, *signature: Any) -> CompiledByVectors:
             return CompiledByVectors(function, list(signature), self.execution)
 
-        self.run_outputs = compiled(outputs, inputs)
+        # It needs those of the model alone.
+        self.run_outputs = compiled(outputs, [self._spec(node) for node in self.graph.inputs])
         self.run_propagate = by_vectors(self.propagate, inputs, relevance)
         self.run_records = compiled(self.forward_pass, inputs)
         # It sends chunks.
