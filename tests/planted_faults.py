@@ -118,8 +118,8 @@ FAULTS = (
     Fault(
         "pooling_rest",
         "operations/pooling.py",
-        "if all(isinstance(r, int) and r == 0 for r in rest):",
-        "if all(not isinstance(r, int) or r == 0 for r in rest):",
+        "if all(isinstance(rest, int) and rest == 0 for _, rest in rests):",
+        "if all(not isinstance(rest, int) or rest == 0 for _, rest in rests):",
         "a size that is unknown while tracing counts as a multiple of the window",
         (
             "test_inputs_and_outputs.py::test_unknown_image_size",
@@ -167,9 +167,9 @@ FAULTS = (
     ),
     Fault(
         "pooling_ties",
-        "operations/pooling.py",
-        "here = cells if taken is None else cells & ~taken",
-        "here = cells",
+        "operations/base.py",
+        "winners.append(equal if taken is None else equal & ~taken)",
+        "winners.append(equal)",
         "every one of equal winners gets all of the relevance",
         ("test_merges_and_pools.py::test_max_pooling_gives_all_to_the_first_winner",),
     ),

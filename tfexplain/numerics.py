@@ -83,6 +83,16 @@ def select(difference: Tensor, above: Tensor, below: Tensor, between: Tensor) ->
     return tf.where(sign > 0, above, tf.where(sign < 0, below, between))
 
 
+def only_where(condition: Tensor, relevance: Tensor) -> Tensor:
+    """Returns relevance (batch, num_vectors, *shape) where a condition holds, and 0 elsewhere.
+
+    Args:
+        condition: Boolean, (batch or 1, *shape).
+        relevance: What is kept.
+    """
+    return tf.where(expand(condition), relevance, tf.zeros((), relevance.dtype))
+
+
 def repeat(activation: Tensor, vectors: int | Tensor) -> Tensor:
     """Copies each sample once per relevance vector, for operations without a vector axis."""
     if isinstance(vectors, int) and vectors == 1:

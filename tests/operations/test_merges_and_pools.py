@@ -29,10 +29,12 @@ from tfexplain import UnsupportedLayerError, UnsupportedModelError, create_analy
 from tfexplain.rules import (
     AlphaBeta,
     AverageOfWindow,
+    DifferenceCall,
     Epsilon,
     EqualShares,
     Flat,
     Gamma,
+    MaxDifference,
     Proportional,
     Winner,
     WSquare,
@@ -171,6 +173,7 @@ WINDOWS = {
     "1d_gaps": ((8, 1), (2,), (3,), "valid"),
     "2d_tiles": ((4, 6, 2), (2, 3), (2, 3), "valid"),
     "2d_tiles_and_a_rest": ((5, 5, 1), (2, 2), (2, 2), "valid"),
+    "2d_large_tiles": ((9, 9, 1), (9, 9), (9, 9), "valid"),
     "2d_tiles_same": ((5, 5, 1), (2, 2), (2, 2), "same"),
     "2d_overlapping": ((5, 5, 2), (3, 2), (2, 1), "valid"),
     "2d_overlapping_same": ((5, 6, 2), (3, 3), (2, 2), "same"),
@@ -224,6 +227,51 @@ def test_max_pooling_gives_all_to_the_first_winner(window):
     assert ((highest == highest.max(axis=0)).sum(axis=0) > 1).any()  # or it would prove nothing
     for values in (x, draw(shape), np.zeros((2, *shape))):
         assert_pooled(Winner(), "max_pool_winner", operation, values, inside)
+
+
+def multipliers_of_maxima(x, x0, m, inside):
+    """DeepLIFT's m at max pooling: a rise belongs to the winner of x, a fall to that of x0."""
+    values, before = (np.where(inside, flat[:, None], -np.inf) for flat in (x, x0))
+    difference = values.max(axis=0) - before.max(axis=0)
+    winner, winner_before = values.argmax(axis=0), before.argmax(axis=0)
+    contributions, limits = np.zeros((2, *x.shape))
+    np.add.at(contributions, np.where(difference > 0, winner, winner_before), m * difference)
+    np.add.at(limits, winner, m * (difference == 0))
+    moved = x - x0
+    return np.divide(contributions, moved, out=limits, where=moved != 0)
+
+
+@windows
+@pytest.mark.parametrize("channels", ["channels_last", "channels_first"])
+def test_difference_of_max_pooling_from_a_baseline(window, channels):
+    shape, *rest = WINDOWS[window]
+    inside, first = pool_windows(*WINDOWS[window]), channels == "channels_first"
+    moved = (shape[-1], *shape[:-1]) if first else shape
+    operation = pool_operation("Max", moved, *rest, data_format=channels)
+    generator = np.random.default_rng(8)
+    for ends, samples in (
+        (generator.integers(0, 3, (2, 2, *shape)).astype("float64"), 2),
+        (generator.normal(size=(2, 2, *shape)), 2),
+        (np.maximum(generator.normal(size=(2, 2, *shape)), 0), 1),
+    ):
+        x, x0 = ends[0], ends[1][:samples]
+        tensors = [tf.constant(np.moveaxis(end, -1, 1) if first else end) for end in (x, x0)]
+        y, y0 = map(operation.forward, tensors)
+        call = DifferenceCall(
+            operation,
+            inputs=tensors[:1],
+            outputs=(y,),
+            baseline_inputs=tensors[1:],
+            baseline_outputs=(y0,),
+        )
+        m = relevance_for(y)
+        (found,) = MaxDifference().propagate(call, (tf.constant(m),))
+        found, m = ((np.moveaxis(np.asarray(r), 2, -1) if first else r) for r in (found, m))
+        expected = np.empty((*m.shape[:2], *shape))
+        for n, k in np.ndindex(m.shape[:2]):
+            flat = x[n].ravel(), x0[n % samples].ravel(), np.ravel(m[n, k])
+            expected[n, k] = multipliers_of_maxima(*flat, inside).reshape(shape)
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 
 @signs

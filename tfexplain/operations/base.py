@@ -309,6 +309,23 @@ class Selection(Operation):
         """Gives the relevance of each output to the first element that equals it."""
         raise NotImplementedError
 
+    def candidates(self, inputs: Sequence[Tensor]) -> list[Tensor] | None:
+        """Returns the elements from which outputs are chosen, each (batch, *output_shape).
+
+        The first of them is the first candidate of every output, and so on. None where an element
+        is a candidate of several outputs, or where it has no such form; else there is `placed` too.
+        """
+        return None
+
+    def placed(self, parts: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Returns the relevance of the inputs, given that of the candidates.
+
+        Args:
+            parts: One (batch, num_vectors, *output_shape) for each of `candidates`.
+            inputs: Tensors (batch, *shape).
+        """
+        raise NotImplementedError
+
     def average(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
         """Returns the average of the elements from which each output is chosen."""
         raise NotImplementedError
@@ -318,6 +335,16 @@ class Selection(Operation):
     ) -> tuple[Tensor, ...]:
         """Shares the relevance in proportion to the elements, as if they were averaged."""
         raise NotImplementedError
+
+
+def first_winners(candidates: Sequence[Tensor], output: Tensor) -> list[Tensor]:
+    """Returns for each candidate, as booleans, where it is the first one that equals the output."""
+    winners, taken = [], None
+    for candidate in candidates:
+        equal = tf.equal(candidate, output)
+        winners.append(equal if taken is None else equal & ~taken)
+        taken = equal if taken is None else taken | equal
+    return winners
 
 
 class Movement(Operation):

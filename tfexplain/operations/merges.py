@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand, sum_to_shape
-from tfexplain.operations.base import Operation, Selection
+from tfexplain.numerics import Tensor, expand, only_where, sum_to_shape
+from tfexplain.operations.base import Operation, Selection, first_winners
 from tfexplain.operations.calls import Call
 from tfexplain.operations.elementwise import Scaling, SumOfTensors
 from tfexplain.operations.opaque import Opaque
@@ -137,13 +137,10 @@ class Maximum(Merge, Selection):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """Gives everything to the first tensor that equals the output."""
-        taken, shares = tf.zeros_like(outputs[0], tf.bool), []
-        for x in inputs:
-            wins = tf.equal(x, outputs[0]) & ~taken
-            taken = taken | wins
-            share = expand(tf.cast(wins, relevance.dtype)) * relevance
-            shares.append(sum_to_shape(share, x.shape.as_list()))
-        return tuple(shares)
+        return tuple(
+            sum_to_shape(only_where(won, relevance), x.shape.as_list())
+            for x, won in zip(inputs, first_winners(inputs, outputs[0]), strict=True)
+        )
 
     def gradient(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import keras
@@ -13,15 +14,19 @@ from tfexplain.numerics import (
     Tensor,
     expand,
     fold,
+    only_where,
     pull_back,
     repeat,
     shape_of,
     unfold,
 )
-from tfexplain.operations.base import Operation, Selection
+from tfexplain.operations.base import Operation, Selection, first_winners
 from tfexplain.operations.calls import Call, Replay
 from tfexplain.operations.opaque import Opaque
 from tfexplain.operations.structure import Rearrangement
+
+# Cells of a window that are looked at one by one where TensorFlow has a kernel too.
+MOST_CELLS = 64
 
 
 class AveragePooling(Operation):
@@ -107,13 +112,14 @@ class MaxPooling(Selection):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Gives everything to the first winner, as TensorFlow does on ties in two dimensions."""
+        cells = self.candidates(inputs)
+        if cells is not None:
+            # The winners are found once for all vectors, and quicker than by TensorFlow's kernel.
+            winners = first_winners(cells, outputs[0])
+            return self.placed([only_where(won, relevances[0]) for won in winners], inputs)
         x, y, relevance = self._last(inputs[0]), self._last(outputs[0]), relevances[0]
         relevance = self._last(relevance, 1)
-        tiles = self.pool_size == self.strides and self.padding == "valid"
-        has_kernel = len(self.pool_size) == 2
-        if tiles and not (has_kernel and is_one_vector(relevance)):
-            pulled = self._route_tiles(x, y, relevance)
-        elif has_kernel:
+        if self._has_kernel:
             vectors = shape_of(relevance)[1]
             # The flat gradient kernel has no axis of vectors: x and y are repeated for it.
             many = [repeat(t, vectors) for t in (x, y)]
@@ -152,28 +158,51 @@ class MaxPooling(Selection):
         y = pool(tf.nn.avg_pool, x, self.pool_size, self.strides, self.padding)
         return self._back(y)
 
-    def _route_tiles(self, x: Tensor, y: Tensor, relevance: Tensor) -> Tensor:
-        """Windows that do not overlap: the winners are found once for all vectors."""
-        counts = shape_of(y)[1:-1]
-        batch, vectors = shape_of(relevance)[:2]
-        parts, taken = [], None
+    @property
+    def _has_kernel(self) -> bool:
+        """Whether TensorFlow has a gradient kernel that gives everything to the first winner."""
+        return len(self.pool_size) == 2
+
+    def candidates(self, inputs: Sequence[Tensor]) -> list[Tensor] | None:
+        """Returns the cells of windows that do not overlap, in row-major order of a window."""
+        many = self._has_kernel and math.prod(self.pool_size) > MOST_CELLS
+        if self.pool_size != self.strides or self.padding != "valid" or many:
+            return None
+        x = inputs[0]
+        first = 1 if self.channels_last else 2
+        inside, apart, places = [slice(None)] * first, shape_of(x)[:first], []
+        for size, window in zip(shape_of(x)[first:], self.pool_size, strict=False):
+            count = size // window
+            inside.append(slice(count * window))
+            apart += [count, window]
+        if self.channels_last:
+            apart.append(shape_of(x)[-1])
+        # A view with an axis for each place of a window; steps would make slow copies.
+        apart = tf.reshape(x[tuple(inside)], apart)
         for offset in _offsets(self.pool_size):
-            cells = tf.equal(self._cells(x, offset, counts), y)
-            here = cells if taken is None else cells & ~taken
-            taken = cells if taken is None else taken | cells
-            parts.append(expand(tf.cast(here, relevance.dtype)) * relevance)
+            place = (part for here in offset for part in (slice(None), here))
+            places.append(apart[(*[slice(None)] * first, *place)])
+        return places
+
+    def placed(self, parts: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Puts windows together; what lies in none of them gets zeros."""
+        x, parts = inputs[0], list(parts)
+        # Behind the axes of samples and vectors, and perhaps of channels.
+        first = 2 if self.channels_last else 3
+        sizes = shape_of(parts[0])
+        rests = [[0, 0]] * len(sizes)
         for axis in reversed(range(len(self.pool_size))):
-            size = self.pool_size[axis]
+            window = self.pool_size[axis]
             parts = [
-                tf.stack(parts[start : start + size], axis=3 + axis)
-                for start in range(0, len(parts), size)
+                tf.stack(parts[start : start + window], axis=first + axis + 1)
+                for start in range(0, len(parts), window)
             ]
-        covered = [count * size for count, size in zip(counts, self.pool_size, strict=True)]
-        pulled = tf.reshape(parts[0], [batch, vectors, *covered, shape_of(x)[-1]])
-        rest = [size - c for size, c in zip(shape_of(x)[1:-1], covered, strict=True)]
-        if all(isinstance(r, int) and r == 0 for r in rest):
-            return pulled
-        return tf.pad(pulled, [[0, 0], [0, 0], *([0, r] for r in rest), [0, 0]])
+            sizes[first + axis] *= window
+            rests[first + axis] = [0, shape_of(x)[first + axis - 1] - sizes[first + axis]]
+        pulled = tf.reshape(parts[0], sizes)
+        if all(isinstance(rest, int) and rest == 0 for _, rest in rests):
+            return (pulled,)
+        return (tf.pad(pulled, rests),)
 
     def _cells(self, x: Tensor, offset: tuple[int, ...], counts: list) -> Tensor:
         """Returns the cell at `offset` of every window."""
@@ -189,14 +218,14 @@ class MaxPooling(Selection):
         """
         counts = shape_of(y)[1:-1]
         before, padded = self._padded(x)
-        taken = tf.zeros(tf.shape(y), tf.bool)
         total = None
-        for offset in _offsets(self.pool_size):
-            cells = functools.partial(self._cells, offset=offset, counts=counts)
-            here = tf.equal(cells(padded), y) & ~taken
-            taken = taken | here
-            part = expand(tf.cast(here, relevance.dtype)) * relevance
-            pulled = pull_back(cells, [padded], [part], linear=True)[0]
+        offsets = [
+            functools.partial(self._cells, offset=offset, counts=counts)
+            for offset in _offsets(self.pool_size)
+        ]
+        winners = first_winners([cells(padded) for cells in offsets], y)
+        for cells, won in zip(offsets, winners, strict=True):
+            pulled = pull_back(cells, [padded], [only_where(won, relevance)], linear=True)[0]
             total = pulled if total is None else total + pulled
         starts = [0, 0, *before, 0]
         return tf.slice(total, starts, [-1, -1, *shape_of(x)[1:-1], -1])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand
+from tfexplain.numerics import Tensor, only_where
 from tfexplain.operations import Operation
 
 
@@ -161,8 +161,7 @@ def undefined_where(missing: Tensor, relevance: Tensor) -> Absorbed:
         missing: Which outputs those are, boolean, (batch or 1, *shape).
         relevance: What arrived, (batch, num_vectors, *shape).
     """
-    dropped = tf.where(expand(missing), relevance, tf.zeros((), relevance.dtype))
-    return Absorbed(undefined=total(dropped))
+    return Absorbed(undefined=total(only_where(missing, relevance)))
 
 
 def plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.checks import choice
-from tfexplain.numerics import Tensor, expand, negative, positive, select, sum_to_shape
+from tfexplain.numerics import Tensor, expand, negative, only_where, positive, select, sum_to_shape
 from tfexplain.operations import (
     Activation,
     Additive,
@@ -33,7 +33,7 @@ from tfexplain.operations import (
     Product,
     Selection,
 )
-from tfexplain.operations.base import NEGATIVE, POSITIVE
+from tfexplain.operations.base import NEGATIVE, POSITIVE, first_winners
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, undefined_where
 
 
@@ -170,9 +170,7 @@ class AblatedLinear(DifferenceRule):
         above, below = self._pulled(call, above, POSITIVE), self._pulled(call, below, NEGATIVE)
         results = []
         for d, first, second in zip(call.input_differences, above, below, strict=True):
-            first = tf.where(expand(d > 0), first, tf.zeros_like(first))
-            second = tf.where(expand(d < 0), second, tf.zeros_like(second))
-            results.append(tf.concat([first, second], axis=1))
+            results.append(tf.concat([only_where(d > 0, first), only_where(d < 0, second)], axis=1))
         return tuple(results)
 
     @staticmethod
@@ -351,7 +349,32 @@ class MaxDifference(DifferenceRule):
 
     def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns contributions divided by the differences of the inputs."""
-        arriving = call.single(relevance[0])
+        arriving, operation = call.single(relevance[0]), call.operation
+        elements, before = map(operation.candidates, (call.inputs, call.baseline_inputs))
+        if elements is None:
+            return self._summed(call, arriving)
+        # A winner has one output, which makes the formula m_y D_y / D_x at each.
+        (difference,) = call.output_differences
+        falls = difference < 0 if operation.largest else difference > 0
+        wins = [
+            tf.where(falls, of_x0, of_x)
+            for of_x, of_x0 in zip(
+                first_winners(elements, call.outputs[0]),
+                first_winners(before, call.baseline_outputs[0]),
+                strict=True,
+            )
+        ]
+        moved = elements[0] - before[0]
+        for won, x, x0 in zip(wins[1:], elements[1:], before[1:], strict=True):
+            moved = tf.where(won, x - x0, moved)
+        one = tf.ones((), moved.dtype)
+        ratio = tf.where(tf.equal(moved, 0), one, tf.math.divide_no_nan(difference, moved))
+        sent = arriving * expand(ratio)
+        return operation.placed([only_where(won, sent) for won in wins], call.inputs)
+
+    @staticmethod
+    def _summed(call: DifferenceCall, arriving: Tensor) -> tuple[Tensor, ...]:
+        """Sums contributions where an element may be the winner of several outputs."""
         x, (y,) = call.inputs, call.outputs
         pairs = zip(call.baseline_inputs, x, strict=True)
         x0 = tuple(tf.broadcast_to(before, tf.shape(after)) for before, after in pairs)
@@ -360,7 +383,7 @@ class MaxDifference(DifferenceRule):
         ends = (positive, negative) if call.operation.largest else (negative, positive)
         of_x = route(x, (y,), arriving * expand(ends[0](difference)))
         of_x0 = route(x0, (y0,), arriving * expand(ends[1](difference)))
-        still = tf.where(expand(tf.equal(difference, 0)), arriving, tf.zeros_like(arriving))
+        still = only_where(tf.equal(difference, 0), arriving)
         results = []
         limits = route(x, (y,), still)
         for after, before, first, second, limit in zip(x, x0, of_x, of_x0, limits, strict=True):

@@ -33,6 +33,7 @@ from tfexplain.numerics import (
     Tensor,
     expand,
     negative,
+    only_where,
     positive,
     weighted,
 )
@@ -72,7 +73,7 @@ class Denominator:
             if self.group.weight != 1:
                 share = self.group.weight * share
             if self.open is not None:
-                share = tf.where(expand(self.open), share, tf.zeros_like(share))
+                share = only_where(self.open, share)
             return share
         factor = self.inverse
         if self.group.weight != 1:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand, rounding
+from tfexplain.numerics import Tensor, expand, only_where, rounding
 from tfexplain.operations import Additive, Affine, Linear, Operation
 from tfexplain.operations.base import NEGATIVE, ONES, POSITIVE, SQUARE
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, freeze_array, undefined_where
@@ -43,7 +43,7 @@ def _of_elements(call: RecordedCall, relevance: Tensor, weighted: bool) -> tuple
     """Returns equal shares at sums and scalings of elements; a factor of 0 has no share."""
     if weighted and isinstance(call.operation, Affine):
         kept = tf.not_equal(call.operation.factor(call.inputs), 0)
-        relevance = tf.where(expand(kept), relevance, tf.zeros((), relevance.dtype))
+        relevance = only_where(kept, relevance)
     return call.operation.equal_shares(call.inputs, call.outputs, relevance)
 
 
