@@ -275,8 +275,8 @@ FAULTS = (
     Fault(
         "difference_sign",
         "reverse/differences.py",
-        "return SignedParts(tf.nn.relu(x - x0), -tf.nn.relu(x0 - x))",
-        "return SignedParts(tf.nn.relu(x - x0), tf.nn.relu(x0 - x))",
+        "return SignedParts(positive(difference), negative(difference))",
+        "return SignedParts(positive(difference), -negative(difference))",
         "the sign of negative differences",
         ("test_deep_lift.py", "test_deep_lift_literals.py", "test_extrema.py"),
     ),

@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand, negative, positive, pull_back, select
+from tfexplain.numerics import Tensor, expand, negative, positive, pull_back
 from tfexplain.operations.calls import Call, Replay
 
 # Parts of weights that rules ask for; a pair (a, n) is a W^+ + n W^-.
@@ -235,10 +235,11 @@ class Additive(Operation):
             below: m^-, those of negative ones.
         """
         # With W+ = (W + |W|) / 2 and W- = (W - |W|) / 2 two passes make all four products.
-        whole = self.pull_weights(inputs, (above + below) / 2, self.weights(inputs))
-        apart = self.pull_weights(inputs, (above - below) / 2, self.weights(inputs, MAGNITUDE))
+        whole = self.pull_weights(inputs, above + below, self.weights(inputs))
+        apart = self.pull_weights(inputs, above - below, self.weights(inputs, MAGNITUDE))
         return tuple(
-            select(d, w + a, w - a, w) for d, w, a in zip(differences, whole, apart, strict=True)
+            (w + expand(tf.sign(d)) * a) / 2
+            for d, w, a in zip(differences, whole, apart, strict=True)
         )
 
     def gradient(

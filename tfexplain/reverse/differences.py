@@ -28,7 +28,7 @@ import tensorflow as tf
 
 from tfexplain.composites import RuleAssignment
 from tfexplain.graph import Call, Graph, Node
-from tfexplain.numerics import Compiled, Tensor, expand
+from tfexplain.numerics import Compiled, Tensor, expand, negative, positive
 from tfexplain.reverse.network import ReversedNetwork
 from tfexplain.reverse.steps import CallStep, ReverseCall, Step
 from tfexplain.rules import DifferenceCall, DifferenceRule, SignedParts
@@ -85,7 +85,8 @@ class PartsOfInput(Step):
 
     def call(self, x: Tensor, x0: Tensor) -> SignedParts:
         """Returns max(x - x0, 0) and min(x - x0, 0)."""
-        return SignedParts(tf.nn.relu(x - x0), -tf.nn.relu(x0 - x))
+        difference = x - x0
+        return SignedParts(positive(difference), negative(difference))
 
     def spec(self, x: Any, x0: Any) -> SignedParts:
         """Two tensors of the shape of x."""
