@@ -26,9 +26,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfexplain.compilation import Compiled
 from tfexplain.composites import RuleAssignment
 from tfexplain.graph import Call, Graph, Node
-from tfexplain.numerics import Compiled, Tensor, expand, negative, positive
+from tfexplain.numerics import Tensor, expand, negative, positive
 from tfexplain.reverse.network import ReversedNetwork
 from tfexplain.reverse.steps import CallStep, ReverseCall, Step
 from tfexplain.rules import DifferenceCall, DifferenceRule, SignedParts
@@ -208,7 +209,9 @@ class DifferenceNetwork(ReversedNetwork):
         self._contribution = Contribution(quantity, "contribution", dtype)
         super().__init__(graph, assignment, start=start, dtype=dtype, **options)
         sources = [self._spec(node) for node in self._sources]
-        self.run_baseline = Compiled(self.baseline_pass, [sources], self.jit_compile)
+        self.run_baseline = Compiled(
+            self.baseline_pass, [sources], self.execution, by_samples=True
+        )
 
     def _reverse_call(self, call: Call, name: str) -> ReverseCall:
         arriving = self._arriving(call)
