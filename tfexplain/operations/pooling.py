@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from tfexplain.compilation import is_one_vector
 from tfexplain.numerics import (
     Tensor,
     expand,

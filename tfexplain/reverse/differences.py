@@ -209,9 +209,7 @@ class DifferenceNetwork(ReversedNetwork):
         self._contribution = Contribution(quantity, "contribution", dtype)
         super().__init__(graph, assignment, start=start, dtype=dtype, **options)
         sources = [self._spec(node) for node in self._sources]
-        self.run_baseline = Compiled(
-            self.baseline_pass, [sources], self.execution, by_samples=True
-        )
+        self.run_baseline = Compiled(self.baseline_pass, [sources], self.execution, by_samples=True)
 
     def _reverse_call(self, call: Call, name: str) -> ReverseCall:
         arriving = self._arriving(call)
