@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from tfexplain.compilation import is_one_vector
 from tfexplain.numerics import (
     Tensor,
     expand,
@@ -111,9 +112,10 @@ class MaxPooling(Selection):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Gives everything to the first winner, as TensorFlow does on ties in two dimensions."""
-        cells = self.candidates(inputs)
+        by_kernel = self._has_kernel and is_one_vector(relevances[0])
+        cells = None if by_kernel else self.candidates(inputs)
         if cells is not None:
-            # The winners are found once for all vectors, and quicker than by TensorFlow's kernel.
+            # The winners are found once for all vectors.
             winners = first_winners(cells, outputs[0])
             return self.placed([only_where(won, relevances[0]) for won in winners], inputs)
         x, y, relevance = self._last(inputs[0]), self._last(outputs[0]), relevances[0]
