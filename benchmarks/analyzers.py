@@ -79,6 +79,8 @@ ANALYZERS = {
     "pattern.attribution": ("pattern.attribution", random_patterns),
     "grad_cam": ("grad_cam", {}),
 }
+# Batches of the array on which DeepLIFT is measured too: its baseline goes forward once in a call.
+BATCHES = 4
 # Those that send no given relevance backward, so that there is one vector.
 SINGLE = ("excitation_bp.contrastive", "lrp.contrastive", "grad_cam")
 MODELS = {
@@ -226,6 +228,15 @@ def measure(model_name: str, analyzer_name: str, arguments) -> dict:
     row.update(forward_s=min(passes), tape_s=min(tapes), later_s=min(calls))
     row.update(ratio=median_ratio(calls, passes), tapes=median_ratio(calls, tapes))
     row["tape_ratio"] = median_ratio(tapes, passes)
+    if analyzer_name.startswith("deep_lift."):
+        many = np.concatenate([x] * BATCHES)
+
+        def run_array():
+            return analyzer.analyze(many, target=TARGET, batch_size=arguments.batch)
+
+        run_array()
+        passes, calls = rounds([run_forward, run_array], arguments.repeats)
+        row["ratio_of_batches"] = median_ratio(calls, passes) / BATCHES
     if analyzer_name in arguments.vectors_of:
         for count in arguments.vectors:
             relevance = np.random.default_rng(1).normal(size=(arguments.batch, count, 1000))
@@ -264,7 +275,8 @@ def _number(value: float | None, form: str = ".2f") -> str:
 
 def table(rows: list[dict], vectors: list[int]) -> str:
     """Returns the rows as a Markdown table; cells of what a row does not have are empty."""
-    head = ["model", "analyzer", "first call, s", "forward passes (best)", "tapes (best)"]
+    head = ["model", "analyzer", "first call, s", "forward passes (best)"]
+    head += [f"each of {BATCHES} batches", "tapes (best)"]
     head += ["passes counted", "passes needed", "time, limits"]
     for count in vectors:
         head += [f"each of {count} vectors, forward passes", "% of one vector"]
@@ -274,6 +286,7 @@ def table(rows: list[dict], vectors: list[int]) -> str:
     for row in rows:
         cells = [row["model"], row["analyzer"], f"{row['first_s']:.1f}"]
         cells.append(_ratio(row, "ratio", "later_s", "forward_s"))
+        cells.append(_number(row.get("ratio_of_batches")))
         cells.append(_ratio(row, "tapes", "later_s", "tape_s"))
         for name in ("counted", "limit"):
             cells.append(" + ".join(f"{passes:.2f}" for passes in row.get(name, ())))
