@@ -168,7 +168,7 @@ def programs(
     import tensorflow as tf
 
     import tfexplain
-    from tfexplain.numerics import for_one_vector
+    from tfexplain.compilation import for_one_vector
 
     size = model.input_shape[1]
     images = Argument("x", (batch, *model.input_shape[1:]), low=-120.0, high=150.0)

@@ -254,6 +254,7 @@ SAVED = [
             "batch_norm": "rule",
             "output": 1,
             "jit_compile": True,
+            "precision": "highest",
         },
     ),
     ("lrp.alpha_beta", {"alpha": 3, "beta": 2, "output": 1, "add": "proportional"}),

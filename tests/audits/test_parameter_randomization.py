@@ -235,8 +235,8 @@ def test_each_function_is_traced_once(model, monkeypatch):
     on = tfexplain.Analyzer.on
     monkeypatch.setattr(tfexplain.Analyzer, "on", lambda a, m: made_again.append(m) or on(a, m))
     parameter_randomization(analyzers, images(), 0, batch_size=3, block_size=3)
-    # One for each analyzer, over two blocks and five networks.
-    assert len(traces) == len(analyzers)
+    # One for each analyzer, over two blocks and five networks, and the pass at the baseline.
+    assert len(traces) == len(analyzers) + 1
     assert len(made_again) == len(analyzers) and len({id(m) for m in made_again}) == 1
     assert made_again[0] is not model
 

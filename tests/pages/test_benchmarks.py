@@ -25,12 +25,13 @@ def test_a_table_compares_with_the_tape_of_the_same_model():
     row = {**tape, "analyzer": "lrp.z_plus", "later_s": 5.0, "ratio": 5.5, "tapes": 2.5}
     row |= {"tape_ratio": 3.0, "limit": [2.0, 1.5], "counted": [2.25, 1.5]}
     row |= {"peak_gib": 3.5, "derived_gib": 0.5, "ratio_20_vectors": 44.0}
+    row["ratio_of_batches"] = 5.25
     assert analyzers.limit_of(row) == 2 + 1.5 * 2
     line = analyzers.table([tape, row], [20]).splitlines()[-1]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells == [
-        *("m", "lrp.z_plus", "1.0", "5.50 (5.00)", "2.50 (2.50)", "2.25 + 1.50", "2.00 + 1.50"),
-        *("1.10", "2.20", "40", "3.50", "0.50", "1.50"),
+        *("m", "lrp.z_plus", "1.0", "5.50 (5.00)", "5.25", "2.50 (2.50)", "2.25 + 1.50"),
+        *("2.00 + 1.50", "1.10", "2.20", "40", "3.50", "0.50", "1.50"),
     ]
 
 

@@ -74,6 +74,10 @@ class Activation(Operation):
         joint: Each output depends on several inputs, as with softmax.
         keeps_sign: x >= 0 gives y >= 0.
         declared: The layer declares `relevance_policy = "pass"`.
+
+    Attributes:
+        is_relu: It is max(x, 0) and nothing else.
+        rectifies: A ReLU, with or without an upper end.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class Activation(Operation):
         self.declared = declared
         self.nonnegative = name in NONNEGATIVE if nonnegative is None else nonnegative
         self.keeps_sign = name in KEEPING_SIGN if keeps_sign is None else keeps_sign
-        # A ReLU, with or without an upper end.
+        self.is_relu = False
         self.rectifies = name in ("relu", "relu6") and self.nonnegative and not declared
 
     @classmethod
@@ -399,20 +403,25 @@ def activation_of(
         is_layer = isinstance(parameters, layers.Layer)
         known = None if is_layer else probed(function, rank)
         if known is not None:
-            return Activation(known, function, source)
+            activation = Activation(known, function, source)
+            activation.is_relu = known == "relu"
+            return activation
         # A lambda has a name that is none.
         operation = Opaque(re.sub(r"\W+", "_", name).strip("_") or "function", function, source)
         if isinstance(parameters, layers.Layer):
             operation.layers = (parameters,)
         return operation
     nonnegative = keeps_sign = None
-    if name == "relu":
+    is_relu = name == "relu"
+    if is_relu:
         slope = getattr(parameters, "negative_slope", 0)
         threshold = getattr(parameters, "threshold", 0)
+        is_relu = not (slope or threshold) and getattr(parameters, "max_value", None) is None
         nonnegative = not slope and threshold >= 0
         # Below the threshold, the slope starts at zero and leads down.
         keeps_sign = not (slope and threshold)
     activation = Activation(name, function, source, nonnegative, keeps_sign=keeps_sign)
+    activation.is_relu = is_relu
     if isinstance(parameters, layers.Layer):
         activation.layers = (parameters,)
     return activation

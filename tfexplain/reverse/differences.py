@@ -32,7 +32,7 @@ from tfexplain.graph import Call, Graph, Node
 from tfexplain.numerics import Tensor, expand, negative, positive
 from tfexplain.reverse.network import ReversedNetwork
 from tfexplain.reverse.steps import CallStep, ReverseCall, Step
-from tfexplain.rules import DifferenceCall, DifferenceRule, SignedParts
+from tfexplain.rules import DifferenceCall, DifferenceRule, LinearDifference, SignedParts
 from tfexplain.rules.base import total
 
 CONTRIBUTION, MULTIPLIER = "contribution", "multiplier"
@@ -63,9 +63,11 @@ class TwoPasses(dict[Node, Tensor]):
 class PartsOfOutputs(CallStep):
     """Positive and negative part of the difference of each output of a call."""
 
-    def __init__(self, call: Call, rule: DifferenceRule, name: str, dtype: str) -> None:
+    def __init__(
+        self, call: Call, rule: DifferenceRule, name: str, dtype: str, signed: bool
+    ) -> None:
         super().__init__(call.operation, name, dtype)
-        self.rule, self.results = rule, call.outputs
+        self.rule, self.results, self.signed = rule, call.outputs, signed
 
     def call(self, tensors: Mapping[str, Sequence]) -> list[SignedParts]:
         """Returns D+ and D- of each output, (batch, *shape).
@@ -74,7 +76,8 @@ class PartsOfOutputs(CallStep):
             tensors: Those of the call, named as the fields of `DifferenceCall`.
         """
         given: dict[str, Any] = {name: tuple(value) for name, value in tensors.items()}
-        return list(self.rule.parts(DifferenceCall(self.operation, **given)))
+        record = DifferenceCall(self.operation, signed=self.signed, **given)
+        return list(self.rule.parts(record))
 
     def spec(self, tensors: Any) -> list[SignedParts]:
         """Two tensors of the shape of each output."""
@@ -196,11 +199,11 @@ class DifferenceNetwork(ReversedNetwork):
         for call in upstream.calls:
             self._baseline_nodes += [n for n in call.outputs if n not in self._sources]
         rules = {call: assignment.rules[call] for call in upstream.calls}
-        self._producers = upstream.producer()
+        self._producers, self._difference_rules = upstream.producer(), rules
         self._num_multipliers = _num_multipliers(upstream, rules, start)
         self._bottlenecks = _bottlenecks(upstream, start) if unit_maximum else frozenset()
         self._parts_of_outputs = {
-            call: PartsOfOutputs(call, rules[call], f"parts_{index}", dtype)
+            call: PartsOfOutputs(call, rules[call], f"parts_{index}", dtype, self._signed(call))
             for index, call in enumerate(upstream.calls)
         }
         self._parts_of_input = PartsOfInput("parts_of_input", dtype)
@@ -213,7 +216,22 @@ class DifferenceNetwork(ReversedNetwork):
 
     def _reverse_call(self, call: Call, name: str) -> ReverseCall:
         arriving = self._arriving(call)
-        return ReverseCall(call, self.rules[call], name, self.dtype, num_multipliers=arriving)
+        return ReverseCall(
+            call,
+            self.rules[call],
+            name,
+            self.dtype,
+            num_multipliers=arriving,
+            signed=self._signed(call),
+        )
+
+    def _signed(self, call: Call) -> bool:
+        """Tells whether D+ >= 0 and D- <= 0 at the inputs: those of the model, and sums."""
+        producers = [self._producers.get(node) for node in call.inputs if node.floating]
+        return all(
+            made is None or isinstance(self._difference_rules[made], LinearDifference)
+            for made in producers
+        )
 
     def _multipliers_of(self, node: Node) -> int:
         """Returns how many multipliers a tensor has."""

@@ -58,12 +58,15 @@ class DifferenceCall(RecordedCall):
         baseline_outputs: The outputs at the baseline.
         parts: Those of each floating input, where an element has two multipliers.
         num_multipliers: 1, or 2 if m+ and m- arrive at the outputs.
+        signed: Whether D+ >= 0 and D- <= 0 for certain: behind a function that falls somewhere, D+
+            may be negative.
     """
 
     baseline_inputs: tuple[Tensor, ...]
     baseline_outputs: tuple[Tensor, ...]
     parts: tuple[SignedParts, ...] = ()
     num_multipliers: int = 1
+    signed: bool = False
 
     @property
     def input_differences(self) -> list[Tensor]:
@@ -133,7 +136,8 @@ class LinearDifference(DifferenceRule):
         # c+ = (c + |c|) / 2, and the contributions add up to the difference of the output.
         whole = call.output_differences[0]
         apart = call.operation.magnitude_sum(differences)
-        return (SignedParts((whole + apart) / 2, (whole - apart) / 2),)
+        # Rounding may leave a little of the other sign.
+        return (SignedParts(positive((whole + apart) / 2), negative((whole - apart) / 2)),)
 
 
 @dataclass(frozen=True)
@@ -320,8 +324,12 @@ class RevealCancel(DifferenceRule):
         (x0,), ((above, below),) = call.baseline_inputs, call.parts
         operation, end = call.operation, x0 + above + below
         raised, lowered = x0 + above, x0 + below
-        up = chord(operation, x0, raised) + chord(operation, lowered, end)
-        down = chord(operation, x0, lowered) + chord(operation, raised, end)
+
+        def slope(low: Tensor, high: Tensor) -> Tensor:
+            return chord(operation, low, high, ascends=call.signed)
+
+        up = slope(x0, raised) + slope(lowered, end)
+        down = slope(lowered, x0) + slope(end, raised)
         return up / 2, down / 2
 
     def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -421,7 +429,13 @@ SMOOTH = (
 ).split()
 
 
-def chord(operation: Activation, start: Tensor, end: Tensor, rise: Tensor | None = None) -> Tensor:
+def chord(
+    operation: Activation,
+    start: Tensor,
+    end: Tensor,
+    rise: Tensor | None = None,
+    ascends: bool = False,
+) -> Tensor:
     """Returns (f(end) - f(start)) / (end - start), with the derivative as limit.
 
     Rounding would spoil the quotient of nearly equal values. There the derivative in the middle
@@ -433,17 +447,20 @@ def chord(operation: Activation, start: Tensor, end: Tensor, rise: Tensor | None
         start: Where the chord begins.
         end: Where it ends.
         rise: f(end) - f(start), where it is known.
+        ascends: No end is below its start; the chord is the same the other way round.
     """
     difference = end - start
+    if operation.is_relu:
+        # Between a < b it is b / (b - a), cut to [0, 1]. That is the limit too: b / 0 is infinite
+        # with the sign of b, and 0 / 0 counts as 0.
+        above = end if ascends else tf.maximum(start, end)
+        share = tf.math.xdivy(above, difference if ascends else tf.abs(difference))
+        return tf.minimum(positive(share), tf.ones((), end.dtype))
     if rise is None:
         rise = operation.forward(end) - operation.forward(start)
     quotient = tf.math.divide_no_nan(rise, difference)
-    if operation.name == "relu":
-        # Exact as it is.
-        return tf.where(tf.equal(difference, 0), operation.derivative(end), quotient)
     size = tf.abs(difference)
     near = size < float(np.finfo(end.dtype.as_numpy_dtype).eps) ** (1 / 3)
-    start = tf.broadcast_to(start, tf.shape(end))
     if operation.name not in SMOOTH:
         change = tf.abs(operation.derivative(end) - operation.derivative(start))
         near &= change <= 2 * size
