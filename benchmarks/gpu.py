@@ -18,7 +18,6 @@ import sys
 from collections.abc import Iterator
 
 from benchmarks import gpu_script
-from benchmarks.analyzers import MODELS
 from benchmarks.gpu_lowering import write_folder
 from benchmarks.gpu_programs import (
     CONVOLUTIONS,
@@ -29,6 +28,8 @@ from benchmarks.gpu_programs import (
     tensor_float_32,
 )
 from tfexplain import tables
+
+NETWORKS = list(gpu_script.NETWORKS)
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[dict]:
@@ -115,7 +116,7 @@ def goals(rows: list[dict]) -> str:
     body = []
     for measurement, group in by_measurement(rows).items():
         timed = {row["model"] for row in group if "ms" in row}
-        for model in [name for name in MODELS if name in timed]:
+        for model in [name for name in gpu_script.NETWORKS if name in timed]:
             for text, goal, first, second, scale in _ratios(model):
                 above, ratio = row_of(group, **first), "not measured"
                 if above:
@@ -165,7 +166,7 @@ def read_rows(path: pathlib.Path) -> list[dict]:
 def main(argv: list[str] | None = None) -> None:
     """Measures where there is a GPU, or writes what another machine measures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--model", nargs="+", default=NETWORKS, choices=NETWORKS)
     parser.add_argument("--method", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=240, help="height and width of the images")

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -105,7 +106,7 @@ def test_what_xla_refuses_runs_without_and_says_so(accelerator):
 
 
 def test_no_full_products_of_float32_without_xla(accelerator, model):
-    with pytest.raises(ValueError, match=r'jit_compile=False. Use dtype="float64"'):
+    with pytest.raises(ValueError, match=r'it runs without XLA. Use dtype="float64"'):
         create_analyzer("gradient", model, precision="highest", jit_compile=False)
     refused = Compiled(text_lengths, [tf.TensorSpec([None])], Execution(None, "highest"))
     for _ in range(2):
@@ -336,3 +337,40 @@ def test_a_run_does_not_continue_in_another_precision(model, x, accelerator, tmp
     monkeypatch.setattr(compilation, "has_accelerator", lambda: False)
     with pytest.raises(ValueError, match="precision"):
         entropy({"one": create_analyzer("gradient", model)}, x, path=path)
+
+
+def test_samples_without_a_baseline_of_their_own_keep_the_shared_one(accelerator):
+    """A program for a baseline per sample is none for a shared one of the other input."""
+    inputs = [keras.Input((3,), name=name) for name in "ab"]
+    h = layers.Dense(4, activation="relu")(layers.Concatenate()(inputs))
+    model = randomize(keras.Model(inputs, layers.Dense(2)(h)))
+    generator = np.random.default_rng(2)
+    rows = [generator.normal(size=(4, 3)).astype("float32") for _ in "ab"]
+    shapes = [(4, 3), (1, 3)]
+
+    def baseline(x):
+        # The second time, one row serves all samples of the first input.
+        count = shapes.pop(0)[0] if len(shapes) else 1
+        return {"a": 0.5 * x[0][:count], "b": 0.25 * x[1]}
+
+    def maps(jit_compile):
+        shapes[:] = [(4, 3), (1, 3)]
+        analyzer = create_analyzer(
+            "deep_lift.rescale", model, baseline=baseline, jit_compile=jit_compile
+        )
+        return [analyzer.analyze(rows, target=1) for _ in range(2)]
+
+    for plain, compiled in zip(maps(False), maps(True), strict=True):
+        for one, other in zip(plain, compiled, strict=True):
+            assert_same(other, one, 1e-5)
+
+
+def test_what_was_lowered_keeps_its_precision(model, x, accelerator):
+    analyzer = create_analyzer("gradient", model)
+    analyzer.analyze(x)
+    SWITCH.enable_tensor_float_32_execution(False)
+    try:
+        assert analyzer.attribute(x).attrs["precision"] == "default"
+        assert create_analyzer("gradient", model).attribute(x).attrs["precision"] == "highest"
+    finally:
+        SWITCH.enable_tensor_float_32_execution(True)

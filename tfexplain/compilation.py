@@ -77,6 +77,8 @@ class Execution:
         self.jit_compile = None if jit_compile is None else flag("jit_compile", jit_compile)
         self.precision: str = choice("precision", precision, PRECISIONS)
         self.dtype = dtype
+        # As the programs will be lowered, whatever happens to TensorFlow's switch.
+        self._cuts = cuts_products()
         self.refusal = ""
         self.is_settled = False
 
@@ -90,9 +92,11 @@ class Execution:
     @property
     def is_highest(self) -> bool:
         """Whether products have all bits: on CPUs, in float64, and by XLA where it is told so."""
-        if self.dtype == "float64" or not cuts_products():
+        if self.dtype == "float64" or not has_accelerator():
             return True
-        return self.precision == "highest" and self.by_xla
+        if self.by_xla:
+            return self.precision == "highest" or not self._cuts
+        return not cuts_products()
 
     @property
     def products(self) -> str:
@@ -107,7 +111,7 @@ class Execution:
         """
         if self.precision == "default" or self.is_highest:
             return
-        why = f"XLA cannot compile it ({self.refusal})" if self.refusal else "jit_compile=False"
+        why = f"XLA cannot compile it ({self.refusal})" if self.refusal else "it runs without XLA"
         raise ValueError(
             f'precision="highest" of float32 on an accelerator takes XLA, but {why}. Use '
             'dtype="float64", which has it without XLA.'
@@ -127,7 +131,8 @@ class Execution:
     @contextlib.contextmanager
     def lowering(self) -> Iterator[None]:
         """Lets XLA lower programs in the precision: it reads TensorFlow's switch as it does so."""
-        with LOWERING, full_products() if self.precision == "highest" else contextlib.nullcontext():
+        in_full = self.precision == "highest" or not self._cuts
+        with LOWERING, full_products() if in_full else contextlib.nullcontext():
             yield
         self.is_settled = True
 
@@ -177,7 +182,7 @@ class Compiled:
         try:
             return self._run_by_xla(arguments)
         except tf.errors.OpError as error:
-            # An error of the numbers themselves, or of too little memory, comes again.
+            # An error of the numbers themselves comes again.
             results = self._traced(by_xla=False)(*arguments)
             self.execution.refusal = error.message.partition("\n")[0] or type(error).__name__
             self.execution.is_settled = True

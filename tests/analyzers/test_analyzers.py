@@ -87,6 +87,20 @@ def test_contrastive_lrp_is_the_difference_of_normalised_maps(network, rectify):
     np.testing.assert_allclose(analyzer.analyze(x, target=1), expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("rule", "beside"),
+    [
+        ({"bias": "ignore"}, {"bias": "full"}),
+        ({"dtype": "float32"}, {}),
+        ({"jit_compile": True}, {}),
+    ],
+)
+def test_options_of_contrastive_lrp_are_given_once(network, rule, beside):
+    rule = {"name": "lrp.alpha_1_beta_0", **rule}
+    with pytest.raises(ValueError, match="rule holds the option.* give them beside rule"):
+        tfexplain.create_analyzer("lrp.contrastive", network[0], rule=rule, **beside)
+
+
 def test_contrastive_excitation_subtracts_the_negated_last_layer(network):
     model, x = network
     flat = run(model, x, last=-1).numpy()

@@ -268,6 +268,12 @@ def test_baselines_of_several_inputs():
         assert list(found) == ["left", "right"]
         total = sum(part.sum(axis=1) for part in found.values())
         np.testing.assert_allclose(total, delta[:, 1], rtol=1e-9)
+    # One per sample beside one that all share.
+    mixed = {"left": normal(2, 3, seed=4), "right": 0.5}
+    delta = (model(list(x.values())) - model([mixed["left"], filled[1]])).numpy()
+    found = create("deep_lift.rescale", model, baseline=mixed).analyze(x, target=1, batch_size=1)
+    total = sum(part.sum(axis=1) for part in found.values())
+    np.testing.assert_allclose(total, delta[:, 1], rtol=1e-9)
     with pytest.raises(ValueError, match=r"baseline has the inputs \['left'\]"):
         create("deep_lift.rescale", model, baseline={"left": 0.0}).analyze(x)
 

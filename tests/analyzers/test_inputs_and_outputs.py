@@ -274,6 +274,13 @@ def test_tokens_outside_of_the_table_are_named(tokens, wrong):
         create_analyzer("gradient", model).analyze(x)
 
 
+@pytest.mark.parametrize("name", ["deep_lift.rescale", "integrated_gradients"])
+def test_tokens_of_baselines_are_named_too(tokens, name):
+    model, _, x, _ = tokens
+    with pytest.raises(ValueError, match=r"baseline of 'tokens' holds tokens from 11 to 11"):
+        create_analyzer(name, model, baseline=np.full((1, 6), 11)).analyze(x)
+
+
 TOKEN_METHODS = {
     "gradient": {},
     "input_t_gradient": {},

@@ -1,11 +1,15 @@
 """Sums of one sign that are small against those of the other: as exact as when summed directly."""
 
+from dataclasses import dataclass
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
 import tfexplain
+from tfexplain.composites import Composite
+from tfexplain.rules import ContributionRule, Group
 
 RATIOS = (0.5, 0.1, 1e-2, 1e-3, 1e-5, 5e-7, 2e-7, 1e-10)
 
@@ -101,6 +105,28 @@ def test_outputs_of_both_signs_that_no_relu_follows():
     x = positive(3, 300, seed=8)
     analyzer = tfexplain.create_analyzer("lrp.alpha_2_beta_1", dense(*kernels))
     exact = tfexplain.create_analyzer("lrp.alpha_2_beta_1", dense(*kernels), dtype="float64")
+    for target in (0, 3):
+        found, expected = (a.analyze(x, target=target) for a in (analyzer, exact))
+        assert error(found, expected) < 2e-6
+
+
+@dataclass(frozen=True)
+class Smaller(ContributionRule):
+    """A rule of a user's own: to outputs > 0 negative contributions, and the other way round."""
+
+    @property
+    def groups(self):
+        return (Group(0, 1, gate="positive"), Group(1, 0, gate="negative"))
+
+
+def test_a_rule_that_shares_the_smaller_sum():
+    kernels = [with_few_negative(300, 6, 1e-5, 7)]
+    kernels[0][:, 3:] *= -1
+    x = positive(3, 300, seed=8)
+    options = {"composite": Composite("smaller", (((layers.Dense,), Smaller()),))}
+    model = dense(*kernels)
+    analyzer = tfexplain.create_analyzer("lrp.composite", model, **options)
+    exact = tfexplain.create_analyzer("lrp.composite", model, dtype="float64", **options)
     for target in (0, 3):
         found, expected = (a.analyze(x, target=target) for a in (analyzer, exact))
         assert error(found, expected) < 2e-6

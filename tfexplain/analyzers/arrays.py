@@ -114,13 +114,7 @@ class Inputs:
                     f"Input {name!r} takes {node.dtype}, and {array.min()} to {array.max()} does "
                     "not fit into that."
                 )
-            rows = self.rows.get(node)
-            # GPUs and XLA take a vector of zeros, or another one, for what is not in the table.
-            if rows is not None and kept.size and not 0 <= kept.min() <= kept.max() < rows:
-                raise ValueError(
-                    f"Input {name!r} holds tokens from {kept.min()} to {kept.max()}, and the "
-                    f"Embedding that reads it has {rows} rows: tokens are 0 to {rows - 1}."
-                )
+            self.check_tokens(kept, node, f"Input {name!r}")
             return kept
         with np.errstate(over="ignore"):
             # What does not fit the precision becomes infinite and is refused as such.
@@ -132,6 +126,28 @@ class Inputs:
                 f"{', '.join(map(str, bad[:5]))}; remove or replace them first."
             )
         return array
+
+    def check_tokens(self, array: np.ndarray, node: Node, what: str) -> None:
+        """Refuses integers outside of the table in which those of an input are looked up.
+
+        GPUs and XLA take a vector of zeros for these, or another one.
+
+        Args:
+            array: What is going to be looked up, if it holds integers.
+            node: The input.
+            what: How messages call it.
+
+        Raises:
+            ValueError: If it holds some.
+        """
+        rows = self.rows.get(node)
+        if rows is None or array.dtype.kind not in "iu" or not array.size:
+            return
+        if not 0 <= array.min() <= array.max() < rows:
+            raise ValueError(
+                f"{what} holds tokens from {array.min()} to {array.max()}, and the Embedding that "
+                f"reads them has {rows} rows: tokens are 0 to {rows - 1}."
+            )
 
     def like(self, x: Any, results: Sequence[np.ndarray]) -> Any:
         """Returns one result per input in the structure of x."""
@@ -273,6 +289,37 @@ def _flat_index(item: Any, output_shape: Sequence[int]) -> int:
             f"{tuple(output_shape)}."
         )
     return int(np.ravel_multi_index(tuple(parts), tuple(output_shape)))
+
+
+def check_relevance(value: Any, count: int, shape: Sequence[int | None], dtype: str) -> np.ndarray:
+    """Returns output relevance (count, num_vectors, *shape).
+
+    Raises:
+        ValueError: If the shape is another, or there is NaN or infinity.
+    """
+    array = np.asarray(value, dtype=dtype)
+    fits = array.ndim == len(shape) + 2 and all(
+        size is None or size == given for size, given in zip(shape, array.shape[2:], strict=True)
+    )
+    if not fits or array.shape[0] != count or array.shape[1] == 0:
+        wanted = ", ".join(str(size) for size in (count, "num_vectors", *shape))
+        raise ValueError(f"output_relevance has shape {array.shape}, expected ({wanted}).")
+    return finite(array, "output_relevance")
+
+
+def joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
+    """Returns the batches of one input of a Dataset as one array.
+
+    Raises:
+        ValueError: If their samples have different sizes.
+    """
+    sizes = sorted({part.shape[1:] for part in parts})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The batches of the Dataset have different sizes of input {name!r}: {sizes}. Explain "
+            "each size by itself."
+        )
+    return np.concatenate(parts)
 
 
 def finite(value: np.ndarray, name: str) -> np.ndarray:

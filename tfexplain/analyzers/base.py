@@ -17,23 +17,25 @@ from tfexplain import results
 from tfexplain.analyzers import persistence, serving
 from tfexplain.analyzers.arrays import (
     Inputs,
+    check_relevance,
     dataset_batches,
-    finite,
     flat_targets,
     is_dataset,
+    joined,
     places,
     slices,
     tensors,
 )
 from tfexplain.analyzers.capabilities import Place
 from tfexplain.analyzers.options import brief, option_config
+from tfexplain.analyzers.replay import dtype_of
 from tfexplain.analyzers.sides import POSITIVE_SIDE, BothSides, is_side
 from tfexplain.checks import choice, precision_or_none
 from tfexplain.compilation import Execution
 from tfexplain.composites import RuleAssignment
 from tfexplain.errors import UnsupportedModelError, warn
-from tfexplain.graph import check_built, has_graph
-from tfexplain.names import ANALYZERS, option_names, resolve_name
+from tfexplain.graph import check_built
+from tfexplain.names import option_names
 
 A = TypeVar("A", bound="Analyzer")
 
@@ -287,7 +289,7 @@ class Analyzer(BothSides, abc.ABC):
             batches = list(dataset_batches(x))
             parts = [self.inputs.arrays(batch) for batch in batches]
             arrays = [
-                _joined(part, name)
+                joined(part, name)
                 for part, name in zip(zip(*parts, strict=True), self.inputs.names, strict=True)
             ]
             template = self.inputs.like(batches[0], arrays)
@@ -530,7 +532,7 @@ class Analyzer(BothSides, abc.ABC):
             ValueError: If an option or a lambda of the model cannot be written, or the name does
                 not stand for the class.
         """
-        self._check_name()
+        persistence.check_name(type(self), self.name)
         persistence.write(path, self.name, self.user_model, self.options)
 
     def __reduce__(self) -> tuple:
@@ -540,32 +542,9 @@ class Analyzer(BothSides, abc.ABC):
             ValueError: If an option or a lambda of the model cannot be written, or the name does
                 not stand for the class.
         """
-        self._check_name()
+        persistence.check_name(type(self), self.name)
         content = persistence.to_bytes(self.name, self.user_model, self.options)
         return persistence.restored, (content,)
-
-    def _check_name(self) -> None:
-        """Refuses an analyzer that would be loaded as another one, or not at all.
-
-        Raises:
-            ValueError: If its name does not stand for its class.
-        """
-        own = type(self)
-        names = [name for name, entry in ANALYZERS.items() if entry.cls is own]
-        if not names:
-            raise ValueError(
-                f"{own.__name__} is none of the analyzers that create_analyzer knows; only these "
-                "can be saved."
-            )
-        try:
-            stands = resolve_name(self.name)[0].cls is own
-        except (ValueError, TypeError):
-            stands = False
-        if not stands:
-            raise ValueError(
-                f"An analyzer is loaded by its name, and {self.name!r} does not stand for "
-                f"{own.__name__}. Set its name to one of {', '.join(names)}."
-            )
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -607,38 +586,3 @@ class Analyzer(BothSides, abc.ABC):
         """Names method, model and options."""
         options = "".join(f", {key}={value!r}" for key, value in self._options.items())
         return f"<analyzer {self.name} of {self.user_model.name!r}{options}>"
-
-
-def check_relevance(value: Any, count: int, shape: Sequence[int | None], dtype: str) -> np.ndarray:
-    """Returns output relevance (count, num_vectors, *shape).
-
-    Raises:
-        ValueError: If the shape is another, or there is NaN or infinity.
-    """
-    array = np.asarray(value, dtype=dtype)
-    fits = array.ndim == len(shape) + 2 and all(
-        size is None or size == given for size, given in zip(shape, array.shape[2:], strict=True)
-    )
-    if not fits or array.shape[0] != count or array.shape[1] == 0:
-        wanted = ", ".join(str(size) for size in (count, "num_vectors", *shape))
-        raise ValueError(f"output_relevance has shape {array.shape}, expected ({wanted}).")
-    return finite(array, "output_relevance")
-
-
-def dtype_of(model: keras.Model) -> str:
-    """Returns the dtype in which a model is explained by default: of mixed ones the wider."""
-    tensors = list(model.weights)
-    if has_graph(model):
-        tensors += [*model.inputs, *model.outputs]
-    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors}
-    return "float64" if "float64" in dtypes else "float32"
-
-
-def _joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
-    sizes = sorted({part.shape[1:] for part in parts})
-    if len(sizes) > 1:
-        raise ValueError(
-            f"The batches of the Dataset have different sizes of input {name!r}: {sizes}. Explain "
-            "each size by itself."
-        )
-    return np.concatenate(parts)

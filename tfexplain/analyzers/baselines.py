@@ -134,9 +134,10 @@ class Baseline:
                     f"baseline has the inputs {sorted(map(str, value))}, the model has "
                     f"{sorted(inputs.names)}."
                 )
-            for name, array in zip(inputs.names, arrays, strict=True):
+            for node, name, array in zip(inputs.nodes, inputs.names, arrays, strict=True):
                 given = value[name] if isinstance(value, Mapping) else value
                 parts.append(self._array(given, name, array, where))
+                inputs.check_tokens(parts[-1], node, f"baseline of {name!r}")
             baselines.append(parts)
         return baselines
 

@@ -16,7 +16,7 @@ from tfexplain.reverse import ReversedNetwork
 BACKWARD = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
     """Where a batch lies among the samples of a call.
 

@@ -110,7 +110,7 @@ class ContrastiveLRP(Contrast):
         **common: See `Analyzer`.
 
     Raises:
-        ValueError: If `rule` is no LRP method, or does not take an option.
+        ValueError: If `rule` is no LRP method, does not take an option, or holds one of this one.
     """
 
     name = "lrp.contrastive"
@@ -142,6 +142,12 @@ class ContrastiveLRP(Contrast):
                 "'lrp.alpha_1_beta_0'."
             )
         # One without a chain is refused.
+        of_method = {"dtype", "precision", "jit_compile"}
+        if twice := sorted(options.keys() & (common.keys() | of_method)):
+            raise ValueError(
+                f"rule holds the option(s) {', '.join(twice)}, which {self.name} has itself: give "
+                "them beside rule."
+            )
         made = created(inner, model, {**options, **common}, self.execution)
         self.inner = with_chain(made._of_class_0() if self.side == NEGATIVE_SIDE else made)
         if not self.inner.has_chain:

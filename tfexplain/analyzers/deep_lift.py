@@ -145,12 +145,15 @@ class DeepLIFT(ReversedAnalyzer):
         self, network: DifferenceNetwork, parts: list[np.ndarray], place: Place
     ) -> list[Tensor]:
         """Returns the tensors at a baseline, those of the last batch where it had the same one."""
+        size = max(map(len, parts))
+        # A shared part beside one per sample.
+        parts = [part if len(part) == size else np.repeat(part, size, axis=0) for part in parts]
         known = place.passes.get(network)
         if known is not None and all(map(_is_same, known[0], parts)):
             return known[1]
         records = network.run_baseline(self._vectors(parts))
-        if all(len(part) == 1 for part in parts):
-            # The tensors of many samples take memory, and baselines per sample come once.
+        if size == 1 and self.num_chains == 1:
+            # The tensors of many samples or baselines take memory, and those per sample come once.
             place.passes[network] = parts, records
         return records
 

@@ -23,7 +23,7 @@ import numpy as np
 from tfexplain import files, numpy_files
 from tfexplain.analyzers.options import UnknownFunctionError, option_config, option_value
 from tfexplain.errors import DamagedFileError, UnsupportedLayerError, UnsupportedModelError
-from tfexplain.names import resolve_name
+from tfexplain.names import ANALYZERS, resolve_name
 from tfexplain.rules.base import UnknownRuleError
 
 FORMAT = 1
@@ -135,6 +135,33 @@ def restored(content: bytes) -> Any:
     """Returns the analyzer of the bytes that pickle carries."""
     where = "the pickle of an analyzer"
     return analyzer_of(where, *from_bytes(content, where))
+
+
+def check_name(own: type, name: str) -> None:
+    """Refuses an analyzer that would be loaded as another one, or not at all.
+
+    Args:
+        own: Its class.
+        name: Its name.
+
+    Raises:
+        ValueError: If the name does not stand for the class.
+    """
+    names = [known for known, entry in ANALYZERS.items() if entry.cls is own]
+    if not names:
+        raise ValueError(
+            f"{own.__name__} is none of the analyzers that create_analyzer knows; only these can "
+            "be saved."
+        )
+    try:
+        stands = resolve_name(name)[0].cls is own
+    except (ValueError, TypeError):
+        stands = False
+    if not stands:
+        raise ValueError(
+            f"An analyzer is loaded by its name, and {name!r} does not stand for {own.__name__}. "
+            f"Set its name to one of {', '.join(names)}."
+        )
 
 
 def analyzer_of(path: Any, name: str, model: keras.Model, options: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfexplain.analyzers.arrays import slices, tensors
 from tfexplain.compilation import cuts_products, full_products
 from tfexplain.errors import UnsupportedModelError
-from tfexplain.graph import all_layers, call_unchanged
+from tfexplain.graph import all_layers, call_unchanged, has_graph
 from tfexplain.operations import Operation
 
 
@@ -95,6 +95,15 @@ def check_overflow(
             "cannot compute is not explained: scale the inputs, or explain a copy of the model in "
             "float32."
         )
+
+
+def dtype_of(model: keras.Model) -> str:
+    """Returns the dtype in which a model is explained by default: of mixed ones the wider."""
+    tensors = list(model.weights)
+    if has_graph(model):
+        tensors += [*model.inputs, *model.outputs]
+    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors}
+    return "float64" if "float64" in dtypes else "float32"
 
 
 def half_precisions(model: keras.Model) -> list[str]:

@@ -12,8 +12,15 @@ import numpy as np
 import tensorflow as tf
 import xarray as xr
 
-from tfexplain.analyzers.arrays import Inputs, flat_targets, places, slices, tensors
-from tfexplain.analyzers.base import Analyzer, check_relevance
+from tfexplain.analyzers.arrays import (
+    Inputs,
+    check_relevance,
+    flat_targets,
+    places,
+    slices,
+    tensors,
+)
+from tfexplain.analyzers.base import Analyzer
 from tfexplain.analyzers.capabilities import BackwardPass, Place
 from tfexplain.analyzers.replay import check_overflow, check_replay, half_precisions
 from tfexplain.analyzers.sides import NEGATIVE_SIDE
@@ -487,8 +494,8 @@ class ReversedAnalyzer(GraphAnalyzer):
         """
         if isinstance(target, str):
             raise ValueError(f"The ledger accounts for one output a sample, received {target!r}.")
-        precise = self.at_highest_precision(self.inputs.arrays(x))
-        if precise is not self:
+        if not self.execution.is_highest:
+            precise = self.at_highest_precision(self.inputs.arrays(x))
             return precise.ledger(x, target, batch_size=batch_size)
         network = self.network()
         arrays = self.checked(x)

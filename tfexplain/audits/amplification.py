@@ -49,7 +49,7 @@ def measure(
     """Returns the numbers of each linear layer, and the norm of the whole chain."""
     network = analyzer.network()
     place = slice(position, position + 1)
-    given = next(analyzer.chain_inputs(network, [x[place]], Place(place, len(x))))
+    given = next(iter(analyzer.chain_inputs(network, [x[place]], Place(place, len(x)))))
     records = network.run_records(given)
     values = dict(zip(network.nodes, records, strict=True))
     of_layers = {}

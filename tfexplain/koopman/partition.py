@@ -11,8 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.analyzers.arrays import Inputs, slices
-from tfexplain.analyzers.base import dtype_of
-from tfexplain.analyzers.replay import check_replay
+from tfexplain.analyzers.replay import check_replay, dtype_of
 from tfexplain.analyzers.reversed import explained_output
 from tfexplain.canonizers import check_replayable, drop_output_activation, to_canonical
 from tfexplain.checks import choice, precision_or_none

@@ -212,7 +212,8 @@ class DifferenceNetwork(ReversedNetwork):
         self._contribution = Contribution(quantity, "contribution", dtype)
         super().__init__(graph, assignment, start=start, dtype=dtype, **options)
         sources = [self._spec(node) for node in self._sources]
-        self.run_baseline = Compiled(self.baseline_pass, [sources], self.execution, by_samples=True)
+        # Each source has a batch of its own, of one sample or of all.
+        self.run_baseline = Compiled(self.baseline_pass, [sources], self.execution)
 
     def _reverse_call(self, call: Call, name: str) -> ReverseCall:
         arriving = self._arriving(call)

@@ -6,8 +6,8 @@ Every pass through a kernel is expensive, every division by a denominator too. S
   sum_i c_ij^+ + b_j^+ = z_j - (sum_i c_ij^- + b_j^-). This is at least as large as |z_j| and as the
   negative sum, so that nothing cancels. Elsewhere both are summed: the difference of z and the
   larger sum would leave the smaller one with the rounding of the larger. Where each group counts at
-  outputs of one sign only, it has the larger sum too, whose rounding it has anyway: then the
-  difference will do.
+  outputs of one sign only and has the larger sum by the larger factor, as with gamma, it has that
+  rounding anyway: then the difference will do.
 * Where a_g = n_g, the sum of contributions is z_j - b_j, known from the forward pass.
 * Groups for negative outputs are left out where no relevance arrives at such outputs, and with
   them the gates of the others. This is exact: they would share zeros.
@@ -110,7 +110,7 @@ def denominators(
     below: Any = None
     if len(groups) > 1 and any(group.positive != group.negative for group in groups):
         whole = z if split else everything
-        by_sign = whole is z and all(group.gate for group in groups)
+        by_sign = whole is z and all(map(_has_larger_sum, groups))
         if above_zero or not by_sign:
             below = operation.weighted_sum(*given, 0, 1)
             if split:
@@ -148,6 +148,13 @@ def denominators(
         kept = tf.zeros((), z.dtype) if biased is None else biased
         sums.append(Denominator(group, kept, value, stabilizer(value, is_above), open_))
     return sums
+
+
+def _has_larger_sum(group: Group) -> bool:
+    """Tells whether a group counts where its larger factor meets the larger sum alone."""
+    if group.gate == "positive":
+        return abs(group.positive) >= abs(group.negative)
+    return group.gate == "negative" and abs(group.negative) >= abs(group.positive)
 
 
 def _times(factor: float, tensor: Tensor) -> Tensor | None:
