@@ -211,6 +211,16 @@ def test_lists_are_those_of_the_code(name):
     assert text == methods.updated(name), f"run {methods.COMMAND}"
 
 
+def test_speeds_in_the_readme_are_those_of_the_rows():
+    rows = {row["analyzer"]: row for row in benchmarks_page._rows("vgg16")}
+    (line,) = re.findall(r"\* \[Speed\][^*]*", README.read_text(encoding="utf-8"))
+    said = re.findall(r"\d\.\d+", line)
+    ratios = [rows[name]["ratio"] for name in ("lrp.epsilon", "lrp.z_plus", "lrp.alpha_2_beta_1")]
+    of_many = rows["lrp.z_plus"]["ratio_20_vectors"] / 20
+    wanted = [f"{rows['gradient']['tapes']:.2f}", *(f"{r:.1f}" for r in (*ratios, of_many))]
+    assert said == wanted
+
+
 def test_tables_of_the_benchmarks_are_those_of_the_rows():
     text = benchmarks_page.PAGE.read_text(encoding="utf-8")
     assert text == benchmarks_page.updated(), f"run {benchmarks_page.COMMAND}"
