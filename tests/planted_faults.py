@@ -329,6 +329,7 @@ FAULTS = (
         "the ends of the path count as much as its inside",
         (
             "test_analyzers.py::test_quadrature_is_exact_to_its_order",
+            "test_analyzers.py::test_the_ends_of_trapezoids_count_half",
             "test_literals.py::test_captum_integrated_gradients",
         ),
     ),
@@ -416,7 +417,7 @@ FAULTS = (
         "trust = TRUSTWORTHY if all(decided) else NOT_TRUSTWORTHY",
         "trust = TRUSTWORTHY if any(decided) else NOT_TRUSTWORTHY",
         "a method that fails one of several checks is trusted",
-        ("test_audit_results.py", "test_report.py"),
+        ("test_report_verdicts.py::test_one_failed_test_is_enough_to_distrust",),
     ),
     Fault(
         "end_of_interval",
