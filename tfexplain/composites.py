@@ -19,6 +19,7 @@ from tfexplain.operations import (
     Additive,
     Affine,
     AveragePooling,
+    Bystander,
     DenseLinear,
     Diagonal,
     EinsumLinear,
@@ -39,6 +40,7 @@ from tfexplain.rules import (
     Flat,
     Gamma,
     Gradient,
+    NoRelevance,
     Pass,
     Proportional,
     Rule,
@@ -375,6 +377,9 @@ def assign(
     named: dict[str, bool] = {}
     offenders = []
     for call in graph.calls:
+        if isinstance(call.operation, Bystander):
+            rules[call] = NoRelevance()
+            continue
         for selector, rule in composite.rows:
             matched = places.matches(selector, call)
             fits = matched and rule.handles(call.operation)

@@ -46,7 +46,7 @@ class Graph:
         """Maps each tensor to the calls that read it."""
         consumers = collections.defaultdict(list)
         for call in self.calls:
-            for node in call.inputs:
+            for node in call.reads:
                 consumers[node].append(call)
         return consumers
 
@@ -58,7 +58,7 @@ class Graph:
             call = producer.get(waiting.pop())
             if call is not None and call not in needed:
                 needed.add(call)
-                waiting.extend(call.inputs)
+                waiting.extend(call.reads)
         kept = tuple(call for call in self.calls if call in needed)
         return replace(self, calls=kept)
 

@@ -68,7 +68,7 @@ CONSERVING = {
     "clipped": ClippedAddition(AlphaBeta(2), 0.0, 0.5),
     "moved": Gradient(),
 }
-NOT_CONSERVING = {"GuidedReLU", "DeconvReLU", "RectGrad", "PatternRule"}
+NOT_CONSERVING = {"GuidedReLU", "DeconvReLU", "RectGrad", "PatternRule", "NoRelevance"}
 
 
 def record(rule, operation, inputs, nonnegative=False, **known):

@@ -139,19 +139,30 @@ class DeepLIFT(ReversedAnalyzer):
         """Yields the samples with the pass at each baseline in turn."""
         given = tensors(arrays)
         for parts in self.baseline.arrays(self.inputs, arrays, place):
-            yield [*given, *self._baseline_pass(cast(DifferenceNetwork, network), parts, place)]
+            yield [*given, *self._baseline_pass(network, parts, given, place)]
 
     def _baseline_pass(
-        self, network: DifferenceNetwork, parts: list[np.ndarray], place: Place
+        self,
+        network: ReversedNetwork,
+        parts: list[np.ndarray],
+        given: list[Tensor],
+        place: Place,
     ) -> list[Tensor]:
         """Returns the tensors at a baseline, those of the last batch where it had the same one."""
+        network = cast(DifferenceNetwork, network)
         size = max(map(len, parts))
+        if network.operands:
+            # They are those of the samples, and so is the pass at the baseline.
+            size = len(given[0])
         # A shared part beside one per sample.
         parts = [part if len(part) == size else np.repeat(part, size, axis=0) for part in parts]
         known = place.passes.get(network)
         if known is not None and all(map(_is_same, known[0], parts)):
             return known[1]
-        records = network.run_baseline(self._vectors(parts))
+        operands = network.run_operands(given) if network.operands else []
+        records = network.run_baseline(self._vectors(parts), operands)
+        if network.operands:
+            return records
         if size == 1 and self.num_chains == 1:
             # The tensors of many samples or baselines take memory, and those per sample come once.
             place.passes[network] = parts, records

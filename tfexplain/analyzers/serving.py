@@ -238,9 +238,7 @@ def _prediction(model: keras.Model, specs: list[tf.TensorSpec]) -> Callable[...,
     def replay(*tensors: tf.Tensor) -> list[tf.Tensor]:
         values = dict(zip(graph.inputs, tensors, strict=True))
         for step in graph.calls:
-            results = step.operation.forward(*(values[node] for node in step.inputs))
-            results = list(results) if isinstance(results, list | tuple) else [results]
-            values.update(zip(step.outputs, results, strict=True))
+            values.update(zip(step.outputs, step.run(values), strict=True))
         return [values[node] for node in graph.outputs]
 
     return replay

@@ -146,9 +146,7 @@ class ShapleySampling(GraphAnalyzer):
         """Returns the explained tensor, and the elements of a sample in the largest tensor."""
         records = dict(zip(self.graph.inputs, inputs, strict=True))
         for call in self.graph.calls:
-            results = call.operation.forward(*(records[node] for node in call.inputs))
-            results = list(results) if isinstance(results, list | tuple) else [results]
-            records.update(zip(call.outputs, results, strict=True))
+            records.update(zip(call.outputs, call.run(records), strict=True))
         sizes = [_size(shape_of(tensor)[1:]) for tensor in records.values()]
         largest = max(sizes) if all(isinstance(s, int) for s in sizes) else tf.reduce_max(sizes)
         if any(isinstance(call.operation, WholeModel) for call in self.graph.calls):

@@ -106,9 +106,7 @@ class Block:
     def _forward(self, tensor: tf.Tensor) -> tf.Tensor:
         tensors = {self.input: tensor}
         for call in self.calls:
-            results = call.operation.forward(*(tensors[node] for node in call.inputs))
-            results = results if isinstance(results, list | tuple) else [results]
-            tensors.update(zip(call.outputs, results, strict=True))
+            tensors.update(zip(call.outputs, call.run(tensors), strict=True))
         return tensors[self.output]
 
 
@@ -248,7 +246,7 @@ def _segments(graph: Graph, end: Node) -> Iterator[_Segment]:
     live, calls = set(graph.inputs), []
     for call in graph.calls:
         calls.append(call)
-        for node in call.inputs:
+        for node in call.reads:
             remaining[node] -= 1
             if not remaining[node]:
                 live.discard(node)

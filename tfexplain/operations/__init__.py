@@ -11,6 +11,7 @@ from tfexplain.operations.base import (
     Operation,
     Selection,
 )
+from tfexplain.operations.bystanders import Bystander
 from tfexplain.operations.calls import Call, Node, Replay, Slot
 from tfexplain.operations.elementwise import (
     RECTIFIERS,
@@ -36,6 +37,7 @@ __all__ = [
     "Additive",
     "Affine",
     "AveragePooling",
+    "Bystander",
     "Call",
     "Concatenation",
     "ConvolutionLinear",

@@ -23,6 +23,7 @@ Tensors of the forward pass have the shape (batch, *shape), relevance (batch, nu
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -51,7 +52,7 @@ class Operation:
 
     Args:
         label: What `describe` prints, for example "Conv2D" or "relu".
-        function: What `forward` runs, for kinds that do not define it.
+        function: What `forward` runs on inputs and operands, for kinds that do not define it.
         source: The Keras operation it comes from, which selectors by type look at; or None.
 
     Attributes:
@@ -64,6 +65,8 @@ class Operation:
         linear: The sum of two inputs gives the sum of their outputs.
         rectifies: It is 0 for every x <= 0; of `elementwise.RECTIFIERS` that is so without a slope
             below 0.
+        operands: Tensors of this forward pass that it reads beside its inputs, and that get no
+            relevance; none until they are `bound`.
     """
 
     layers: tuple[keras.layers.Layer, ...] = ()
@@ -73,6 +76,7 @@ class Operation:
     numeric: ClassVar[bool] = False
     linear: ClassVar[bool] = False
     rectifies: bool = False
+    operands: tuple[Tensor, ...] = ()
 
     def __init__(
         self,
@@ -98,6 +102,17 @@ class Operation:
     def forward(self, *inputs: Tensor) -> Any:
         """Returns the output tensor or tensors for inputs of shape (batch, *shape)."""
         raise NotImplementedError
+
+    def bound(self, operands: Sequence[Tensor]) -> Operation:
+        """Returns the operation with the operands of a forward pass; itself if it has none."""
+        if not operands:
+            return self
+        operation = copy.copy(self)
+        operation.operands = tuple(operands)
+        if "forward" in vars(self):
+            function = self.forward
+            operation.forward = lambda *inputs: function(*inputs, *operands)  # type: ignore[method-assign]  # of one operation, not of a class
+        return operation
 
     def prepare(self, dtype: str) -> None:
         """Makes ready for a precision, before anything is traced."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,8 @@ class Call:
         outputs: The tensors it makes.
         arguments: (args, kwargs) of the call with a `Slot` for each input.
         nonnegative: For each input, whether it is >= 0 for certain; known after canonizing.
+        operands: Further tensors that it reads, to which no relevance goes: masks, indices,
+            sizes. Their `Slot`s follow those of the inputs.
     """
 
     name: str
@@ -67,6 +69,17 @@ class Call:
     outputs: tuple[Node, ...]
     arguments: tuple = ((), {})
     nonnegative: tuple[bool, ...] = ()
+    operands: tuple[Node, ...] = ()
+
+    @property
+    def reads(self) -> tuple[Node, ...]:
+        """All tensors that it reads."""
+        return self.inputs + self.operands
+
+    def run(self, tensors: Mapping[Node, Tensor]) -> list[Tensor]:
+        """Returns the outputs of a canonical call, given the tensors that it reads."""
+        operation = self.operation.bound([tensors[node] for node in self.operands])
+        return as_list(operation.forward(*(tensors[node] for node in self.inputs)))
 
     @property
     def data(self) -> list:
@@ -94,6 +107,11 @@ class Call:
 
 # Arguments that are no data.
 _NO_DATA = ("training", "mask")
+
+
+def as_list(results: Any) -> list:
+    """Returns what an operation has made, one tensor or several, as a list."""
+    return list(results) if isinstance(results, list | tuple) else [results]
 
 
 class Replay:

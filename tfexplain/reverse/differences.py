@@ -30,6 +30,7 @@ from tfexplain.compilation import Compiled
 from tfexplain.composites import RuleAssignment
 from tfexplain.graph import Call, Graph, Node
 from tfexplain.numerics import Tensor, expand, negative, positive
+from tfexplain.operations import Bystander
 from tfexplain.reverse.network import ReversedNetwork
 from tfexplain.reverse.steps import CallStep, ReverseCall, Step
 from tfexplain.rules import DifferenceCall, DifferenceRule, LinearDifference, SignedParts
@@ -76,7 +77,8 @@ class PartsOfOutputs(CallStep):
             tensors: Those of the call, named as the fields of `DifferenceCall`.
         """
         given: dict[str, Any] = {name: tuple(value) for name, value in tensors.items()}
-        record = DifferenceCall(self.operation, signed=self.signed, **given)
+        operation = self.operation.bound(given.pop("operands", ()))
+        record = DifferenceCall(operation, signed=self.signed, **given)
         return list(self.rule.parts(record))
 
     def spec(self, tensors: Any) -> list[SignedParts]:
@@ -196,8 +198,11 @@ class DifferenceNetwork(ReversedNetwork):
             tokens[node].outputs[0] if node in tokens else node for node in graph.inputs
         ]
         self._baseline_nodes = [*self._sources]
+        # What carries no relevance does not differ.
+        self.operands = list(dict.fromkeys(n for call in upstream.calls for n in call.operands))
         for call in upstream.calls:
-            self._baseline_nodes += [n for n in call.outputs if n not in self._sources]
+            if not isinstance(call.operation, Bystander):
+                self._baseline_nodes += [n for n in call.outputs if n not in self._sources]
         rules = {call: assignment.rules[call] for call in upstream.calls}
         self._producers, self._difference_rules = upstream.producer(), rules
         self._num_multipliers = _num_multipliers(upstream, rules, start)
@@ -213,7 +218,10 @@ class DifferenceNetwork(ReversedNetwork):
         super().__init__(graph, assignment, start=start, dtype=dtype, **options)
         sources = [self._spec(node) for node in self._sources]
         # Each source has a batch of its own, of one sample or of all.
-        self.run_baseline = Compiled(self.baseline_pass, [sources], self.execution)
+        operands = [self._spec(node) for node in self.operands]
+        self.run_baseline = Compiled(self.baseline_pass, [sources, operands], self.execution)
+        inputs = [self._spec(node) for node in self.graph.inputs]
+        self.run_operands = Compiled(self.operands_at, [inputs], self.execution)
 
     def _reverse_call(self, call: Call, name: str) -> ReverseCall:
         arriving = self._arriving(call)
@@ -264,11 +272,35 @@ class DifferenceNetwork(ReversedNetwork):
         count = len(self.graph.inputs)
         # The baselines come first, and what follows from them is given or computed.
         baseline = dict(zip(self._baseline_nodes, inputs[count:], strict=False))
-        return TwoPasses(super()._replay(inputs[:count]), self._forward(baseline))
+        tensors = super()._replay(inputs[:count])
+        given = {node: tensors[node] for node in self.operands}
+        return TwoPasses(tensors, self._at_baseline({**given, **baseline}))
 
-    def baseline_pass(self, baselines: Sequence[Tensor]) -> list[Tensor]:
-        """Runs forward at the baseline; returns every tensor from the baselines on."""
-        tensors = self._forward(dict(zip(self._sources, baselines, strict=True)))
+    def _at_baseline(self, tensors: dict[Node, Tensor]) -> dict[Node, Tensor]:
+        for call in self.graph.calls:
+            if not isinstance(call.operation, Bystander) and call.outputs[0] not in tensors:
+                self._run(call, tensors)
+        return {node: tensors[node] for node in self._baseline_nodes}
+
+    def operands_at(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Returns masks, indices and sizes at the samples, which hold at the baseline too."""
+        tensors = dict(zip(self.graph.inputs, inputs, strict=True))
+        for call in self.graph.upstream(self.operands).calls:
+            self._run(call, tensors)
+        return [tensors[node] for node in self.operands]
+
+    def baseline_pass(
+        self, baselines: Sequence[Tensor], operands: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Runs forward at the baseline; returns every tensor from the baselines on.
+
+        Args:
+            baselines: One for each input, tokens by their vectors.
+            operands: Those of the samples.
+        """
+        tensors = dict(zip(self._sources, baselines, strict=True))
+        tensors.update(zip(self.operands, operands, strict=True))
+        tensors = self._at_baseline(tensors)
         return [tensors[node] for node in self._baseline_nodes]
 
     def _recorded(self, tensors: TwoPasses) -> list[Tensor]:

@@ -138,7 +138,8 @@ class ReversedNetwork:
         return [self._spec(node) for node in self.nodes]
 
     def _spec(self, node: Node) -> tf.TensorSpec:
-        return tf.TensorSpec((None, *node.shape[1:]), node.dtype_in(self.dtype))
+        shape = (None, *node.shape[1:]) if node.shape else ()
+        return tf.TensorSpec(shape, node.dtype_in(self.dtype))
 
     def _replay(self, inputs: Sequence) -> Tensors:
         return self._forward(dict(zip(self.graph.inputs, inputs, strict=True)))
@@ -147,9 +148,14 @@ class ReversedNetwork:
         """Runs the calls whose outputs are not given; returns all tensors."""
         for call in self.graph.calls:
             if call.outputs[0] not in tensors:
-                results = self._forward_calls[call]([tensors[node] for node in call.inputs])
-                tensors.update(zip(call.outputs, results, strict=True))
+                self._run(call, tensors)
         return tensors
+
+    def _run(self, call: Call, tensors: dict[Node, Tensor]) -> None:
+        """Runs a call on the tensors, to which its results are added."""
+        given = [tensors[node] for node in call.inputs]
+        results = self._forward_calls[call](given, **_operands(call, tensors))
+        tensors.update(zip(call.outputs, results, strict=True))
 
     def _recorded(self, tensors: Tensors) -> list[Tensor]:
         """Returns all tensors of a pass in one list, which a function can return."""
@@ -164,6 +170,7 @@ class ReversedNetwork:
         gathered = {
             "inputs": [tensors[node] for node in call.inputs],
             "outputs": [tensors[node] for node in call.outputs],
+            **_operands(call, tensors),
         }
         bounds = self._bounds[call]
         if bounds is not None:
@@ -394,6 +401,12 @@ def start_relevance(outputs: Tensor, targets: Tensor, head: str) -> Tensor:
     elif head == "positive_logit":
         relevance *= expand(tf.nn.relu(flat))
     return tf.reshape(relevance, [*shape_of(targets), *shape[1:]])
+
+
+def _operands(call: Call, tensors: Tensors) -> dict[str, list]:
+    """Returns the operands of a call by the name of that argument; nothing if it has none."""
+    operands = [tensors[node] for node in call.operands]
+    return {"operands": operands} if operands else {}
 
 
 class _LayerNames:

@@ -19,6 +19,7 @@ from tfexplain.composites import RuleAssignment, bounded_path
 from tfexplain.graph import Call, Graph
 from tfexplain.numerics import Tensor, expand, shape_of
 from tfexplain.operations import Diagonal, Operation
+from tfexplain.operations.calls import as_list
 from tfexplain.rules import BoundedCall, RecordedCall, Rule
 
 
@@ -120,17 +121,16 @@ class ForwardCall(CallStep):
         super().__init__(call.operation, name, dtype)
         self.results = call.outputs
 
-    def call(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def call(self, inputs: Sequence[Tensor], operands: Sequence[Tensor] = ()) -> list[Tensor]:
         """Returns the outputs of the operation, each (batch, *shape)."""
-        results = self.operation.forward(*inputs)
-        results = list(results) if isinstance(results, list | tuple) else [results]
+        results = as_list(self.operation.bound(operands).forward(*inputs))
         # What reads integers alone, such as a table of vectors, has the precision of an analyzer.
         return [
             tf.cast(result, self.dtype) if result.dtype.is_floating else result
             for result in results
         ]
 
-    def spec(self, inputs: Sequence) -> list[keras.KerasTensor]:
+    def spec(self, inputs: Sequence, operands: Sequence = ()) -> list[keras.KerasTensor]:
         """Takes the shapes from the user's model."""
         return [keras.KerasTensor(n.shape, n.dtype_in(self.dtype)) for n in self.results]
 
@@ -171,7 +171,8 @@ class ReverseCall(CallStep):
         given: dict[str, Any] = {name: tuple(value) for name, value in tensors.items()}
         if self.parameters:
             given["parameters"] = tuple(tf.convert_to_tensor(value) for value in self.parameters)
-        return self.rule.record(self.operation, **self.known, **given)
+        operation = self.operation.bound(given.pop("operands", ()))
+        return self.rule.record(operation, **self.known, **given)
 
     def spec(self, relevance: Sequence, **tensors: Any) -> list[keras.KerasTensor]:
         """Relevance has the shape of the tensor, with the axis of vectors."""
@@ -205,8 +206,7 @@ class Bounds(Step):
         for call in self.calls:
             results = []
             for tensors in ends:
-                result = call.operation.forward(*(tensors[node] for node in call.inputs))
-                results.append(result if isinstance(result, list | tuple) else [result])
+                results.append(call.run(tensors))
             for node, first, second in zip(call.outputs, *results, strict=True):
                 if isinstance(call.operation, Diagonal):
                     # A negative factor exchanges the ends.

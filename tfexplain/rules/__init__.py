@@ -27,7 +27,14 @@ from tfexplain.rules.gradients import DeconvReLU, Gradient, GuidedReLU, RectGrad
 from tfexplain.rules.groups import Group
 from tfexplain.rules.patterns import PatternCall, PatternRule
 from tfexplain.rules.published import ClippedAddition
-from tfexplain.rules.routing import AverageOfWindow, EqualShares, Pass, Proportional, Winner
+from tfexplain.rules.routing import (
+    AverageOfWindow,
+    EqualShares,
+    NoRelevance,
+    Pass,
+    Proportional,
+    Winner,
+)
 from tfexplain.rules.weights import BoundedCall, Flat, WSquare, ZBox
 
 __all__ = [
@@ -53,6 +60,7 @@ __all__ = [
     "GuidedReLU",
     "LinearDifference",
     "MaxDifference",
+    "NoRelevance",
     "Pass",
     "PassDifference",
     "PatternCall",

@@ -11,6 +11,7 @@ from tfexplain.numerics import Tensor
 from tfexplain.operations import (
     Activation,
     AveragePooling,
+    Bystander,
     Merge,
     Operation,
     Scaling,
@@ -20,6 +21,14 @@ from tfexplain.operations import (
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, undefined_where
 from tfexplain.rules.contributions import ContributionRule
 from tfexplain.rules.groups import Group
+
+
+@dataclass(frozen=True)
+class NoRelevance(Rule):
+    """Nothing arrives, and nothing leaves: what is computed beside the signal."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Bystander,)
+    conserved_at: ClassVar[tuple[type[Operation], ...]] = ()
 
 
 @dataclass(frozen=True)

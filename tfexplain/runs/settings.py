@@ -110,7 +110,7 @@ def architecture(model: keras.Model) -> str:
         except NotImplementedError:
             config = {}
         config.pop("name", None)
-        rows.append([type(call.operation).__name__, config, [places.get(n) for n in call.inputs]])
+        rows.append([type(call.operation).__name__, config, [places.get(n) for n in call.reads]])
         for node in call.outputs:
             places[node] = len(places)
     # What JSON does not know is named by its class: another process has other addresses.
