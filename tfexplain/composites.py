@@ -31,6 +31,7 @@ from tfexplain.operations import (
     Scaling,
     Selection,
     Sum,
+    TensorProduct,
 )
 from tfexplain.rules import (
     AlphaBeta,
@@ -58,7 +59,7 @@ LINEAR = (Linear,)
 DENSE = (DenseLinear, EinsumLinear)
 BATCH_NORM = (Affine,)
 ADDITION = (Sum,)
-PRODUCT = (Product,)
+PRODUCT = (Product, TensorProduct)
 AVERAGE_POOLING = (AveragePooling,)
 MAX_POOLING = (Selection,)  # also the largest or smallest of tensors
 ACTIVATION = (Activation,)

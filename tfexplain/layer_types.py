@@ -33,12 +33,14 @@ from tfexplain.operations import (
     Reshaping,
     Scaling,
     Sum,
+    TensorProduct,
 )
 from tfexplain.operations.calls import listed_class
 from tfexplain.operations.elementwise import named_activation, normalization, rescaling
 from tfexplain.operations.linear import DepthwiseLinear, SeparableLinear, TransposedLinear
 from tfexplain.operations.merges import Maximum, Minimum
 from tfexplain.operations.pooling import averaging, maximum_over_axes, up_sampling, window_average
+from tfexplain.operations.products import mixes_samples, product
 from tfexplain.operations.structure import padding, renaming, stacking
 
 IDENTITY = None
@@ -156,6 +158,13 @@ TABLE = (
     Entry([layers.Multiply, *_ops("Multiply")], Product),
     Entry([layers.Maximum, *_ops("Maximum")], Maximum),
     Entry([layers.Minimum, *_ops("Minimum")], Minimum),
+    # Products that sum over axes.
+    Entry(
+        [layers.Dot, *_ops("Matmul", "Einsum", "Dot", "Tensordot", "Inner")],
+        TensorProduct,
+        product,
+        crosses_samples=mixes_samples,
+    ),
     # What does nothing at inference.
     Entry(_layers("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise"), IDENTITY),
     Entry(_layers("SpatialDropout", ranks=(1, 2, 3)), IDENTITY),

@@ -502,6 +502,7 @@ MERGES = [
     Case("subtract", SEQUENCE, _merge(layers.Subtract)),
     Case("average", SEQUENCE, _merge(layers.Average, 3)),
     Case("multiply", SEQUENCE, _merge(layers.Multiply)),
+    Case("dot", SEQUENCE, lambda h: layers.Dot(1, dtype="float64")([dense()(h), dense()(h)])),
     Case("concatenate", SEQUENCE, _merge(layers.Concatenate)),
     Case("concatenate_axis_1", SEQUENCE, _merge(layers.Concatenate, 3, axis=1)),
     Case(
@@ -604,6 +605,14 @@ OPERATIONS = [
         ("stack", SEQUENCE, lambda h: ops.stack([h, dense(3)(h)], axis=2), ()),
         ("add_tensors", SEQUENCE, lambda h: ops.add(h, dense(3)(h)), ()),
         ("subtract_tensors", SEQUENCE, lambda h: h - dense(3)(h), ()),
+        (
+            "matmul",
+            SEQUENCE,
+            lambda h: ops.matmul(dense(3)(h), ops.swapaxes(dense(3)(h), 1, 2)),
+            (),
+        ),
+        ("einsum", SEQUENCE, lambda h: ops.einsum("bti,bsi->bst", h, dense(3)(h)), ()),
+        ("matmul_constant", SEQUENCE, lambda h: ops.matmul(h, np.diag([1.0, -2.0, 3.0])), ()),
         ("multiply_tensors", SEQUENCE, lambda h: h * ops.sigmoid(dense(3)(h)), ()),
     ]
 ]

@@ -29,6 +29,7 @@ from tfexplain.operations.linear import (
 from tfexplain.operations.merges import Merge, Product, Sum
 from tfexplain.operations.opaque import Opaque, WholeModel
 from tfexplain.operations.pooling import AveragePooling, GlobalMaxPooling, MaxPooling
+from tfexplain.operations.products import ConstantProduct, TensorProduct
 from tfexplain.operations.structure import Concatenation, Lookup, Rearrangement, Reshaping
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Bystander",
     "Call",
     "Concatenation",
+    "ConstantProduct",
     "ConvolutionLinear",
     "DenseLinear",
     "Diagonal",
@@ -62,5 +64,6 @@ __all__ = [
     "Slot",
     "Sum",
     "SumOfTensors",
+    "TensorProduct",
     "WholeModel",
 ]

@@ -348,17 +348,22 @@ class EinsumLinear(Linear):
         return None
 
     @property
+    def equation(self) -> str:
+        """What is contracted: letters of the input, of the kernel and of the result."""
+        return self.source.equation
+
+    @property
     def without_pattern(self) -> str:
         """Patterns need a kernel of (inputs, units), on the last axis."""
-        if _acts_on_last_axis(self.source.equation):
+        if _acts_on_last_axis(self.equation):
             return ""
         return (
-            f"(EinsumDense) has the equation {self.source.equation!r}; patterns exist for kernels "
+            f"({self.label}) has the equation {self.equation!r}; patterns exist for kernels "
             "of (inputs, units) on the last axis, as in 'abc,cd->abd'."
         )
 
     def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
-        return tf.einsum(self.source.equation, x, kernel)
+        return tf.einsum(self.equation, x, kernel)
 
 
 class ConvolutionLinear(Linear):

@@ -32,6 +32,7 @@ from tfexplain.operations import (
     Operation,
     Product,
     Selection,
+    TensorProduct,
 )
 from tfexplain.operations.base import NEGATIVE, POSITIVE, first_winners
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, undefined_where
@@ -403,14 +404,21 @@ class MaxDifference(DifferenceRule):
 
 @dataclass(frozen=True)
 class ProductDifference(DifferenceRule):
-    """x y - x0 y0 = (x - x0) (y + y0) / 2 + (y - y0) (x + x0) / 2, factor by factor."""
+    """x y - x0 y0 = (x - x0) (y + y0) / 2 + (y - y0) (x + x0) / 2, factor by factor.
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (Product,)
+    The two orders in which the factors change are averaged. For two tensors that is the gradient
+    of the product at the mean of input and baseline, also where it sums over axes.
+    """
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Product, TensorProduct)
 
     def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Multiplies by the mean of the other factor at input and baseline."""
         arriving = call.single(relevance[0])
         ends = list(zip(call.inputs, call.baseline_inputs, strict=True))
+        if isinstance(call.operation, TensorProduct):
+            means = [(x + x0) / 2 for x, x0 in ends]
+            return call.operation.gradient(means, call.outputs, (arriving,))
         before = [ends[0]]
         for x, x0 in ends[1:-1]:
             before.append((before[-1][0] * x, before[-1][1] * x0))

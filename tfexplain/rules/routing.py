@@ -17,6 +17,7 @@ from tfexplain.operations import (
     Scaling,
     Selection,
     Sum,
+    TensorProduct,
 )
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, undefined_where
 from tfexplain.rules.contributions import ContributionRule
@@ -99,9 +100,12 @@ class AverageOfWindow(Rule):
 
 @dataclass(frozen=True)
 class EqualShares(Rule):
-    """Factors or summands get the same share (uniform rule, [achtibat2024attnlrp])."""
+    """Factors or summands get the same share (uniform rule, [achtibat2024attnlrp]).
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (Merge,)
+    At a product that sums over axes, R_A = A * (q B^T) and R_B = B * (A^T q) with q = R / (2 y).
+    """
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Merge, TensorProduct)
 
     def is_sign_blind(self) -> bool:
         """Tells that signs of summands do not matter."""
@@ -110,3 +114,9 @@ class EqualShares(Rule):
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Divides by the number of inputs."""
         return call.operation.equal_shares(call.inputs, call.outputs, relevance[0])
+
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
+        """Sums of products that are 0 give their relevance to nobody."""
+        if not isinstance(call.operation, TensorProduct):
+            return Absorbed()
+        return undefined_where(tf.equal(call.outputs[0], 0), relevance[0])
