@@ -6,6 +6,7 @@ linear layer, and a final softmax or sigmoid left out. Each step returns a new g
 
 from __future__ import annotations
 
+import types
 from dataclasses import replace
 
 import keras
@@ -15,12 +16,14 @@ from keras import layers
 from tfexplain.errors import MaskError, UnsupportedLayerError
 from tfexplain.graph import Call, Graph, Node, check_stateless
 from tfexplain.layer_types import IDENTITY, entry_of
+from tfexplain.opening import opened
 from tfexplain.operations import (
     Activation,
     Additive,
     Affine,
     Linear,
     Lookup,
+    Opaque,
     Operation,
     Rearrangement,
     Replay,
@@ -110,29 +113,72 @@ def to_canonical(graph: Graph) -> Graph:
     calls: list[Call] = []
     for call in graph.calls:
         inputs = tuple(renamed.get(node, node) for node in call.inputs)
-        call = replace(call, inputs=inputs)
-        operation: Operation | None
-        if getattr(call.operation, "relevance_policy", None) is not None:
-            operation = _declared(call)
-        else:
-            operation = entry_of(call.operation).operation(call)
-        if operation is IDENTITY:
+        operands = tuple(renamed.get(node, node) for node in call.operands)
+        call = replace(call, inputs=inputs, operands=operands)
+        made = _canonical(call)
+        if made is IDENTITY:
             renamed[call.outputs[0]] = inputs[0]
-            continue
-        activation = operation.activation
-        if activation in (None, keras.activations.linear):
-            calls.append(replace(call, operation=operation))
-            continue
-        between = Node(call.outputs[0].shape, call.outputs[0].dtype)
-        calls.append(replace(call, operation=operation, outputs=(between,)))
-        function = activation_of(activation, None, len(between.shape))
-        calls.append(Call(f"{call.name}:{function.label}", function, (between,), call.outputs))
+        else:
+            calls += made
     return replace(
         graph,
         calls=tuple(calls),
         outputs=tuple(renamed.get(node, node) for node in graph.outputs),
         readouts={name: renamed.get(node, node) for name, node in graph.readouts.items()},
     )
+
+
+def _canonical(call: Call) -> list[Call] | None:
+    """Returns the canonical calls of a call of Keras; `IDENTITY` if it does nothing."""
+    operation: Operation | None
+    if getattr(call.operation, "relevance_policy", None) is not None:
+        operation = _declared(call)
+    else:
+        operation = entry_of(call.operation).operation(call)
+    if operation is IDENTITY:
+        return IDENTITY
+    if isinstance(operation, Opaque):
+        return _opened(call, operation)
+    activation = operation.activation
+    if activation in (None, keras.activations.linear):
+        return [replace(call, operation=operation)]
+    result = call.outputs[0]
+    between = Node(result.shape, result.dtype, internal=result.internal)
+    function = activation_of(activation, None, len(between.shape))
+    name = f"{call.name}:{function.label}"
+    after = Call(name, function, (between,), call.outputs)
+    calls = [replace(call, operation=operation, outputs=(between,))]
+    if isinstance(function, Opaque):
+        source = types.SimpleNamespace(call=activation)
+        return calls + _opened(
+            replace(after, operation=source, arguments=((Slot(0),), {})), function
+        )
+    return [*calls, after]
+
+
+def _opened(call: Call, opaque: Opaque) -> list[Call]:
+    """Returns what a call without a rule computes inside; itself where it cannot be opened."""
+
+    def canonical(inner: Call) -> list[Call]:
+        made = _canonical(inner)
+        if made is IDENTITY:
+            identity = Scaling("Identity", tf.identity, keeps_sign=True)
+            return [replace(inner, operation=identity)]
+        return made
+
+    try:
+        return opened(call, _has_rule, canonical)
+    except UnsupportedLayerError as error:
+        opaque.refusal = str(error)
+        return [replace(call, operation=opaque)]
+
+
+def _has_rule(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer inside of another one has a rule of its own."""
+    if getattr(layer, "relevance_policy", None) is not None:
+        return True
+    kind = entry_of(layer).kind
+    return kind is not IDENTITY and not issubclass(kind, Opaque)
 
 
 def _declared(call: Call) -> Operation:

@@ -26,6 +26,7 @@ from tfexplain.operations import (
     Linear,
     Lookup,
     Movement,
+    Normalization,
     Operation,
     Product,
     Scaling,
@@ -41,6 +42,7 @@ from tfexplain.rules import (
     Flat,
     Gamma,
     Gradient,
+    HeldDeviation,
     NoRelevance,
     Pass,
     Proportional,
@@ -61,6 +63,7 @@ BATCH_NORM = (Affine,)
 ADDITION = (Sum,)
 PRODUCT = (Product, TensorProduct)
 AVERAGE_POOLING = (AveragePooling,)
+NORMALIZATION = (Normalization,)
 MAX_POOLING = (Selection,)  # also the largest or smallest of tensors
 ACTIVATION = (Activation,)
 SCALING = (Scaling,)
@@ -403,7 +406,9 @@ def assign(
 
 def _refusal(offenders: list[Call], method: str) -> str:
     lines = [f"{method} has no rule for {len(offenders)} call(s) of this model:"]
-    lines += [f"  {call.name} ({call.operation.label})" for call in offenders]
+    for call in offenders:
+        why = getattr(call.operation, "refusal", "")
+        lines.append(f"  {call.name} ({call.operation.label}{': ' if why else ''}{why})")
     lines.append(
         "Relevance is not sent through operations without a rule. Use a gradient method, or give "
         "these calls a rule of your choice, for example the gradient: create_analyzer("
@@ -465,6 +470,7 @@ def relevance_rows(
         (DENSE, dense),
         (ADDITION, merging),
         (ADDITIVE, convolution),
+        (NORMALIZATION, HeldDeviation()),
     ]
     return (*rows, *routing_rows(max_pool))
 

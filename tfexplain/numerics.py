@@ -177,6 +177,51 @@ def pull_back(
     return tuple(pulled)
 
 
+def pull_each(
+    function: Callable[..., Tensor | Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    relevances: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    """Pulls relevance vectors back through a function of whole batches, one after the other.
+
+    As `pull_back`, but the function may depend on how many samples there are, and its first axis
+    need not be theirs.
+    """
+    floating = [tensor for tensor in inputs if tensor.dtype.is_floating]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(floating)
+        results = function(*inputs)
+    results = list(results) if isinstance(results, list | tuple) else [results]
+
+    def pulled(vectors: Sequence[Tensor]) -> list[Tensor]:
+        return tape.gradient(
+            results, floating, list(vectors), unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+
+    if relevances[0].shape[1] == 1:
+        gradients = [expand(part) for part in pulled([r[:, 0] for r in relevances])]
+    else:
+        stacked = tf.map_fn(
+            pulled,
+            [swapped(r) for r in relevances],
+            fn_output_signature=[tf.TensorSpec(x.shape, x.dtype) for x in floating],
+        )
+        gradients = [swapped(part) for part in stacked]
+    of_floating = iter(gradients)
+    vectors = shape_of(relevances[0])[1]
+    return tuple(
+        next(of_floating)
+        if x.dtype.is_floating
+        else tf.zeros([shape_of(x)[0], vectors, *shape_of(x)[1:]], relevances[0].dtype)
+        for x in inputs
+    )
+
+
+def swapped(tensor: Tensor) -> Tensor:
+    """Exchanges the axes of samples and vectors."""
+    return tf.transpose(tensor, [1, 0, *range(2, len(tensor.shape))])
+
+
 def rounding(dtype: tf.DType) -> float:
     """Returns the error of a sum relative to its terms below which a difference is noise."""
     return 8 * float(np.finfo(dtype.as_numpy_dtype).eps)

@@ -21,6 +21,7 @@ from tfexplain.composites import (
     DENSE,
     DIAGONAL,
     MAX_POOLING,
+    NORMALIZATION,
     PRODUCT,
     STRUCTURE,
     After,
@@ -36,6 +37,7 @@ from tfexplain.rules import (
     AffineDifference,
     LinearDifference,
     MaxDifference,
+    NormalizationDifference,
     PassDifference,
     ProductDifference,
     Rescale,
@@ -65,6 +67,7 @@ def difference_rows(
         (ACTIVATION, PassDifference()),
         (MAX_POOLING, pooling),
         (AVERAGE_POOLING + STRUCTURE, Transport()),
+        (NORMALIZATION, NormalizationDifference()),
         (PRODUCT, ProductDifference()),
     )
 

@@ -112,8 +112,9 @@ class GraphAnalyzer(Analyzer):
         rows: dict[Node, int] = {}
         for call in graph.calls:
             if isinstance(call.operation, Lookup):
-                (node,), size = call.inputs, call.operation.source.input_dim
-                rows[node] = min(size, rows.get(node, size))
+                (node,), size = call.inputs, call.operation.rows
+                if size is not None:
+                    rows[node] = min(size, rows.get(node, size))
         self._inputs = Inputs(graph.inputs, graph.input_names, self.dtype, rows)
 
     def _trace(self, fold_batch_norm: bool) -> Graph:

@@ -27,6 +27,7 @@ from tfexplain.operations.linear import (
     Linear,
 )
 from tfexplain.operations.merges import Merge, Product, Sum
+from tfexplain.operations.normalizations import Normalization
 from tfexplain.operations.opaque import Opaque, WholeModel
 from tfexplain.operations.pooling import AveragePooling, GlobalMaxPooling, MaxPooling
 from tfexplain.operations.products import ConstantProduct, TensorProduct
@@ -53,6 +54,7 @@ __all__ = [
     "Merge",
     "Movement",
     "Node",
+    "Normalization",
     "Opaque",
     "Operation",
     "Product",

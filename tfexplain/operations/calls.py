@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import tree
+from keras.src.backend.common import global_state
 from keras.src.backend.common.variables import AutocastScope
+from keras.src.layers.layer import CallContext
 
 from tfexplain.errors import warn
 from tfexplain.numerics import Tensor
@@ -27,16 +30,18 @@ class Node:
     """A tensor of the graph, compared by identity.
 
     Attributes:
-        shape: (None, *sizes), the batch axis always unknown.
+        shape: (None, *sizes), the batch axis always unknown; all sizes where it is internal.
         dtype: Name of the dtype in the user's model.
         batch: Size of the first axis in the user's model: None, a fixed batch size, or -1 for a
             tensor without axes.
+        internal: Its first axis is not that of the samples.
     """
 
     # Unknown sizes are None.
     shape: tuple[Any, ...]
     dtype: str
     batch: int | None = None
+    internal: bool = False
 
     @property
     def floating(self) -> bool:
@@ -114,6 +119,20 @@ def as_list(results: Any) -> list:
     return list(results) if isinstance(results, list | tuple) else [results]
 
 
+@contextmanager
+def inference(operation: keras.Operation) -> Iterator[None]:
+    """Lets layers inside of an operation know that they do not train, also where it cannot say."""
+    name = "current_call_ctx"
+    before = global_state.get_global_attribute(name)
+    context = CallContext(entry_layer=operation)
+    context.training = False
+    global_state.set_global_attribute(name, context)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(name, before)
+
+
 class Replay:
     """Runs a Keras operation again, at inference, with other tensors in the same arguments.
 
@@ -167,7 +186,7 @@ class Replay:
             ]
             results, _ = self.twin.stateless_call(*values, *args, **kwargs)
         else:
-            with AutocastScope(dtype):
+            with AutocastScope(dtype), inference(self.operation):
                 results = self.operation.call(*args, **kwargs)
         if dtype is None:
             return results

@@ -38,6 +38,7 @@ from tfexplain.operations.calls import Call
 from tfexplain.operations.elementwise import batch_norm_affine
 from tfexplain.operations.opaque import Opaque
 from tfexplain.operations.pooling import channels_to_first, channels_to_last
+from tfexplain.operations.weights import Weights, weight_of
 
 # Pairs of factors that have a name of their own.
 NAMED_PAIRS: dict[tuple[float, float], str] = {(1, 1): ALL, (1, 0): POSITIVE, (0, 1): NEGATIVE}
@@ -57,11 +58,11 @@ class Linear(Additive):
 
     def __init__(
         self,
-        layer: keras.layers.Layer,
+        layer: keras.layers.Layer | Weights,
         norm_before: keras.layers.BatchNormalization | None = None,
         norm_after: keras.layers.BatchNormalization | None = None,
     ) -> None:
-        label = type(layer).__name__
+        label = layer.name if isinstance(layer, Weights) else type(layer).__name__
         if norm_before is not None:
             label += " (BatchNormalization before)"
         if norm_after is not None:
@@ -72,7 +73,7 @@ class Linear(Additive):
         # Parts of the kernel in the graph that is being traced; the tensors keep it alive.
         self._parts: tuple[object, dict] = (None, {})
         norms = [norm for norm in (norm_before, norm_after) if norm is not None]
-        self.layers = (layer, *norms)
+        self.layers = (*norms,) if isinstance(layer, Weights) else (layer, *norms)
         self.activation = getattr(layer, "activation", None)
         self.negated = False
 
@@ -92,7 +93,7 @@ class Linear(Additive):
 
     def _kernel(self, dtype: tf.DType) -> Tensor:
         """Returns the layer's own kernel."""
-        return tf.cast(tf.convert_to_tensor(self.source.kernel), dtype)
+        return weight_of(self.source, "kernel", dtype)
 
     def _apply(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Returns x W for channels-last x."""
@@ -169,7 +170,7 @@ class Linear(Additive):
         """Returns the effective bias, shaped as the layer's own (output channels last)."""
         bias = None
         if getattr(self.source, "bias", None) is not None:
-            bias = tf.cast(tf.convert_to_tensor(self.source.bias), dtype)
+            bias = weight_of(self.source, "bias", dtype)
         if self.norm_before is not None:
             shift = batch_norm_affine(self.norm_before, dtype)[1]
             constant = self._response(shift, self._kernel(dtype))

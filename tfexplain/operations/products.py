@@ -105,7 +105,7 @@ class ConstantProduct(EinsumLinear):
     Args:
         label: What `describe` prints.
         equation: Letters of the tensor, of the constant and of the result, as "bij,jk->bik".
-        constant: An array, or a variable, which is read at each call.
+        constant: An array, a variable, which is read at each call, or a function of a dtype.
         source: The Keras operation, or None.
     """
 
@@ -122,6 +122,8 @@ class ConstantProduct(EinsumLinear):
         return self._equation
 
     def _kernel(self, dtype: tf.DType) -> Tensor:
+        if callable(self.constant):
+            return self.constant(dtype)
         return tf.cast(tf.convert_to_tensor(self.constant), dtype)
 
 

@@ -11,6 +11,7 @@ from tfexplain.numerics import Tensor, pull_back, shape_of
 from tfexplain.operations.base import Movement, Operation
 from tfexplain.operations.calls import Call
 from tfexplain.operations.opaque import Opaque
+from tfexplain.operations.weights import Weights, weight_of
 
 
 class Rearrangement(Movement):
@@ -79,9 +80,9 @@ class Concatenation(Movement):
 class Lookup(Operation):
     """Embedding: an integer selects a row of a table."""
 
-    def __init__(self, layer: keras.layers.Embedding) -> None:
+    def __init__(self, layer: keras.layers.Embedding | Weights) -> None:
         super().__init__("Embedding", source=layer)
-        self.layers = (layer,)
+        self.layers = () if isinstance(layer, Weights) else (layer,)
         # The table has the precision of the analysis, which integer inputs do not tell.
         self.dtype = "float32"
 
@@ -90,13 +91,18 @@ class Lookup(Operation):
         """Looks up in the table of the layer."""
         return cls(call.operation)
 
+    @property
+    def rows(self) -> int:
+        """The number of rows of the table."""
+        return self.source.input_dim
+
     def prepare(self, dtype: str) -> None:
         """Sets the precision of the vectors."""
         self.dtype = dtype
 
     def forward(self, indices: Tensor) -> Tensor:
         """Returns (batch, *shape, vector)."""
-        table = tf.cast(tf.convert_to_tensor(self.source.embeddings), self.dtype)
+        table = weight_of(self.source, "embeddings", self.dtype)
         return tf.gather(table, tf.cast(indices, tf.int32))
 
     def gradient(

@@ -138,7 +138,7 @@ class ReversedNetwork:
         return [self._spec(node) for node in self.nodes]
 
     def _spec(self, node: Node) -> tf.TensorSpec:
-        shape = (None, *node.shape[1:]) if node.shape else ()
+        shape = node.shape if node.internal else (None, *node.shape[1:])
         return tf.TensorSpec(shape, node.dtype_in(self.dtype))
 
     def _replay(self, inputs: Sequence) -> Tensors:

@@ -55,7 +55,7 @@ class Step(abc.ABC):
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Computes tensors, or adds the layer to a Keras model."""
-        if _is_symbolic(arguments):
+        if _is_symbolic([*arguments, *named.values()]):
             return self.layer(*arguments, **named)
         return self.call(*arguments, **named)
 
@@ -67,9 +67,13 @@ class Step(abc.ABC):
 
 def _is_symbolic(tensors: Any) -> bool:
     """Tells whether nested tensors are Keras' symbolic ones, by the first of them."""
-    while isinstance(tensors, list | tuple | dict):
-        tensors = next(iter(tensors.values() if isinstance(tensors, dict) else tensors))
-    return isinstance(tensors, keras.KerasTensor)
+    if isinstance(tensors, keras.KerasTensor | tf.Tensor):
+        return isinstance(tensors, keras.KerasTensor)
+    if isinstance(tensors, list | tuple | dict):
+        for part in tensors.values() if isinstance(tensors, dict) else tensors:
+            if part is not None and not (isinstance(part, list | tuple | dict) and not part):
+                return _is_symbolic(part)
+    return False
 
 
 class StepLayer(keras.layers.Layer):

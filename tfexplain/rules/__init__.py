@@ -25,6 +25,7 @@ from tfexplain.rules.differences import (
 )
 from tfexplain.rules.gradients import DeconvReLU, Gradient, GuidedReLU, RectGrad
 from tfexplain.rules.groups import Group
+from tfexplain.rules.normalizations import HeldDeviation, NormalizationDifference
 from tfexplain.rules.patterns import PatternCall, PatternRule
 from tfexplain.rules.published import ClippedAddition
 from tfexplain.rules.routing import (
@@ -58,9 +59,11 @@ __all__ = [
     "Gradient",
     "Group",
     "GuidedReLU",
+    "HeldDeviation",
     "LinearDifference",
     "MaxDifference",
     "NoRelevance",
+    "NormalizationDifference",
     "Pass",
     "PassDifference",
     "PatternCall",

@@ -31,6 +31,10 @@ class NoRelevance(Rule):
     handled: ClassVar[tuple[type[Operation], ...]] = (Bystander,)
     conserved_at: ClassVar[tuple[type[Operation], ...]] = ()
 
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns nothing: no input gets relevance."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Pass(Rule):

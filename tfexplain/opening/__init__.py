@@ -1,0 +1,30 @@
+"""Opens calls that have no rule of their own: their TensorFlow operations get the rules.
+
+Custom and composite layers, `Lambda`, functions given as activations, subclassed models and
+`TFSMLayer` are traced into a graph of TensorFlow (`steps`). Each value is a constant, a bystander
+or part of the signal (`parts`). What makes up one operation together is recognised (`recognition`),
+each operation of TensorFlow becomes a canonical one (`table`), and these become calls (`building`).
+"""
+
+from __future__ import annotations
+
+from tfexplain.opening.building import Builder, Canonical
+from tfexplain.opening.parts import Part
+from tfexplain.opening.steps import IsKnown, trace_call
+from tfexplain.operations import Call
+
+__all__ = ["opened"]
+
+
+def opened(call: Call, is_known: IsKnown, canonical: Canonical) -> list[Call]:
+    """Returns the canonical calls of what a call computes inside.
+
+    Args:
+        call: A call of Keras that has no rule of its own.
+        is_known: Tells whether a layer inside of it has one.
+        canonical: Makes canonical calls of a layer that has.
+
+    Raises:
+        UnsupportedLayerError: If it holds what cannot be opened; the message says only why.
+    """
+    return Builder(Part(trace_call(call, is_known)), call, canonical).build()
