@@ -37,6 +37,7 @@ from tfexplain.operations import (
 )
 from tfexplain.operations.calls import listed_class
 from tfexplain.operations.elementwise import named_activation, normalization, rescaling
+from tfexplain.operations.functions import clip, division, power
 from tfexplain.operations.linear import DepthwiseLinear, SeparableLinear, TransposedLinear
 from tfexplain.operations.merges import Maximum, Minimum
 from tfexplain.operations.pooling import averaging, maximum_over_axes, up_sampling, window_average
@@ -73,7 +74,7 @@ class Entry:
 
 def _ops(*names: str) -> list[type]:
     """Returns the classes behind functions of `keras.ops`, those that this Keras has."""
-    modules = (keras.src.ops.numpy, keras.src.ops.nn, keras.src.ops.core)
+    modules = (keras.src.ops.numpy, keras.src.ops.nn, keras.src.ops.core, keras.src.ops.math)
     return [getattr(module, name) for name in names for module in modules if hasattr(module, name)]
 
 
@@ -119,7 +120,8 @@ TABLE = (
     # Single elements and a constant.
     Entry([layers.Rescaling], Scaling, rescaling),
     Entry([layers.Normalization], Scaling, normalization),
-    Entry(_ops("Divide", "TrueDivide", "Negative"), Scaling),
+    Entry(_ops("Negative"), Scaling),
+    Entry(_ops("Divide", "TrueDivide"), Scaling, division),
     # Tokens.
     Entry([layers.Embedding], Lookup),
     # Poolings.
@@ -185,6 +187,14 @@ TABLE = (
     Entry(_ops("Silu", "HardSilu", "Sigmoid", "HardSigmoid", "LogSigmoid"), Activation),
     Entry(_ops("Softplus", "Softsign", "Squareplus", "Absolute", "Square"), Activation),
     Entry(_ops("Tanh", "HardTanh", "TanhShrink", "SoftShrink", "HardShrink"), Activation),
+    Entry(_ops("Threshold", "SparsePlus", "SparseSigmoid"), Activation),
+    Entry(_ops("Exp", "Expm1", "Exp2", "Log", "Log2", "Log10", "Log1p"), Activation),
+    Entry(_ops("Sqrt", "Rsqrt", "Cbrt", "Reciprocal", "Abs", "Fabs"), Activation),
+    Entry(_ops("Sin", "Cos", "Tan", "Sinh", "Cosh", "Sinc", "Arctan"), Activation),
+    Entry(_ops("Arcsin", "Arccos", "Arcsinh", "Arccosh", "Arctanh"), Activation),
+    Entry(_ops("Erf", "Erfc", "Erfinv"), Activation),
+    Entry(_ops("Power"), Activation, power),
+    Entry(_ops("Clip"), Activation, clip),
     Entry(
         _layers("Softmax") + _ops("Softmax", "LogSoftmax"),
         Activation,

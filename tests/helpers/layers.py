@@ -550,9 +550,15 @@ ACTIVATIONS = [
         Case(f"ops.{name}", SEQUENCE, _activated(getattr(ops, name)))
         for name in (
             "relu relu6 leaky_relu elu selu celu gelu silu hard_silu sigmoid hard_sigmoid "
-            "log_sigmoid softplus softsign softmax tanh hard_tanh squareplus"
+            "log_sigmoid softplus softsign softmax tanh hard_tanh squareplus exp expm1 sin cos "
+            "sinh cosh arctan arcsinh erf cbrt"
         ).split()
     ),
+    Case("ops.maximum_of_zero", SEQUENCE, _activated(lambda h: ops.maximum(h, 0.0))),
+    Case("ops.minimum_of_constant", SEQUENCE, _activated(lambda h: ops.minimum(0.5, h))),
+    Case("ops.clip", SEQUENCE, _activated(lambda h: ops.clip(h, -1.0, 0.5))),
+    Case("ops.power", SEQUENCE, _activated(lambda h: h**3)),
+    Case("ops.log_of_square", SEQUENCE, _activated(lambda h: ops.log(h**2 + 0.1))),
     *(
         Case(id_, SEQUENCE, lambda h, make=make: make()(dense(6)(h)))
         for id_, make in {

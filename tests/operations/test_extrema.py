@@ -285,16 +285,6 @@ def test_signs(kind):
     assert not operation.is_nonnegative((False, False))
 
 
-def test_a_constant_is_refused():
-    """It makes a function of single elements, which has no rule."""
-    model = network([(3,)], lambda x: layers.Dense(2, **F64)(ops.maximum(x, 0.5)))
-    with pytest.raises(UnsupportedLayerError, match=r"\(Maximum\)"):
-        create("lrp.z", model)
-    x = np.random.default_rng(0).normal(size=(2, 3))
-    _, found = create("gradient", model).explain([tf.constant(x)], tf.constant([[0], [0]]))
-    assert_same(found.numpy()[:, 0], tape_gradient(model, x, [1.0, 0.0]))
-
-
 def test_other_ranks_are_refused():
     """Keras gives the smaller one axes in front then."""
     inputs = [keras.Input((2, 3), **F64), keras.Input((3,), **F64)]

@@ -30,7 +30,10 @@ from tfexplain.operations.probing import probed
 # Rectifiers pass a positive signal and hold back a negative one: what guided backpropagation,
 # deconvnet and RectGrad change.
 RECTIFIERS = ("relu", "relu6", "leaky_relu", "prelu")
-KEEPING_SIGN = ("relu", "relu6", "leaky_relu")
+KEEPING_SIGN = (
+    "relu relu6 leaky_relu expm1 log1p sinh arcsin arcsinh arctan arctanh erf erfinv cbrt "
+    "rsqrt reciprocal"
+).split()
 NONNEGATIVE = (
     "relu",
     "relu6",
@@ -45,14 +48,25 @@ NONNEGATIVE = (
     "sparsemax",
     "square",
     "absolute",
+    "exp2",
+    "sqrt",
+    "cosh",
+    "arccos",
+    "arccosh",
+    "erfc",
 )
+# Some numbers have no value, or an infinite one.
+PARTIAL = (
+    "log log2 log10 log1p sqrt rsqrt reciprocal power tan arcsin arccos arccosh arctanh erfinv"
+).split()
 # Outputs of these depend on several inputs.
 JOINT = ("softmax", "log_softmax", "sparsemax")
 KNOWN_ACTIVATIONS = (
     "relu relu6 leaky_relu prelu elu selu celu gelu silu hard_silu mish sigmoid hard_sigmoid "
     "log_sigmoid sparse_sigmoid softplus sparse_plus softsign softmax log_softmax sparsemax tanh "
     "hard_tanh tanh_shrink soft_shrink hard_shrink squareplus exponential threshold square "
-    "absolute"
+    "absolute expm1 exp2 log log2 log10 log1p sqrt rsqrt cbrt reciprocal sin cos tan sinh cosh "
+    "arcsin arccos arctan arcsinh arccosh arctanh erf erfc erfinv sinc"
 ).split()
 ALIASES = {
     "re_lu": "relu",
@@ -60,6 +74,9 @@ ALIASES = {
     "p_re_lu": "prelu",
     "swish": "silu",
     "hard_swish": "hard_silu",
+    "exp": "exponential",
+    "abs": "absolute",
+    "fabs": "absolute",
 }
 
 
@@ -77,6 +94,7 @@ class Activation(Operation):
 
     Attributes:
         is_relu: It is max(x, 0) and nothing else.
+        partial: Some numbers have no value, or an infinite one.
         rectifies: A ReLU, with or without an upper end.
     """
 
@@ -98,6 +116,7 @@ class Activation(Operation):
         self.nonnegative = name in NONNEGATIVE if nonnegative is None else nonnegative
         self.keeps_sign = name in KEEPING_SIGN if keeps_sign is None else keeps_sign
         self.is_relu = False
+        self.partial = name in PARTIAL
         self.rectifies = name in ("relu", "relu6") and self.nonnegative and not declared
 
     @classmethod

@@ -12,7 +12,7 @@ from tfexplain.numerics import Tensor, expand, only_where, sum_to_shape
 from tfexplain.operations.base import Operation, Selection, first_winners
 from tfexplain.operations.calls import Call
 from tfexplain.operations.elementwise import Scaling, SumOfTensors
-from tfexplain.operations.opaque import Opaque
+from tfexplain.operations.functions import limited
 
 
 class Merge(Operation):
@@ -120,9 +120,9 @@ class Maximum(Merge, Selection):
 
     @classmethod
     def from_call(cls, call: Call) -> Operation:
-        """Takes tensors alone: with a constant it is a function of single elements."""
+        """Takes tensors; with a constant it is a function of single elements."""
         if not call.merges:
-            return Opaque.from_call(call)
+            return limited(call, cls.largest)
         return cls(type(call.operation).__name__, source=call.operation)
 
     def forward(self, *inputs: Tensor) -> Tensor:

@@ -13,11 +13,9 @@ axis of vectors then holds all m+ and after them all m-, and an element has two 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from tfexplain.checks import choice
@@ -36,6 +34,7 @@ from tfexplain.operations import (
 )
 from tfexplain.operations.base import NEGATIVE, POSITIVE, first_winners
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, undefined_where
+from tfexplain.rules.chords import chord, through_softmax
 
 
 class SignedParts(NamedTuple):
@@ -263,7 +262,7 @@ class Rescale(DifferenceRule):
         (x,), (x0,) = call.inputs, call.baseline_inputs
         if call.operation.joint:
             # Its outputs have differences of one sign each.
-            multipliers = _through_softmax(call.operation, x, x0, call.single(relevance[0]))
+            multipliers = through_softmax(call.operation, x, x0, call.single(relevance[0]))
             return (tf.concat([multipliers] * call.num_multipliers, axis=1),)
         slope = chord(call.operation, x0, x, rise=call.output_differences[0])
         return (relevance[0] * expand(slope),)
@@ -308,14 +307,16 @@ class RevealCancel(DifferenceRule):
     """D+ and D- act one after the other, averaged over both orders ([shrikumar2017learning]).
 
     D_y+ = (f(x0 + D+) - f(x0)) / 2 + (f(x0 + D- + D+) - f(x0 + D-)) / 2, D_y- in the same way, and
-    m+ and m- are multiplied by D_y+ / D+ and D_y- / D-, with the derivative as limit.
+    m+ and m- are multiplied by D_y+ / D+ and D_y- / D-, with the derivative as limit. A function
+    such as the logarithm, which some numbers have none of, has another rule: x0 + D- may be one of
+    these though neither x nor x0 is.
     """
 
     handled: ClassVar[tuple[type[Operation], ...]] = (Activation,)
 
     def handles(self, operation: Any) -> bool:
-        """Functions of single elements."""
-        return super().handles(operation) and not operation.joint
+        """Functions of single elements that are defined for all numbers."""
+        return super().handles(operation) and not (operation.joint or operation.partial)
 
     def leaving(self, arriving: int) -> int:
         """Always two."""
@@ -428,92 +429,3 @@ class ProductDifference(DifferenceRule):
             arriving = arriving * expand((x + x0) / 2)
         results.append(sum_to_shape(arriving, ends[0][0].shape.as_list()))
         return tuple(reversed(results))
-
-
-# Functions with a derivative everywhere: near a point the chord is the derivative in the middle.
-SMOOTH = (
-    "sigmoid tanh softplus gelu silu mish softsign exponential log_sigmoid squareplus tanh_shrink "
-    "square"
-).split()
-
-
-def chord(
-    operation: Activation,
-    start: Tensor,
-    end: Tensor,
-    rise: Tensor | None = None,
-    ascends: bool = False,
-) -> Tensor:
-    """Returns (f(end) - f(start)) / (end - start), with the derivative as limit.
-
-    Rounding would spoil the quotient of nearly equal values. There the derivative in the middle
-    takes its place, with an error of the third order, if the function is smooth between them: it is
-    everywhere, or the derivative hardly changes from end to end. At a corner the quotient stays.
-
-    Args:
-        operation: The function of single elements.
-        start: Where the chord begins.
-        end: Where it ends.
-        rise: f(end) - f(start), where it is known.
-        ascends: No end is below its start; the chord is the same the other way round.
-    """
-    difference = end - start
-    if operation.is_relu:
-        # Between a < b it is b / (b - a), cut to [0, 1]. That is the limit too: b / 0 is infinite
-        # with the sign of b, and 0 / 0 counts as 0.
-        above = end if ascends else tf.maximum(start, end)
-        share = tf.math.xdivy(above, difference if ascends else tf.abs(difference))
-        return tf.minimum(positive(share), tf.ones((), end.dtype))
-    if rise is None:
-        rise = operation.forward(end) - operation.forward(start)
-    quotient = tf.math.divide_no_nan(rise, difference)
-    if operation.rectifies:
-        # Its values are those of the inputs or of its ends: the quotient is exact.
-        return tf.where(tf.equal(difference, 0), operation.derivative(end), quotient)
-    size = tf.abs(difference)
-    near = size < float(np.finfo(end.dtype.as_numpy_dtype).eps) ** (1 / 3)
-    if operation.name not in SMOOTH:
-        change = tf.abs(operation.derivative(end) - operation.derivative(start))
-        near &= change <= 2 * size
-    return tf.where(near, operation.derivative((start + end) / 2), quotient)
-
-
-def _through_softmax(operation: Activation, x: Tensor, x0: Tensor, arriving: Tensor) -> Tensor:
-    """Sends multipliers through exp(x - log sum exp x): a difference, and what is subtracted.
-
-    In this form nothing overflows, and a shift of all inputs has no effect.
-    """
-    axis = _axis_of(operation) % len(x.shape)
-    tops = [tf.reduce_max(z, axis=axis, keepdims=True) for z in (x, x0)]
-    logs = [
-        tf.reduce_logsumexp(z - top, axis=axis, keepdims=True)
-        for z, top in zip((x, x0), tops, strict=True)
-    ]
-
-    def less(z: Tensor, place: int) -> Tensor:
-        # z - log sum exp, by two small differences: large logits keep their digits.
-        return (z - tops[place]) - logs[place]
-
-    direct = arriving * expand(chord(_EXPONENTIAL, less(x0, 1), less(x, 0)))
-    # log sum exp x in turn: exponentials, their sum, and the inverse of the exponential.
-    rise = (tops[0] - tops[1]) + (logs[0] - logs[1])
-    grows = rise > 0
-    ends = [tf.where(grows, less(z, 0), less(z, 1)) for z in (x0, x)]
-    ends_of_log = [tf.where(grows, -rise, tf.zeros_like(rise)), tf.where(grows, 0 * rise, rise)]
-    share = chord(_EXPONENTIAL, *ends) / chord(_EXPONENTIAL, *ends_of_log)
-    subtracted = tf.reduce_sum(direct, axis=axis + 1, keepdims=True)
-    return direct - expand(share) * subtracted
-
-
-def _axis_of(operation: Activation) -> int:
-    """Returns the axis of a softmax; functions without one use the last."""
-    axis = getattr(operation.source, "axis", -1)
-    return axis if isinstance(axis, int) else -1
-
-
-def _exponential() -> Activation:
-    function: Callable[[Tensor], Tensor] = tf.exp
-    return Activation("exponential", function)
-
-
-_EXPONENTIAL = _exponential()
