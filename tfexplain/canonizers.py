@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from tfexplain.errors import MaskError, UnsupportedLayerError
+from tfexplain.errors import MaskError, Unopened, UnsupportedLayerError
 from tfexplain.graph import Call, Graph, Node, check_stateless
 from tfexplain.layer_types import IDENTITY, entry_of
 from tfexplain.opening import opened
@@ -111,6 +111,7 @@ def to_canonical(graph: Graph) -> Graph:
     """Replaces Keras operations by canonical ones, splits activations off, drops identities."""
     renamed: dict[Node, Node] = {}
     calls: list[Call] = []
+    names: dict[str, Node] = {}
     for call in graph.calls:
         inputs = tuple(renamed.get(node, node) for node in call.inputs)
         operands = tuple(renamed.get(node, node) for node in call.operands)
@@ -118,13 +119,21 @@ def to_canonical(graph: Graph) -> Graph:
         made = _canonical(call)
         if made is IDENTITY:
             renamed[call.outputs[0]] = inputs[0]
-        else:
-            calls += made
+            continue
+        calls += made
+        # The layers and operations inside of what was opened have names too.
+        for inner in made:
+            output = inner.outputs[0]
+            if len(inner.outputs) == 1 and output.floating and not output.internal:
+                names[inner.name.partition(":")[0]] = output
     return replace(
         graph,
         calls=tuple(calls),
         outputs=tuple(renamed.get(node, node) for node in graph.outputs),
-        readouts={name: renamed.get(node, node) for name, node in graph.readouts.items()},
+        readouts={
+            **names,
+            **{name: renamed.get(node, node) for name, node in graph.readouts.items()},
+        },
     )
 
 
@@ -168,9 +177,12 @@ def _opened(call: Call, opaque: Opaque) -> list[Call]:
 
     try:
         return opened(call, _has_rule, canonical)
-    except UnsupportedLayerError as error:
+    except Unopened as error:
         opaque.refusal = str(error)
         return [replace(call, operation=opaque)]
+    except UnsupportedLayerError as error:
+        name = f"{call.name} ({type(call.operation).__name__})"
+        raise UnsupportedLayerError(f"{name} cannot be explained: {error}.") from None
 
 
 def _has_rule(layer: keras.layers.Layer) -> bool:

@@ -15,6 +15,10 @@ class UnsupportedLayerError(ValueError):
     """
 
 
+class Unopened(Exception):
+    """A call cannot be opened: it stays one operation, of which only the gradient is known."""
+
+
 class MaskError(UnsupportedLayerError):
     """Raised when masks alone keep the calls of a model from being replayed one by one."""
 

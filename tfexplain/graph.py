@@ -153,7 +153,7 @@ def check_built(model: keras.Model) -> None:
 
 
 def trace(model: keras.Model) -> Graph:
-    """Returns the graph of a built Functional or Sequential model, which stays as it is.
+    """Returns the graph of a built model, which stays as it is; a subclassed one is one call.
 
     Raises:
         TypeError: If `model` is no Keras model.
@@ -162,12 +162,7 @@ def trace(model: keras.Model) -> Graph:
     check_built(model)
     function = _function(model)
     if function is None:
-        raise UnsupportedModelError(
-            f"The model {model.name!r} ({type(model).__name__}) is subclassed: it has no graph of "
-            "layers to reverse. The gradient methods and shapley_sampling take it (gradient, "
-            "input_t_gradient, integrated_gradients, smoothgrad); for the others, build the same "
-            "layers as a Functional model."
-        )
+        return _whole(model)
     inputs = tuple(_node(tensor) for tensor in function.inputs)
     tracer = _Tracer()
     outputs = tracer.run(function, inputs, "")
@@ -179,6 +174,16 @@ def trace(model: keras.Model) -> Graph:
         calls=tuple(tracer.calls),
         readouts=tracer.readouts,
     )
+
+
+def _whole(model: keras.Model) -> Graph:
+    """Returns the graph of a model without one: it is one call, which has no name."""
+    given = keras.KerasTensor(_known_input_shape(model), dtype=model.input_dtype)
+    results = tree.flatten(model.compute_output_spec(given))
+    inputs, outputs = (_node(given),), tuple(_node(tensor) for tensor in results)
+    names = tuple(f"output_{index}" for index in range(len(outputs)))
+    call = Call("", model, inputs, outputs, ((Slot(0),), {}))
+    return Graph(inputs, ("input",), outputs, names, (call,))
 
 
 def opaque_graph(model: keras.Model) -> Graph:

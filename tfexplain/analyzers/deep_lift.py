@@ -154,9 +154,14 @@ class DeepLIFT(ReversedAnalyzer):
         """Returns the tensors at a baseline, those of the last batch where it had the same one."""
         network = cast(DifferenceNetwork, network)
         size = max(map(len, parts))
-        if network.operands:
-            # They are those of the samples, and so is the pass at the baseline.
+        own = bool(network.operands) or network.is_internal
+        if own:
+            # Sizes and masks are those of the samples, and so is the pass at the baseline.
             size = len(given[0])
+            parts = [
+                np.broadcast_to(part, (len(part), *x.shape[1:])) if part.dtype.kind == "f" else part
+                for part, x in zip(parts, given, strict=True)
+            ]
         # A shared part beside one per sample.
         parts = [part if len(part) == size else np.repeat(part, size, axis=0) for part in parts]
         known = place.passes.get(network)
@@ -164,7 +169,7 @@ class DeepLIFT(ReversedAnalyzer):
             return known[1]
         operands = network.run_operands(given) if network.operands else []
         records = network.run_baseline(self._vectors(parts), operands)
-        if network.operands:
+        if own:
             return records
         if size == 1 and self.num_chains == 1:
             # The tensors of many samples or baselines take memory, and those per sample come once.

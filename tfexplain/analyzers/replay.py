@@ -116,7 +116,8 @@ def _outputs_of(model: keras.Model, arrays: Sequence[np.ndarray], position: int)
     """Returns one output of the model itself, (n, *output_shape)."""
     count = len(arrays[0])
     # A model that was built by a call on one sample takes that many.
-    size = model.inputs[0].shape[0] or count
+    given = getattr(model, "inputs", None)
+    size = (given[0].shape[0] if given else None) or count
     outputs = []
     for part in slices(count, size):
         given = [np.resize(array[part], (size, *array.shape[1:])) for array in arrays]

@@ -502,6 +502,9 @@ class ReversedAnalyzer(GraphAnalyzer):
         arrays = self.checked(x)
         targets = flat_targets(target, len(arrays[0]), self.output_shape)
         rows: dict[str, list] = {}
+        if network.is_internal:
+            # Samples are told apart where their axis is the first one.
+            batch_size = 1
         for place in places(slice(0, len(targets)), len(targets), batch_size):
             several: dict[str, list] = {}
             batch = [array[place.positions] for array in arrays]

@@ -25,6 +25,7 @@ def opened(call: Call, is_known: IsKnown, canonical: Canonical) -> list[Call]:
         canonical: Makes canonical calls of a layer that has.
 
     Raises:
-        UnsupportedLayerError: If it holds what cannot be opened; the message says only why.
+        Unopened: If it holds what cannot be opened; the message says only why.
+        UnsupportedLayerError: If it cannot be explained at all: it mixes samples, or is random.
     """
     return Builder(Part(trace_call(call, is_known)), call, canonical).build()

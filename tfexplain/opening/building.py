@@ -45,11 +45,12 @@ class Builder:
         self.nodes.update(zip(part.traced.inputs, call.reads, strict=True))
         made = self._planned()
         for value, node in zip(part.outputs, call.outputs, strict=True):
-            self.nodes.setdefault(value, node)
+            if part.is_signal(value):
+                self.nodes.setdefault(value, node)
         for one in made:
             self._emit(one)
         for value, node in zip(part.outputs, call.outputs, strict=True):
-            if self.nodes[value] is not node:
+            if self.nodes.get(value) is not node:
                 self._hand_on(value, node)
         return self.calls
 
@@ -86,16 +87,18 @@ class Builder:
 
     def _operand(self, value: Value) -> Node:
         """Returns the tensor of a bystander, and makes the call that computes it."""
-        if value in self.nodes:
-            return self.nodes[value]
+        if value not in self.nodes:
+            self._beside(value, self._node(value))
+        return self.nodes[value]
+
+    def _beside(self, value: Value, node: Node) -> None:
+        """Makes the call that computes a bystander."""
         sources = self.part.sources(value)
         operation = Bystander(value.step.kind, self.part.function([value], sources))
         operation.prepare = self._prepare  # type: ignore[method-assign]  # of one operation
-        node = self._node(value)
         operands = tuple(self._node(source) for source in sources)
         name = self._name(value.step.path, value.step.kind)
         self.calls.append(Call(name, operation, (), (node,), operands=operands))
-        return node
 
     def _prepare(self, dtype: str) -> None:
         self.part.dtype = dtype
@@ -122,9 +125,7 @@ class Builder:
             operation, inputs = table.identity(), (self.nodes[value],)
             self.calls.append(Call(self._name("", "identity"), operation, inputs, (node,)))
             return
-        if value in self.nodes:
-            raise UnsupportedLayerError("it returns integers that it reads")
-        self._operand(value)
+        self._beside(value, node)
 
     def _name(self, path: str, kind: str) -> str:
         """Returns the name of a call: the path of the layer, the operation, `@n` in their order."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.errors import UnsupportedLayerError
+from tfexplain.errors import Unopened, UnsupportedLayerError
 from tfexplain.numerics import Tensor
 from tfexplain.opening.steps import IDENTITIES, RANDOM, Step, Traced, Value, evaluate
 
 # Of variables and constants alone; of the sizes of tensors too; of what samples hold; and what
 # relevance goes through.
 CONSTANT, SIZES, BYSTANDER, SIGNAL = range(4)
+# What makes other integers of integers one by one.
+RECODING = (
+    "AddV2 Sub Mul Maximum Minimum FloorMod Cast ClipByValue SelectV2 Less LessEqual Greater "
+    "GreaterEqual Equal NotEqual LogicalAnd LogicalOr LogicalNot"
+).split()
 LOOKUPS = ("GatherV2", "ResourceGather", "Gather")
 
 
@@ -62,7 +67,7 @@ class Part:
         kind = max(kinds, default=CONSTANT)
         if kind == CONSTANT:
             return CONSTANT
-        if step.kind in ("Shape", "ShapeN", "Size", "Rank"):
+        if step.kind in ("Shape", "ShapeN", "Size", "Rank", "OnesLike", "ZerosLike"):
             known = all(v.shape is not None and None not in v.shape for v in step.inputs)
             return CONSTANT if known else SIZES
         if self.is_lookup(step):
@@ -74,12 +79,26 @@ class Part:
     def is_lookup(self, step: Step) -> bool:
         """Tells whether integers of the samples select rows of a table of weights."""
         if step.kind == "Keras":
-            kinds = [self.kinds[value] for value in step.inputs]
-            return kinds == [BYSTANDER] and isinstance(step.held.layer, keras.layers.Embedding)
+            is_embedding = isinstance(step.held.layer, keras.layers.Embedding)
+            return is_embedding and step.inputs[0].step.kind == "Input"
         if step.kind not in LOOKUPS or not step.outputs[0].floating:
             return False
         table, indices = step.inputs[:2]
-        return self.kinds[table] == CONSTANT and self.kinds[indices] == BYSTANDER
+        return self.kinds[table] == CONSTANT and self.token_of(indices) is not None
+
+    def token_of(self, value: Value) -> Value | None:
+        """Returns the integer input that a value is computed from, one by one; None for others."""
+        tokens, waiting = set(), [value]
+        while waiting:
+            part = waiting.pop()
+            if part.step.kind == "Input":
+                tokens.add(part)
+            elif part.step.kind not in RECODING or part.shape != value.shape:
+                return None
+            else:
+                waiting += [v for v in part.step.inputs if not self.is_constant(v)]
+        (token, *others) = tokens or [value]
+        return token if not others and token.dtype.is_integer and tokens else None
 
     def is_signal(self, value: Value) -> bool:
         """Tells whether relevance goes through it."""
@@ -112,26 +131,41 @@ class Part:
 
         return function
 
-    def function(self, outputs: Sequence[Value], inputs: Sequence[Value]) -> Callable[..., Any]:
-        """Returns what computes some values, given tensors for others."""
+    def function(
+        self, outputs: Sequence[Value], inputs: Sequence[Value], any_shape: bool = False
+    ) -> Callable[..., Any]:
+        """Returns what computes some values, given tensors for others.
+
+        Args:
+            outputs: What it returns, one tensor or a list.
+            inputs: Its arguments.
+            any_shape: It is also called with tensors of other shapes than those of the trace.
+        """
 
         def function(*tensors: Tensor) -> Any:
             floating = [t.dtype.name for t in tensors if t.dtype.is_floating]
             dtype = floating[0] if floating else self.dtype
             results = evaluate(outputs, dict(zip(inputs, tensors, strict=True)), dtype)
             for value, result in zip(outputs, results, strict=True):
-                if value.shape and not tf.executing_eagerly():
+                if value.shape and not any_shape and not tf.executing_eagerly():
                     # Known from the trace, where sizes are computed when it runs.
                     result.set_shape((None, *value.shape[1:]))
             return results[0] if len(results) == 1 else results
 
         return function
 
-    def operands(self, outputs: Iterable[Value], inputs: Sequence[Value]) -> list[Value]:
+    def operands(
+        self, outputs: Iterable[Value], inputs: Sequence[Value], through: Collection[str] = ()
+    ) -> list[Value]:
         """Returns what some values depend on beside others: sizes and bystanders, in their order.
 
+        Args:
+            outputs: The values.
+            inputs: What they are computed from.
+            through: Kinds of bystanders that are computed with them.
+
         Raises:
-            UnsupportedLayerError: If they depend on relevance that is not among the others.
+            Unopened: If they depend on relevance that is not among the others.
         """
         operands: dict[Value, None] = {}
         waiting, seen = list(outputs), set(inputs)
@@ -140,10 +174,10 @@ class Part:
             if value in seen or self.is_constant(value):
                 continue
             seen.add(value)
-            if not self.is_signal(value):
+            if not self.is_signal(value) and value.step.kind not in through:
                 operands[value] = None
             elif value.step.kind == "Input":
-                raise UnsupportedLayerError("one of its values depends on more than is known of it")
+                raise Unopened("one of its values depends on more than is known of it")
             else:
                 waiting.extend(value.step.inputs)
         return sorted(operands, key=self.order)

@@ -23,7 +23,7 @@ from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
 from tfexplain.compilation import TRACING
-from tfexplain.errors import UnsupportedLayerError
+from tfexplain.errors import Unopened
 from tfexplain.numerics import Tensor
 from tfexplain.operations.calls import Call, Replay, Slot, inference
 
@@ -39,6 +39,8 @@ FUNCTIONS = ("PartitionedCall", "StatefulPartitionedCall")
 IsKnown = Callable[[keras.layers.Layer], bool]
 # A size that no axis of a network has: where it shows, an axis is that of the samples.
 SAMPLES = 7919
+# A small one: tables of positions end somewhere.
+ANY_SIZE = 8
 
 
 @dataclass(eq=False, repr=False)
@@ -109,7 +111,7 @@ def trace_call(call: Call, is_known: IsKnown) -> Traced:
         is_known: Tells whether a layer inside of it has a rule of its own.
 
     Raises:
-        UnsupportedLayerError: If it holds loops, or cannot be traced.
+        Unopened: If it holds loops, or cannot be traced.
     """
     replay = Replay(call.operation, call.arguments)
     specs = [tf.TensorSpec(_traced_shape(node), node.dtype) for node in call.reads]
@@ -119,7 +121,7 @@ def trace_call(call: Call, is_known: IsKnown) -> Traced:
                 lambda *tensors: tree.flatten(replay(*tensors)), autograph=False
             ).get_concrete_function(*specs)
         except Exception as error:  # whatever a layer of the user's raises for symbolic tensors
-            raise UnsupportedLayerError(
+            raise Unopened(
                 f"it cannot be traced into a graph: {type(error).__name__}: {error}"
             ) from error
     reader = _Reader(layers)
@@ -203,7 +205,7 @@ class _Reader:
     def _read_operation(self, graph: Any, operation: tf.Operation) -> None:
         kind = operation.type
         if kind.startswith(LOOPS):
-            raise UnsupportedLayerError(f"it holds a loop or a branch ({kind})")
+            raise Unopened(f"it holds a loop or a branch ({kind})")
         inputs = [self.values[id(tensor)] for tensor in operation.inputs]
         if kind in FUNCTIONS:
             self._inline(graph, operation, inputs)
@@ -300,7 +302,7 @@ def _recorded_layers(outer: keras.Operation, is_known: IsKnown) -> Iterator[Reco
             finally:
                 keras.layers.Layer.__call__ = call
             outputs = tree.flatten(results)
-            if all(isinstance(tensor, tf.Tensor) for tensor in outputs):
+            if all(map(tf.is_symbolic_tensor, outputs)):
                 # Tensors of their own: a layer may return what it was given.
                 outputs = [tf.identity(tensor) for tensor in outputs]
                 record.outputs.extend(outputs)
@@ -329,17 +331,25 @@ def _recorded(
     tensors: list[Any] = []
 
     def slot(leaf: Any) -> Any:
-        if not isinstance(leaf, tf.Tensor):
+        if not tf.is_symbolic_tensor(leaf):
             return leaf
         tensors.append(leaf)
         return Slot(len(tensors) - 1)
 
     arguments = tree.map_structure(slot, (args, kwargs))
     masked = any(getattr(tensor, "_keras_mask", None) is not None for tensor in tensors)
+    masked |= any("mask" in name for name in _tensors_by_name(layer, arguments))
     trains = kwargs.get("training") not in (None, False)
     if not tensors or masked or trains or not layer.built or not is_known(layer):
         return None
     return RecordedLayer(layer, path, tensors, [], arguments)
+
+
+def _tensors_by_name(layer: keras.layers.Layer, arguments: tuple) -> list[str]:
+    """Returns the names of the arguments that are tensors."""
+    args, kwargs = arguments
+    given = inspect.signature(layer.call).bind(*args, **kwargs).arguments
+    return [name for name, value in given.items() if isinstance(value, Slot)]
 
 
 # --- running steps -------------------------------------------------------------------------------
@@ -456,27 +466,48 @@ def _captured(tensor: Any, dtype: str) -> Tensor:
 
 
 def _find_samples(traced: Traced, call: Call) -> None:
-    """Notes which values have the samples as their first axis, by TensorFlow's rules of shapes."""
-    nodes = call.reads
-    specs = [
-        tf.TensorSpec((SAMPLES, *node.shape[1:]) if node.shape else (), _in_float(node.dtype))
-        for node in nodes
-    ]
-    values = [value for step in traced.steps for value in step.outputs]
+    """Notes which values have the samples as their first axis, by TensorFlow's rules of shapes.
 
-    def shapes(*tensors: Tensor) -> list[Tensor]:
+    Where other sizes are unknown, these rules do not follow a reshape: then any numbers stand for
+    them, if the call takes these.
+    """
+    values = [v for step in traced.steps for v in step.outputs if v.dtype != tf.resource]
+    for value, shape in zip(values, _shapes(traced, call, values, None), strict=True):
+        value.leads = bool(shape) and shape[0] == SAMPLES
+        if shape is not None:
+            # What holds the samples may have any size.
+            value.shape = tuple(None if s is None or s % SAMPLES == 0 else s for s in shape)
+    if any(None in node.shape[1:] for node in call.reads):
+        try:
+            filled = _shapes(traced, call, values, ANY_SIZE)
+        except (ValueError, TypeError):
+            return
+        for value, shape in zip(values, filled, strict=True):
+            value.leads |= bool(shape) and shape[0] == SAMPLES
+
+
+def _shapes(
+    traced: Traced, call: Call, values: Sequence[Value], unknown: int | None
+) -> list[tuple[int | None, ...] | None]:
+    """Returns the shapes of values for `SAMPLES` samples.
+
+    Args:
+        traced: The steps.
+        call: The call.
+        values: Some of its values.
+        unknown: What stands for unknown sizes.
+    """
+    specs = []
+    for node in call.reads:
+        sizes = [unknown if size is None else size for size in node.shape[1:]]
+        dtype = "float32" if node.floating else node.dtype
+        specs.append(tf.TensorSpec((SAMPLES, *sizes) if node.shape else (), dtype))
+    shapes: list[tuple[int | None, ...] | None] = []
+
+    def run_all(*tensors: Tensor) -> list[Tensor]:
         known = dict(zip(traced.inputs, tensors, strict=True))
-        shaped = [value for value in values if value.dtype != tf.resource]
-        for value, tensor in zip(shaped, evaluate(shaped, known, "float32"), strict=True):
-            value.leads = bool(tensor.shape.rank) and tensor.shape[0] == SAMPLES
-            shape = _shape_of(tensor)
-            if shape is not None:
-                # What holds the samples may have any size.
-                value.shape = tuple(None if s is None or s % SAMPLES == 0 else s for s in shape)
+        shapes.extend(map(_shape_of, evaluate(values, known, "float32")))
         return list(tensors)
 
-    tf.function(shapes, autograph=False).get_concrete_function(*specs)
-
-
-def _in_float(dtype: str) -> str:
-    return "float32" if "float" in dtype else dtype
+    tf.function(run_all, autograph=False).get_concrete_function(*specs)
+    return shapes

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfexplain.errors import UnsupportedLayerError
+from tfexplain.errors import Unopened, UnsupportedLayerError
 from tfexplain.numerics import Tensor
 from tfexplain.opening import recognition
 from tfexplain.opening.parts import Part
@@ -110,6 +110,7 @@ class Planner:
             (LINEAR, self._linear),
             (("Conv2D", "Conv3D", "DepthwiseConv2dNative"), self._linear),
             (("Mean", "Sum", "Max", "Min"), self._reduction),
+            (("Cumsum", "ResizeBilinear"), self._average),
             (("Softmax", "LogSoftmax"), self._softmax),
             (("MaxPool", "MaxPool3D", "AvgPool", "AvgPool3D"), self._pooling),
             (("Reshape", "ExpandDims", "Squeeze"), self._reshape),
@@ -134,8 +135,8 @@ class Planner:
 
     def _function_of(self, value: Value, element: Value) -> Made:
         """Returns one function of single elements."""
-        operands = self.part.operands([value], [element])
-        function = self.part.function([value], [element, *operands])
+        operands = self.part.operands([value], [element], through=recognition.CONDITIONS)
+        function = self.part.function([value], [element, *operands], any_shape=True)
         name = None
         if not operands:
             name = probed(function, max(len(element.shape or ()), 1))
@@ -368,7 +369,9 @@ class Planner:
         if not isinstance(made.operation, DenseLinear):
             return None
         same = len(x.shape) == len(value.shape) and x.shape[:-1] == value.shape[:-1]
-        width = rows.shape is not None and rows.shape[-1] == x.shape[-1] is not None
+        weight = product.step.inputs[1].shape
+        inner = weight[1 if product.step.attributes["transpose_b"] else 0] if weight else None
+        width = inner == x.shape[-1] is not None
         return Made(made.operation, [x], [value], kind="dense") if same and width else None
 
     def _convolution(self, value: Value) -> Made | None:
@@ -417,6 +420,18 @@ class Planner:
         else:
             return [self._replayed(step, OpenedOpaque)]
         return [Made(operation, [x], list(step.outputs))]
+
+    def _average(self, step: Step) -> list[Made]:
+        """Returns a linear map whose weights are >= 0."""
+        part, x = self.part, step.inputs[0]
+        axis = part.literal(step.inputs[1]) if step.kind == "Cumsum" else np.int64(1)
+        if axis is None or not part.is_constant(step.inputs[1]):
+            return [self._replayed(step, OpenedOpaque)]
+        if int(axis) % len(x.shape or (1,)) == 0:
+            raise UnsupportedLayerError(f"it works across samples ({step.kind})")
+        return [
+            Made(AveragePooling(step.kind, part.function(step.outputs, [x])), [x], step.outputs)
+        ]
 
     def _softmax(self, step: Step) -> list[Made]:
         (x,) = step.inputs
@@ -492,11 +507,9 @@ class Planner:
         part, (table, indices) = self.part, step.inputs[:2]
         axis = part.literal(step.inputs[2]) if step.kind == "GatherV2" else np.int64(0)
         if axis is None or int(axis) or step.attributes.get("batch_dims", 0):
-            raise UnsupportedLayerError("it looks up along another axis than the first")
-        if indices.step.kind != "Input":
-            raise UnsupportedLayerError(
-                "it looks up rows by integers that it computes from its input"
-            )
+            raise Unopened("it looks up along another axis than the first")
+        token = part.token_of(indices)
+        recoded = None if token is indices else part.function([indices], [token])
         if table.shape is None and step.kind == "ResourceGather":
             rows = int(step.inputs[0].step.held.shape[0] or 0)
         else:
@@ -509,7 +522,8 @@ class Planner:
                 return tf.cast(tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype), dtype_)
 
         weights = Weights("Embedding", embeddings=kernel, input_dim=rows)
-        return Made(Lookup(weights), [indices], list(step.outputs), kind="embedding")
+        operation = Lookup(weights, recoded)
+        return Made(operation, [token], list(step.outputs), kind="embedding")
 
     def _normalization(self, found: recognition.Normalization) -> Made:
         part = self.part

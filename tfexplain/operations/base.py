@@ -31,7 +31,7 @@ import keras
 import tensorflow as tf
 
 from tfexplain.numerics import Tensor, expand, negative, positive, pull_back
-from tfexplain.operations.calls import Call, Replay
+from tfexplain.operations.calls import Call, Replay, as_list
 
 # Parts of weights that rules ask for; a pair (a, n) is a W^+ + n W^-.
 ALL, POSITIVE, NEGATIVE, SQUARE, ONES = "all", "positive", "negative", "square", "ones"
@@ -376,3 +376,7 @@ class Movement(Operation):
     def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
         """Zeros and copies of elements >= 0 are >= 0."""
         return all(inputs)
+
+    def copied(self, inputs: Sequence[Tensor], dtype: tf.DType) -> list[Tensor]:
+        """Returns for each output, (batch, *shape), where it is a copy of an element: 1, else 0."""
+        return as_list(self.forward(*(tf.ones_like(x, dtype=dtype) for x in inputs)))

@@ -8,15 +8,32 @@ import tensorflow as tf
 
 from tfexplain.numerics import Tensor, expand, pull_each, shape_of, swapped
 from tfexplain.operations.base import Diagonal, Movement
+from tfexplain.operations.calls import as_list
 from tfexplain.operations.elementwise import Activation, SumOfTensors
 from tfexplain.operations.opaque import Opaque
 from tfexplain.operations.weights import Weight
 
 
 class Moved(Movement):
-    """Moves, copies or drops elements in a way that has no class of its own."""
+    """Moves, copies or drops elements in a way that has no class of its own.
+
+    What it puts beside them, such as the number of masked places, is no element of an input.
+    """
 
     attached = True
+    linear = False
+
+    def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
+        """It may put anything beside its inputs."""
+        return False
+
+    def copied(self, inputs: Sequence[Tensor], dtype: tf.DType) -> list[Tensor]:
+        """Returns where an output follows its inputs."""
+        ends = [
+            as_list(self.forward(*(tf.fill(tf.shape(x), tf.constant(end, dtype)) for x in inputs)))
+            for end in (0, 1)
+        ]
+        return [one - zero for zero, one in zip(*ends, strict=True)]
 
     def gradient(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]

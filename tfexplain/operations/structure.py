@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -78,11 +78,21 @@ class Concatenation(Movement):
 
 
 class Lookup(Operation):
-    """Embedding: an integer selects a row of a table."""
+    """Embedding: an integer selects a row of a table.
 
-    def __init__(self, layer: keras.layers.Embedding | Weights) -> None:
+    Args:
+        layer: The Keras layer, or the table as weights.
+        recoded: What makes the number of the row of a token; None if that is the token.
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Embedding | Weights,
+        recoded: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__("Embedding", source=layer)
         self.layers = () if isinstance(layer, Weights) else (layer,)
+        self._recoded = recoded
         # The table has the precision of the analysis, which integer inputs do not tell.
         self.dtype = "float32"
 
@@ -92,9 +102,9 @@ class Lookup(Operation):
         return cls(call.operation)
 
     @property
-    def rows(self) -> int:
-        """The number of rows of the table."""
-        return self.source.input_dim
+    def rows(self) -> int | None:
+        """The number of tokens, which is that of the rows of the table; None if it is not known."""
+        return None if self._recoded is not None else self.source.input_dim
 
     def prepare(self, dtype: str) -> None:
         """Sets the precision of the vectors."""
@@ -103,6 +113,8 @@ class Lookup(Operation):
     def forward(self, indices: Tensor) -> Tensor:
         """Returns (batch, *shape, vector)."""
         table = weight_of(self.source, "embeddings", self.dtype)
+        if self._recoded is not None:
+            indices = self._recoded(indices)
         return tf.gather(table, tf.cast(indices, tf.int32))
 
     def gradient(

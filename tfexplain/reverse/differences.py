@@ -31,7 +31,7 @@ from tfexplain.composites import RuleAssignment
 from tfexplain.graph import Call, Graph, Node
 from tfexplain.numerics import Tensor, expand, negative, positive
 from tfexplain.operations import Bystander
-from tfexplain.reverse.network import ReversedNetwork
+from tfexplain.reverse.network import ReversedNetwork, of_sample
 from tfexplain.reverse.steps import CallStep, ReverseCall, Step
 from tfexplain.rules import DifferenceCall, DifferenceRule, LinearDifference, SignedParts
 from tfexplain.rules.base import total
@@ -384,7 +384,7 @@ class DifferenceNetwork(ReversedNetwork):
     def _amount(self, nodes: Sequence[Node], tensors: TwoPasses, relevance: Sequence) -> Tensor:
         """Returns the contributions of all elements of some tensors, (batch, num_vectors)."""
         parts = zip(nodes, relevance, strict=True)
-        return sum(total(self._read(node, tensors, part)) for node, part in parts)
+        return sum(of_sample(node, total(self._read(node, tensors, part))) for node, part in parts)
 
 
 def _num_multipliers(

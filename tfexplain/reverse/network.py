@@ -245,6 +245,11 @@ class ReversedNetwork:
         outputs = results[0] if len(results) == 1 else named
         return keras.Model([*inputs, relevance], outputs, name="reversed")
 
+    @property
+    def is_internal(self) -> bool:
+        """Whether some tensors have another first axis than that of the samples."""
+        return any(node.internal and node.floating for node in self.nodes)
+
     def nonlinear(self) -> str:
         """Returns why relevance is not linear in the output relevance; empty if it is."""
         for call in self.graph.calls:
@@ -267,7 +272,12 @@ class ReversedNetwork:
         shapes = tuple(tuple(array.shape[1:]) for array in arrays[: len(self.graph.inputs)])
         if shapes not in self._largest:
             sizes = [node.shape[1:] for node in self.nodes]
-            if any(None in size for size in sizes):
+            if self.is_internal:
+                # Only all samples together tell how large its tensors are.
+                records = self.run_records(list(arrays))
+                share = -(-_entries([tensor.shape for tensor in records]) // len(arrays[0]))
+                sizes = [(share,)]
+            elif any(None in size for size in sizes):
                 # The sizes of the tensors follow those of this batch.
                 sample = [tf.constant(array[:1]) for array in arrays]
                 sizes = [tensor.shape[1:] for tensor in self.run_records(sample)]
@@ -371,16 +381,18 @@ class ReversedNetwork:
         else:
             received = self._amount(call.outputs, tensors, arriving)
         kept = self._amount(call.inputs, tensors, results)
-        absorbed = [
-            tf.zeros_like(received) + tf.cast(term, received.dtype)
-            for term in step.rule.absorbed(recorded, tuple(arriving))
-        ]
+        absorbed = []
+        for term in step.rule.absorbed(recorded, tuple(arriving)):
+            term = tf.convert_to_tensor(term, received.dtype)
+            if call.outputs[0].internal and term.shape.rank:
+                term = tf.reduce_sum(term, axis=0, keepdims=True)
+            absorbed.append(tf.zeros_like(received) + term)
         terms = [received, kept, *absorbed]
         return dict(zip(TERMS, [*terms, received - sum(terms[1:])], strict=True))
 
     def _amount(self, nodes: Sequence[Node], tensors: Tensors, relevance: Sequence) -> Tensor:
         """Returns the relevance of all elements of some tensors, (batch, num_vectors)."""
-        return sum(total(part) for part in relevance)
+        return sum(of_sample(n, total(r)) for n, r in zip(nodes, relevance, strict=True))
 
 
 def start_relevance(outputs: Tensor, targets: Tensor, head: str) -> Tensor:
@@ -401,6 +413,11 @@ def start_relevance(outputs: Tensor, targets: Tensor, head: str) -> Tensor:
     elif head == "positive_logit":
         relevance *= expand(tf.nn.relu(flat))
     return tf.reshape(relevance, [*shape_of(targets), *shape[1:]])
+
+
+def of_sample(node: Node, amount: Tensor) -> Tensor:
+    """Returns the amount of each sample; where theirs is not the first axis, of the only one."""
+    return tf.reduce_sum(amount, axis=0, keepdims=True) if node.internal else amount
 
 
 def _operands(call: Call, tensors: Tensors) -> dict[str, list]:

@@ -36,10 +36,7 @@ class Gradient(Rule):
         """Padded zeros are no elements of an input: their relevance reaches nobody."""
         if not isinstance(call.operation, Movement):
             return Absorbed()
-        ones = [tf.ones_like(x, dtype=relevance[0].dtype) for x in call.inputs]
-        moved = call.operation.forward(*ones)
-        # A copy of an element is 1, a padded zero stays 0.
-        copies = moved if isinstance(moved, list | tuple) else [moved]
+        copies = call.operation.copied(call.inputs, relevance[0].dtype)
         padded = [
             undefined_where(tf.equal(copy, 0), r) for copy, r in zip(copies, relevance, strict=True)
         ]

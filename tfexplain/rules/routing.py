@@ -19,7 +19,7 @@ from tfexplain.operations import (
     Sum,
     TensorProduct,
 )
-from tfexplain.rules.base import Absorbed, RecordedCall, Rule, undefined_where
+from tfexplain.rules.base import Absorbed, RecordedCall, Rule, total, undefined_where
 from tfexplain.rules.contributions import ContributionRule
 from tfexplain.rules.groups import Group
 
@@ -34,6 +34,10 @@ class NoRelevance(Rule):
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns nothing: no input gets relevance."""
         return ()
+
+    def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
+        """What arrives at constants, such as positions, stays there."""
+        return Absorbed(undefined=sum(total(part) for part in relevance))
 
 
 @dataclass(frozen=True)
