@@ -15,7 +15,7 @@ from keras import layers
 
 from tfexplain.errors import MaskError, Unopened, UnsupportedLayerError
 from tfexplain.graph import Call, Graph, Node, check_stateless
-from tfexplain.layer_types import IDENTITY, entry_of
+from tfexplain.layer_types import IDENTITY, entry_of, unwrapped
 from tfexplain.opening import opened
 from tfexplain.operations import (
     Activation,
@@ -40,6 +40,7 @@ def canonize(graph: Graph, fold_batch_norm: bool = True) -> Graph:
         graph: A traced graph.
         fold_batch_norm: Fold batch normalisation into a neighbouring linear layer.
     """
+    graph = replace(graph, calls=tuple(map(unwrapped, graph.calls)))
     graph = to_canonical(settle_inputs(graph))
     if fold_batch_norm:
         graph = fold_batch_norms(graph)

@@ -20,6 +20,7 @@ from tfexplain.operations import (
     Affine,
     AveragePooling,
     Bystander,
+    Condition,
     DenseLinear,
     Diagonal,
     EinsumLinear,
@@ -68,7 +69,7 @@ MAX_POOLING = (Selection,)  # also the largest or smallest of tensors
 ACTIVATION = (Activation,)
 SCALING = (Scaling,)
 DIAGONAL = (Diagonal,)
-STRUCTURE = (Movement, Lookup)
+STRUCTURE = (Movement, Lookup, Condition)
 
 
 def _operation_types(base: type[Operation] = Operation) -> dict[str, type]:

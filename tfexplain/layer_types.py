@@ -7,7 +7,7 @@ here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -19,7 +19,9 @@ from tfexplain.operations import (
     Affine,
     AveragePooling,
     Call,
+    Choice,
     Concatenation,
+    Condition,
     ConvolutionLinear,
     DenseLinear,
     EinsumLinear,
@@ -35,14 +37,16 @@ from tfexplain.operations import (
     Sum,
     TensorProduct,
 )
+from tfexplain.operations.adaptive import AdaptiveMaxPooling, adaptive_averaging
 from tfexplain.operations.calls import listed_class
 from tfexplain.operations.elementwise import named_activation, normalization, rescaling
 from tfexplain.operations.functions import clip, division, power
 from tfexplain.operations.linear import DepthwiseLinear, SeparableLinear, TransposedLinear
 from tfexplain.operations.merges import Maximum, Minimum
-from tfexplain.operations.pooling import averaging, maximum_over_axes, up_sampling, window_average
+from tfexplain.operations.pooling import averaging, maximum_over_axes, window_average
 from tfexplain.operations.products import mixes_samples, product
-from tfexplain.operations.structure import padding, renaming, stacking
+from tfexplain.operations.resizing import center_crop, resizing, up_sampling
+from tfexplain.operations.structure import choosing, padding, pads_samples, renaming, stacking
 
 IDENTITY = None
 Factory = Callable[[Call], Operation | None]
@@ -101,6 +105,12 @@ def _tiles_batch(call: Call) -> bool:
     return len(repeats) >= rank and repeats[len(repeats) - rank] != 1
 
 
+def unless_it_resizes(call: Call) -> Operation | None:
+    """The identity, for an augmentation whose result has the shape of its input."""
+    same = call.inputs[0].shape == call.outputs[0].shape
+    return IDENTITY if same else Opaque.from_call(call)
+
+
 def _resizes(call: Call) -> bool:
     """Tells whether a sample has another number of elements than before."""
     sizes: list[Any] = [node.shape[1:] for node in (call.inputs[0], call.outputs[0])]
@@ -131,6 +141,9 @@ TABLE = (
     Entry(_layers("GlobalAveragePooling", ranks=(1, 2, 3)), AveragePooling),
     Entry(_layers("AveragePooling", ranks=(1, 2, 3)), AveragePooling, window_average),
     Entry(_ops("Mean", "Sum"), AveragePooling, averaging),
+    Entry(_layers("AdaptiveMaxPooling", ranks=(1, 2, 3)), AdaptiveMaxPooling),
+    Entry(_layers("AdaptiveAveragePooling", ranks=(1, 2, 3)), AveragePooling, adaptive_averaging),
+    Entry(_layers("Resizing") + _classes(keras.src.ops.image, "Resize"), AveragePooling, resizing),
     # What moves elements.
     Entry(
         _layers("Reshape", "Flatten") + _ops("Reshape", "Squeeze", "ExpandDims"),
@@ -139,6 +152,7 @@ TABLE = (
     ),
     Entry(_layers("UpSampling", ranks=(1, 2, 3)), Rearrangement, up_sampling),
     Entry(_layers("ZeroPadding", "Cropping", ranks=(1, 2, 3)), Rearrangement),
+    Entry(_layers("CenterCrop"), Rearrangement, center_crop),
     Entry(_layers("Permute", "RepeatVector"), Rearrangement),
     Entry(
         _ops("Transpose", "Swapaxes", "Moveaxis", "GetItem", "BroadcastTo", "Slice", "Unstack"),
@@ -151,7 +165,13 @@ TABLE = (
     ),
     Entry(_ops("Tile"), Rearrangement, crosses_samples=_tiles_batch),
     Entry(_ops("Stack"), Rearrangement, stacking),
-    Entry(_ops("Pad"), Rearrangement, padding),
+    Entry(_ops("Pad"), Rearrangement, padding, crosses_samples=pads_samples),
+    Entry(_ops("Where"), Choice, choosing),
+    Entry(
+        _ops("Equal", "NotEqual", "Greater", "GreaterEqual", "Less", "LessEqual")
+        + _ops("LogicalAnd", "LogicalOr", "LogicalXor", "LogicalNot"),
+        Condition,
+    ),
     Entry([layers.Concatenate, *_ops("Concatenate")], Concatenation, crosses_samples=_along_batch),
     # Merges of tensors.
     Entry([layers.Add, *_ops("Add")], Sum, Sum.of(lambda count: [1.0] * count)),
@@ -172,10 +192,15 @@ TABLE = (
     Entry(_layers("SpatialDropout", ranks=(1, 2, 3)), IDENTITY),
     Entry(_layers("ActivityRegularization", "Identity"), IDENTITY),
     Entry(
-        _layers("RandomBrightness", "RandomContrast", "RandomFlip", "RandomRotation")
-        + _layers("RandomTranslation", "RandomZoom", "RandomShear"),
+        _layers("RandomFlip", "RandomRotation", "RandomTranslation", "RandomZoom", "RandomShear")
+        + _layers("RandomPerspective", "RandomElasticTransform", "RandomErasing")
+        + _layers("RandomBrightness", "RandomContrast", "RandomHue", "RandomSaturation")
+        + _layers("RandomColorJitter", "RandomColorDegeneration", "RandomGrayscale")
+        + _layers("RandomSharpness", "RandomGaussianBlur", "RandomPosterization", "RandomInvert")
+        + _layers("Solarization", "AugMix", "CutMix", "MixUp", "RandAugment"),
         IDENTITY,
     ),
+    Entry(_layers("RandomCrop"), IDENTITY, unless_it_resizes),
     Entry(_ops("Copy"), IDENTITY),
     Entry(_ops("Cast"), IDENTITY, renaming),
     # Non-linear functions of single elements, and softmax.
@@ -204,6 +229,9 @@ TABLE = (
     Entry(_ops("Sort", "Cumsum"), Opaque, crosses_samples=_along_batch),
 )
 
+# Layers that do at inference what the layer inside of them does.
+WRAPPERS = (layers.SpectralNormalization,)
+
 # Keras class -> its row.
 OPERATIONS: dict[type, Entry] = {}
 _OTHERS = Entry((), Opaque)
@@ -216,6 +244,16 @@ def register(entry: Entry) -> None:
 
 for _entry in TABLE:
     register(_entry)
+
+
+def unwrapped(call: Call) -> Call:
+    """Returns the call of the layer inside of a wrapper that only acts in training."""
+    declared = getattr(call.operation, "relevance_policy", None) is not None
+    # Of integers they make integers, whatever the layer inside returns.
+    floating = all(node.floating for node in call.inputs)
+    if declared or not floating or listed_class(call.operation, WRAPPERS) is None:
+        return call
+    return unwrapped(replace(call, operation=call.operation.layer))
 
 
 def entry_of(operation: keras.Operation) -> Entry:

@@ -463,6 +463,13 @@ for _rank, _shape in ((1, (7, 3)), (2, (5, 6, 2)), (3, (4, 3, 5, 2))):
         _cls = getattr(layers, f"Global{_kind}Pooling{_rank}D")
         POOLING += [_layer(_cls, _shape), _layer(_cls, _shape, keepdims=True)]
 
+POOLING += [
+    _layer(layers.AdaptiveAveragePooling1D, (7, 3), 3),
+    _layer(layers.AdaptiveAveragePooling2D, (5, 6, 2), (3, 4)),
+    _layer(layers.AdaptiveMaxPooling1D, (7, 3), 3),
+    _layer(layers.AdaptiveMaxPooling2D, (5, 6, 2), (3, 4)),
+]
+
 STRUCTURE = [
     # w^2 at the next layer gives the padded zeros a share.
     _layer(layers.ZeroPadding1D, SEQUENCE, (1, 2), id="zero_padding_1d", loses=(TAYLOR,)),
@@ -481,11 +488,24 @@ STRUCTURE = [
         tolerance=1e-6,
     ),
     _layer(layers.UpSampling3D, VOLUME, 2, id="up_sampling_3d"),
+    _layer(layers.CenterCrop, IMAGE, 3, 4, id="center_crop"),
     _layer(layers.Reshape, SEQUENCE, (2, 9), id="reshape"),
     _layer(layers.Reshape, SEQUENCE, (-1, 2), id="reshape_inferred"),
     _layer(layers.Flatten, IMAGE, id="flatten"),
     _layer(layers.Permute, IMAGE, (3, 1, 2), id="permute"),
     _layer(layers.RepeatVector, (5,), 3, id="repeat_vector"),
+]
+
+
+# Keras interpolates in float32.
+RESIZING = [
+    Case(
+        f"resizing_{interpolation}",
+        IMAGE,
+        lambda h, i=interpolation: layers.Resizing(7, 4, interpolation=i, dtype="float64")(h),
+        tolerance=1e-6,
+    )
+    for interpolation in ("nearest", "bilinear", "bicubic")
 ]
 
 
@@ -597,6 +617,8 @@ OPERATIONS = [
         ("concatenate", SEQUENCE, lambda h: ops.concatenate([h, dense()(h)], axis=-1), ()),
         ("reshape", SEQUENCE, lambda h: ops.reshape(h, (-1, 9, 2)), ()),
         ("pad", SEQUENCE, lambda h: ops.pad(h, [[0, 0], [1, 2], [0, 0]]), (TAYLOR,)),
+        ("pad_reflect", SEQUENCE, lambda h: ops.pad(h, [[0, 0], [1, 2], [0, 0]], "reflect"), ()),
+        ("where", SEQUENCE, lambda h: ops.where(np.arange(3) == 1, h, dense(3)(h)), ()),
         ("transpose", IMAGE, lambda h: ops.transpose(h, (0, 3, 1, 2)), ()),
         ("swapaxes", IMAGE, lambda h: ops.swapaxes(h, 1, 3), ()),
         ("moveaxis", IMAGE, lambda h: ops.moveaxis(h, 1, -1), ()),
@@ -623,7 +645,15 @@ OPERATIONS = [
     ]
 ]
 
-CONSERVED = [*LINEAR, *NORMALISATION, *POOLING, *STRUCTURE, *MERGES, *OPERATIONS]
+CONSERVED = [
+    *LINEAR,
+    *NORMALISATION,
+    *POOLING,
+    *STRUCTURE,
+    *RESIZING,
+    *MERGES,
+    *OPERATIONS,
+]
 CASES = [*CONSERVED, *IDENTITIES, *ACTIVATIONS]
 
 

@@ -4,6 +4,7 @@ Every Keras layer and operation of a model becomes one of these; `tfexplain.laye
 `tfexplain.operations.base` says what an operation is, and what each family of rules asks of it.
 """
 
+from tfexplain.operations.adaptive import AdaptiveMaxPooling
 from tfexplain.operations.base import (
     Additive,
     Diagonal,
@@ -31,17 +32,27 @@ from tfexplain.operations.normalizations import Normalization
 from tfexplain.operations.opaque import Opaque, WholeModel
 from tfexplain.operations.pooling import AveragePooling, GlobalMaxPooling, MaxPooling
 from tfexplain.operations.products import ConstantProduct, TensorProduct
-from tfexplain.operations.structure import Concatenation, Lookup, Rearrangement, Reshaping
+from tfexplain.operations.structure import (
+    Choice,
+    Concatenation,
+    Condition,
+    Lookup,
+    Rearrangement,
+    Reshaping,
+)
 
 __all__ = [
     "RECTIFIERS",
     "Activation",
+    "AdaptiveMaxPooling",
     "Additive",
     "Affine",
     "AveragePooling",
     "Bystander",
     "Call",
+    "Choice",
     "Concatenation",
+    "Condition",
     "ConstantProduct",
     "ConvolutionLinear",
     "DenseLinear",

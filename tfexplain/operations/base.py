@@ -31,7 +31,7 @@ import keras
 import tensorflow as tf
 
 from tfexplain.numerics import Tensor, expand, negative, positive, pull_back
-from tfexplain.operations.calls import Call, Replay, as_list
+from tfexplain.operations.calls import Call, Replay
 
 # Parts of weights that rules ask for; a pair (a, n) is a W^+ + n W^-.
 ALL, POSITIVE, NEGATIVE, SQUARE, ONES = "all", "positive", "negative", "square", "ones"
@@ -377,6 +377,11 @@ class Movement(Operation):
         """Zeros and copies of elements >= 0 are >= 0."""
         return all(inputs)
 
-    def copied(self, inputs: Sequence[Tensor], dtype: tf.DType) -> list[Tensor]:
-        """Returns for each output, (batch, *shape), where it is a copy of an element: 1, else 0."""
-        return as_list(self.forward(*(tf.ones_like(x, dtype=dtype) for x in inputs)))
+    def moved(self, inputs: Sequence[Tensor], values: Sequence[Tensor]) -> Any:
+        """Returns other values, moved as the elements of the inputs are, and 0 beside them.
+
+        Args:
+            inputs: Tensors (batch, *shape), which may decide what moves where.
+            values: One tensor for each input whose elements move, shaped as that.
+        """
+        return self.forward(*values)

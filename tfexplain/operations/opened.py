@@ -27,13 +27,11 @@ class Moved(Movement):
         """It may put anything beside its inputs."""
         return False
 
-    def copied(self, inputs: Sequence[Tensor], dtype: tf.DType) -> list[Tensor]:
-        """Returns where an output follows its inputs."""
-        ends = [
-            as_list(self.forward(*(tf.fill(tf.shape(x), tf.constant(end, dtype)) for x in inputs)))
-            for end in (0, 1)
-        ]
-        return [one - zero for zero, one in zip(*ends, strict=True)]
+    def moved(self, inputs: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
+        """Moves other values; what is put beside them becomes 0."""
+        results = [self.forward(*each) for each in (values, map(tf.zeros_like, values))]
+        ends = zip(*map(as_list, results), strict=True)
+        return [one - zero for one, zero in ends]
 
     def gradient(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]

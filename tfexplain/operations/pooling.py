@@ -23,7 +23,6 @@ from tfexplain.numerics import (
 from tfexplain.operations.base import Operation, Selection, first_winners
 from tfexplain.operations.calls import Call, Replay
 from tfexplain.operations.opaque import Opaque
-from tfexplain.operations.structure import Rearrangement
 
 # Cells of a window that are looked at one by one where TensorFlow has a kernel too.
 MOST_CELLS = 64
@@ -347,13 +346,6 @@ def maximum_over_axes(call: Call) -> Operation:
     if axes is None:
         return Opaque.from_call(call)
     return GlobalMaxPooling("Max", axes, Replay(operation, call.arguments), operation)
-
-
-def up_sampling(call: Call) -> Operation:
-    """Copies or averages; other interpolations overshoot: some of their weights are negative."""
-    interpolation = getattr(call.operation, "interpolation", "nearest")
-    known = {"nearest": Rearrangement, "bilinear": AveragePooling}
-    return known.get(interpolation, Opaque).from_call(call)
 
 
 def pool(

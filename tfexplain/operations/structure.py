@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, pull_back, shape_of
+from tfexplain.numerics import Tensor, only_where, pull_back, shape_of, sum_to_shape
 from tfexplain.operations.base import Movement, Operation
-from tfexplain.operations.calls import Call
+from tfexplain.operations.calls import Call, Slot
 from tfexplain.operations.opaque import Opaque
 from tfexplain.operations.weights import Weights, weight_of
 
@@ -47,6 +49,146 @@ class Reshaping(Rearrangement):
         """Reshapes the relevance to the input's shape."""
         batch, vectors = shape_of(relevances[0])[:2]
         return (tf.reshape(relevances[0], [batch, vectors, *shape_of(inputs[0])[1:]]),)
+
+
+class ConstantPadding(Movement):
+    """Pads with a constant, which is no element of an input: its relevance reaches nobody.
+
+    Args:
+        label: What `describe` prints.
+        paddings: For each axis, how much is added in front and behind; nothing along the first.
+        constant: The number that is added.
+        source: The Keras operation, or None.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        paddings: Sequence[Sequence[int]],
+        constant: float,
+        source: keras.Operation | None = None,
+    ) -> None:
+        super().__init__(label, source=source)
+        self.paddings = [list(pair) for pair in paddings]
+        self.constant = constant
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Returns the padded tensor."""
+        return tf.pad(inputs[0], self.paddings, constant_values=self.constant)
+
+    def moved(self, inputs: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+        """Pads with zeros."""
+        return tf.pad(values[0], self.paddings)
+
+    def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
+        """Holds if the constant is >= 0, too."""
+        return inputs[0] and self.constant >= 0
+
+    def mirrored(self) -> Operation:
+        """It pads with the constant times -1."""
+        return ConstantPadding(self.label, self.paddings, -self.constant, self.source)
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Takes the padding away."""
+        sizes = shape_of(inputs[0])
+        inside = (
+            slice(before, before + size)
+            for (before, _), size in zip(self.paddings[1:], sizes[1:], strict=True)
+        )
+        return (relevances[0][(slice(None), slice(None), *inside)],)
+
+
+class Choice(Movement):
+    """Each element is that of one of two tensors, as a condition says that the input does not move.
+
+    Args:
+        label: What `describe` prints.
+        condition: Where the first is chosen, an array; None if the first input says it.
+        constants: For each of the two, a number or array, or None if it is a tensor.
+        source: The Keras operation, or None.
+    """
+
+    # The bounds of what is chosen are not those of one input.
+    transparent = False
+
+    def __init__(
+        self,
+        label: str,
+        condition: Any,
+        constants: tuple[Any, Any] = (None, None),
+        source: keras.Operation | None = None,
+    ) -> None:
+        super().__init__(label, source=source)
+        self.condition, self.constants = condition, constants
+
+    def _chosen(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Returns where the first is chosen, boolean."""
+        condition = inputs[0] if self.condition is None else tf.convert_to_tensor(self.condition)
+        return tf.cast(condition, tf.bool)
+
+    def _pair(self, tensors: Sequence[Tensor], constants: Sequence[Any]) -> list[Tensor]:
+        """Returns both in their order: tensors, of which the last are given, and constants."""
+        given = iter(tensors[len(tensors) - sum(c is None for c in constants) :])
+        dtype = tensors[-1].dtype
+        return [next(given) if c is None else tf.cast(c, dtype) for c in constants]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Returns what is chosen."""
+        return tf.where(self._chosen(inputs), *self._pair(inputs, self.constants))
+
+    def moved(self, inputs: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+        """Chooses among values, and zeros where a constant is chosen."""
+        zeros = [None if constant is None else 0 for constant in self.constants]
+        return tf.where(self._chosen(inputs), *self._pair(values, zeros))
+
+    def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
+        """Holds if the tensors and the constants are >= 0."""
+        constants = [np.asarray(c) for c in self.constants if c is not None]
+        tensors = inputs[len(inputs) - 2 + len(constants) :]
+        return all(tensors) and all((c >= 0).all() for c in constants)
+
+    def mirrored(self) -> Operation:
+        """It has the constants times -1."""
+        first, second = (None if c is None else -np.asarray(c) for c in self.constants)
+        return Choice(self.label, self.condition, (first, second), self.source)
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Sends relevance to what was chosen; none to the condition."""
+        chosen = tf.broadcast_to(self._chosen(inputs), tf.shape(outputs[0]))
+        sent = [only_where(where, relevances[0]) for where in (chosen, ~chosen)]
+        parts = [r for r, constant in zip(sent, self.constants, strict=True) if constant is None]
+        tensors = inputs[len(inputs) - len(parts) :]
+        results = [
+            sum_to_shape(part, x.shape.as_list()) for part, x in zip(parts, tensors, strict=True)
+        ]
+        if self.condition is None:
+            results.insert(0, _no_relevance(inputs[0], relevances[0]))
+        return tuple(results)
+
+
+class Condition(Operation):
+    """Booleans made of integers and booleans: no relevance reaches them."""
+
+    @classmethod
+    def from_call(cls, call: Call) -> Operation:
+        """Refuses what compares floating numbers, which the input moves."""
+        decided = not any(node.floating for node in call.inputs)
+        booleans = all(node.dtype == "bool" for node in call.outputs)
+        return super().from_call(call) if decided and booleans else Opaque.from_call(call)
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Returns zeros."""
+        return tuple(_no_relevance(x, relevances[0]) for x in inputs)
+
+
+def _no_relevance(x: Tensor, relevance: Tensor) -> Tensor:
+    return tf.zeros([*shape_of(relevance)[:2], *shape_of(x)[1:]], relevance.dtype)
 
 
 class Concatenation(Movement):
@@ -130,12 +272,57 @@ def stacking(call: Call) -> Operation:
 
 
 def padding(call: Call) -> Operation:
-    """`keras.ops.pad` with zeros."""
-    zeros = call.operation.mode == "constant" and not any(call.data[1:])
-    return Rearrangement.from_call(call) if zeros else Opaque.from_call(call)
+    """`keras.ops.pad`, with copies of elements or a number."""
+    (constant,) = call.data[1:] or (0,)
+    if isinstance(constant, Slot) or np.ndim(constant):
+        return Opaque.from_call(call)
+    if call.operation.mode != "constant" or constant == 0:
+        return Rearrangement.from_call(call)
+    widths, label = _pad_widths(call), type(call.operation).__name__
+    return ConstantPadding(label, widths, float(constant), call.operation)
+
+
+def pads_samples(call: Call) -> bool:
+    """Tells whether samples are added."""
+    return any(_pad_widths(call)[0])
+
+
+def _pad_widths(call: Call) -> list[list[int]]:
+    """Returns how much is added in front of each axis and behind it."""
+    rank = len(call.inputs[0].shape)
+    return np.broadcast_to(np.asarray(call.operation.pad_width), (rank, 2)).tolist()
+
+
+def choosing(call: Call) -> Operation:
+    """`keras.ops.where` with a condition that no floating number decides."""
+    args, kwargs = call.arguments
+    given = {**dict(zip(("condition", "x1", "x2"), args, strict=False)), **kwargs}
+    condition, *values = (given.get(name) for name in ("condition", "x1", "x2"))
+    slots = [value for value in values if isinstance(value, Slot)]
+    deciding = call.inputs[condition.index] if isinstance(condition, Slot) else None
+    rank = len(call.outputs[0].shape)
+    # Tensors of another rank broadcast in ways of their own, as in a merge.
+    fits = all(len(node.shape) == rank for node in call.inputs)
+    moving = {call.inputs[slot.index].dtype for slot in slots}
+    constants = [None if isinstance(value, Slot) else _number(value) for value in values]
+    known = all(
+        c is not None or isinstance(v, Slot) for c, v in zip(constants, values, strict=True)
+    )
+    decided = deciding is None or not deciding.floating
+    if not (fits and len(moving) == 1 and known and decided):
+        return Opaque.from_call(call)
+    fixed = None if deciding is not None else np.asarray(condition, "bool")
+    first, second = constants
+    return Choice(type(call.operation).__name__, fixed, (first, second), call.operation)
+
+
+def _number(value: Any) -> np.ndarray | None:
+    """Returns a constant; None for a variable, which may become another one."""
+    plain = isinstance(value, bool | int | float | np.generic | np.ndarray | tf.Tensor)
+    return np.asarray(value) if plain else None
 
 
 def renaming(call: Call) -> Operation | None:
     """A cast of floating numbers, which stay what they are in the precision of the analysis."""
     floating = call.inputs[0].floating and call.outputs[0].floating
-    return None if floating else Opaque.from_call(call)
+    return None if floating else Condition.from_call(call)

@@ -24,6 +24,7 @@ from tfexplain.operations import (
     Activation,
     Additive,
     AveragePooling,
+    Condition,
     Diagonal,
     Lookup,
     Movement,
@@ -218,8 +219,19 @@ class Transport(DifferenceRule):
     At max pooling, which may have this rule too, everything goes to the winner of the input alone.
     """
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (Movement, Lookup, AveragePooling, Selection)
-    conserved_at: ClassVar[tuple[type[Operation], ...]] = (Movement, Lookup, AveragePooling)
+    handled: ClassVar[tuple[type[Operation], ...]] = (
+        Movement,
+        Lookup,
+        Condition,
+        AveragePooling,
+        Selection,
+    )
+    conserved_at: ClassVar[tuple[type[Operation], ...]] = (
+        Movement,
+        Lookup,
+        Condition,
+        AveragePooling,
+    )
 
     def leaving(self, arriving: int) -> int:
         """As many as arrive."""
@@ -231,11 +243,14 @@ class Transport(DifferenceRule):
 
     def parts(self, call: DifferenceCall) -> tuple[SignedParts, ...]:
         """Moves the parts as the elements move."""
-        if not call.operation.linear:
+        operation, moved = call.operation, []
+        if not isinstance(operation, Movement | AveragePooling):
             return super().parts(call)
-        moved = []
         for parts in zip(*call.parts, strict=True):
-            result = call.operation.forward(*parts)
+            if isinstance(operation, Movement):
+                result = operation.moved(call.inputs, parts)
+            else:
+                result = operation.forward(*parts)
             moved.append(list(result) if isinstance(result, list | tuple) else [result])
         return tuple(SignedParts(*pair) for pair in zip(*moved, strict=True))
 

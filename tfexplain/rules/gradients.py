@@ -12,6 +12,7 @@ from tfexplain.numerics import Tensor, expand, positive, shape_of
 from tfexplain.operations import (
     RECTIFIERS,
     Activation,
+    Condition,
     Lookup,
     Movement,
     Operation,
@@ -26,17 +27,21 @@ class Gradient(Rule):
     Where elements only move, are copied or joined, it hands on what it receives.
     """
 
-    conserved_at: ClassVar[tuple[type[Operation], ...]] = (Movement, Lookup)
+    conserved_at: ClassVar[tuple[type[Operation], ...]] = (Movement, Lookup, Condition)
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns R dy/dx for each input x."""
         return call.operation.gradient(call.inputs, call.outputs, relevance)
 
     def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
-        """Padded zeros are no elements of an input: their relevance reaches nobody."""
+        """Padded zeros and constants are no elements of an input: theirs reaches nobody."""
         if not isinstance(call.operation, Movement):
             return Absorbed()
-        copies = call.operation.copied(call.inputs, relevance[0].dtype)
+        moving = [x for x in call.inputs if x.dtype.is_floating] or call.inputs
+        ones = [tf.ones_like(x, dtype=relevance[0].dtype) for x in moving]
+        moved = call.operation.moved(call.inputs, ones)
+        # A copy of an element is 1, what is padded stays 0.
+        copies = moved if isinstance(moved, list | tuple) else [moved]
         padded = [
             undefined_where(tf.equal(copy, 0), r) for copy, r in zip(copies, relevance, strict=True)
         ]
