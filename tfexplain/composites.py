@@ -25,11 +25,13 @@ from tfexplain.operations import (
     Diagonal,
     EinsumLinear,
     Linear,
+    LogSumExp,
     Lookup,
     Movement,
     Normalization,
     Operation,
     Product,
+    Quotient,
     Scaling,
     Selection,
     Sum,
@@ -62,7 +64,8 @@ LINEAR = (Linear,)
 DENSE = (DenseLinear, EinsumLinear)
 BATCH_NORM = (Affine,)
 ADDITION = (Sum,)
-PRODUCT = (Product, TensorProduct)
+PRODUCT = (Product, TensorProduct, Quotient)
+LOG_SUM_EXP = (LogSumExp,)
 AVERAGE_POOLING = (AveragePooling,)
 NORMALIZATION = (Normalization,)
 MAX_POOLING = (Selection,)  # also the largest or smallest of tensors
@@ -440,6 +443,7 @@ def routing_rows(max_pool: str = "winner") -> tuple[tuple[Any, Rule], ...]:
         (SCALING, Pass()),
         (STRUCTURE, Gradient()),
         (PRODUCT, EqualShares()),
+        (LOG_SUM_EXP, Gradient()),
     )
 
 

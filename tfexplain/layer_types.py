@@ -26,11 +26,13 @@ from tfexplain.operations import (
     DenseLinear,
     EinsumLinear,
     GlobalMaxPooling,
+    LogSumExp,
     Lookup,
     MaxPooling,
     Opaque,
     Operation,
     Product,
+    Quotient,
     Rearrangement,
     Reshaping,
     Scaling,
@@ -40,7 +42,7 @@ from tfexplain.operations import (
 from tfexplain.operations.adaptive import AdaptiveMaxPooling, adaptive_averaging
 from tfexplain.operations.calls import listed_class
 from tfexplain.operations.elementwise import named_activation, normalization, rescaling
-from tfexplain.operations.functions import clip, division, power
+from tfexplain.operations.functions import clip, power
 from tfexplain.operations.linear import DepthwiseLinear, SeparableLinear, TransposedLinear
 from tfexplain.operations.merges import Maximum, Minimum
 from tfexplain.operations.pooling import averaging, maximum_over_axes, window_average
@@ -131,7 +133,6 @@ TABLE = (
     Entry([layers.Rescaling], Scaling, rescaling),
     Entry([layers.Normalization], Scaling, normalization),
     Entry(_ops("Negative"), Scaling),
-    Entry(_ops("Divide", "TrueDivide"), Scaling, division),
     # Tokens.
     Entry([layers.Embedding], Lookup),
     # Poolings.
@@ -141,6 +142,7 @@ TABLE = (
     Entry(_layers("GlobalAveragePooling", ranks=(1, 2, 3)), AveragePooling),
     Entry(_layers("AveragePooling", ranks=(1, 2, 3)), AveragePooling, window_average),
     Entry(_ops("Mean", "Sum"), AveragePooling, averaging),
+    Entry(_ops("Logsumexp"), LogSumExp, crosses_samples=_along_batch),
     Entry(_layers("AdaptiveMaxPooling", ranks=(1, 2, 3)), AdaptiveMaxPooling),
     Entry(_layers("AdaptiveAveragePooling", ranks=(1, 2, 3)), AveragePooling, adaptive_averaging),
     Entry(_layers("Resizing") + _classes(keras.src.ops.image, "Resize"), AveragePooling, resizing),
@@ -178,6 +180,7 @@ TABLE = (
     Entry([layers.Subtract, *_ops("Subtract")], Sum, Sum.of(lambda count: [1.0, -1.0])),
     Entry([layers.Average], Sum, Sum.of(lambda count: [1.0 / count] * count)),
     Entry([layers.Multiply, *_ops("Multiply")], Product),
+    Entry(_ops("Divide", "TrueDivide"), Quotient),
     Entry([layers.Maximum, *_ops("Maximum")], Maximum),
     Entry([layers.Minimum, *_ops("Minimum")], Minimum),
     # Products that sum over axes.

@@ -640,6 +640,8 @@ OPERATIONS = [
             (),
         ),
         ("einsum", SEQUENCE, lambda h: ops.einsum("bti,bsi->bst", h, dense(3)(h)), ()),
+        ("divide_tensors", SEQUENCE, lambda h: h / (1.5 + ops.softplus(dense(3)(h))), ()),
+        ("logsumexp", SEQUENCE, lambda h: ops.logsumexp(h, axis=1), ()),
         ("matmul_constant", SEQUENCE, lambda h: ops.matmul(h, np.diag([1.0, -2.0, 3.0])), ()),
         ("multiply_tensors", SEQUENCE, lambda h: h * ops.sigmoid(dense(3)(h)), ()),
     ]

@@ -7,7 +7,15 @@ import tensorflow as tf
 from keras import layers, ops
 
 from tests.helpers.deep_lift_networks import NAMES, assert_complete, difference, eagerly
-from tests.helpers.networks import assert_same, create, set_random_weights, tape_gradient
+from tests.helpers.networks import (
+    DIFFERENCES,
+    GRADIENTS,
+    RELEVANCE,
+    assert_same,
+    create,
+    set_random_weights,
+    tape_gradient,
+)
 from tests.helpers.single_calls import (
     F64,
     network,
@@ -196,6 +204,9 @@ def test_deep_lift_is_complete(kind, name):
 
 # Analyzer and options -> the rule of each maximum.
 RULES = {
+    **{name: (options, Gradient()) for name, options in GRADIENTS.items()},
+    **{name: (options, Winner()) for name, options in RELEVANCE.items()},
+    **{name: (options, MaxDifference()) for name, options in DIFFERENCES.items()},
     "gradient": ({}, Gradient()),
     "guided_backprop": ({}, Gradient()),
     "deconvnet": ({}, Gradient()),
@@ -212,16 +223,54 @@ RULES = {
     "deep_lift.rescale": ({}, MaxDifference()),
     "deep_lift.reveal_cancel": ({"max_pool": "gradient"}, Transport()),
     "pattern.net": ({}, Gradient()),
+    "pattern.attribution": ({}, Gradient()),
 }
 
 
+def against_its_mean(merging):
+    """A tensor, and one number of each sample that broadcasts against it."""
+
+    def function(x):
+        h = layers.Dense(6, **F64)(x)
+        h = merging(h, ops.mean(h, axis=-1, keepdims=True))
+        return layers.Dense(3, **F64)(merging(ops.max(h, axis=-1, keepdims=True) - 0.5, h))
+
+    model = network([(5,)], function)
+    set_random_weights(model, np.random.default_rng(0))
+    return model
+
+
+NETWORKS = {"equal_shapes": maxout, "broadcasts": against_its_mean}
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("kind", ["Maximum", "Minimum"])
 @pytest.mark.parametrize("name", RULES)
-def test_rules_of_methods(name):
+def test_rules_of_methods(name, kind, build):
     options, expected = RULES[name]
-    model = maxout(EXTREMA["Maximum"][0])
+    model = build(EXTREMA[kind][0])
     analyzer = create(name, model, **options)
-    names = [layer.name for layer in model.layers if isinstance(layer, layers.Maximum)]
+    names = [layer.name for layer in model.layers if type(layer).__name__ == kind]
     assert {rules_of(analyzer)[n] for n in names} == {expected} and len(names) == 2
+
+
+@pytest.mark.parametrize("name", [*RELEVANCE, *DIFFERENCES])
+@pytest.mark.parametrize("kind", ["Maximum", "Minimum"])
+def test_maps_of_a_tensor_and_of_copies_are_the_same(kind, name):
+    """What broadcasts is explained as if it were repeated first."""
+    options = {**RELEVANCE, **DIFFERENCES}[name]
+    merging = EXTREMA[kind][0]
+    dense = [layers.Dense(units, **F64) for units in (6, 1, 3)]
+    networks = [
+        network(
+            [(5,)], lambda x, spread=spread: dense[2](merging(dense[0](x), spread(dense[1](x))))
+        )
+        for spread in (lambda h: h, lambda h: ops.repeat(h, 6, axis=-1))
+    ]
+    set_random_weights(networks[0], np.random.default_rng(0))
+    x, target = tf.constant(np.random.default_rng(1).normal(size=(3, 5))), tf.constant([[0, 2]] * 3)
+    maps = [create(name, n, **options).explain([x], target)[1].numpy() for n in networks]
+    assert_same(*maps)
 
 
 @pytest.mark.parametrize("name", ["lrp.z", "lrp.flat", "lrp.w_square", "lrp.contrastive"])

@@ -20,6 +20,7 @@ from tfexplain.composites import (
     AVERAGE_POOLING,
     DENSE,
     DIAGONAL,
+    LOG_SUM_EXP,
     MAX_POOLING,
     NORMALIZATION,
     PRODUCT,
@@ -36,6 +37,7 @@ from tfexplain.rules import (
     AblatedLinear,
     AffineDifference,
     LinearDifference,
+    LogSumExpDifference,
     MaxDifference,
     NormalizationDifference,
     PassDifference,
@@ -69,6 +71,7 @@ def difference_rows(
         (AVERAGE_POOLING + STRUCTURE, Transport()),
         (NORMALIZATION, NormalizationDifference()),
         (PRODUCT, ProductDifference()),
+        (LOG_SUM_EXP, LogSumExpDifference()),
     )
 
 

@@ -19,6 +19,7 @@ from tfexplain.composites import (
     ACTIVATION,
     ADDITIVE,
     AVERAGE_POOLING,
+    LOG_SUM_EXP,
     MAX_POOLING,
     PRODUCT,
     SCALING,
@@ -227,7 +228,8 @@ class PatternAnalyzer(ReversedAnalyzer):
 
 def pattern_rows(attribution: bool = False) -> tuple[tuple[Any, Rule], ...]:
     """Returns the rows of the pattern methods."""
-    others = ACTIVATION + SCALING + STRUCTURE + AVERAGE_POOLING + MAX_POOLING + PRODUCT
+    pooling = AVERAGE_POOLING + MAX_POOLING + LOG_SUM_EXP
+    others = ACTIVATION + SCALING + STRUCTURE + pooling + PRODUCT
     return ((ADDITIVE, PatternRule(attribution)), (others, Gradient()))
 
 

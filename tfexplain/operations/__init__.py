@@ -27,10 +27,10 @@ from tfexplain.operations.linear import (
     EinsumLinear,
     Linear,
 )
-from tfexplain.operations.merges import Merge, Product, Sum
+from tfexplain.operations.merges import Merge, Product, Quotient, Sum
 from tfexplain.operations.normalizations import Normalization
 from tfexplain.operations.opaque import Opaque, WholeModel
-from tfexplain.operations.pooling import AveragePooling, GlobalMaxPooling, MaxPooling
+from tfexplain.operations.pooling import AveragePooling, GlobalMaxPooling, LogSumExp, MaxPooling
 from tfexplain.operations.products import ConstantProduct, TensorProduct
 from tfexplain.operations.structure import (
     Choice,
@@ -60,6 +60,7 @@ __all__ = [
     "EinsumLinear",
     "GlobalMaxPooling",
     "Linear",
+    "LogSumExp",
     "Lookup",
     "MaxPooling",
     "Merge",
@@ -69,6 +70,7 @@ __all__ = [
     "Opaque",
     "Operation",
     "Product",
+    "Quotient",
     "Rearrangement",
     "Replay",
     "Reshaping",

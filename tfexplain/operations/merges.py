@@ -12,7 +12,7 @@ from tfexplain.numerics import Tensor, expand, only_where, sum_to_shape
 from tfexplain.operations.base import Operation, Selection, first_winners
 from tfexplain.operations.calls import Call
 from tfexplain.operations.elementwise import Scaling, SumOfTensors
-from tfexplain.operations.functions import limited
+from tfexplain.operations.functions import division, limited
 
 
 class Merge(Operation):
@@ -110,6 +110,69 @@ class Product(Merge):
                 sum_to_shape(relevances[0] * expand(self.forward(*others)), x.shape.as_list())
             )
         return tuple(results)
+
+    def average_orders(
+        self, inputs: Sequence[Tensor], baselines: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Returns multipliers of the factors, the orders in which they change averaged.
+
+        Args:
+            inputs: Tensors (batch, *shape).
+            baselines: The same at the baseline, (batch or 1, *shape).
+            relevance: Multipliers of the product, (batch, num_vectors, *output_shape).
+        """
+        ends = list(zip(inputs, baselines, strict=True))
+        before = [ends[0]]
+        for x, x0 in ends[1:-1]:
+            before.append((before[-1][0] * x, before[-1][1] * x0))
+        results = []
+        for (x, x0), (p, p0) in zip(reversed(ends[1:]), reversed(before), strict=True):
+            results.append(sum_to_shape(relevance * expand((p + p0) / 2), x.shape.as_list()))
+            relevance = relevance * expand((x + x0) / 2)
+        results.append(sum_to_shape(relevance, ends[0][0].shape.as_list()))
+        return tuple(reversed(results))
+
+
+class Quotient(Merge):
+    """y = a / b, element by element.
+
+    It is the product of a and 1 / b: methods of relevance give a half to each of the two, as they
+    do at a product (uniform rule of [achtibat2024attnlrp]), and a function of single elements such
+    as 1 / b passes its half to b.
+    """
+
+    @classmethod
+    def from_call(cls, call: Call) -> Operation:
+        """Takes tensors; with a constant it is a function of single elements."""
+        if not call.merges:
+            return division(call)
+        return cls(type(call.operation).__name__, source=call.operation)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Returns the quotient."""
+        return inputs[0] / inputs[1]
+
+    def is_nonnegative(self, inputs: tuple[bool, ...]) -> bool:
+        """Holds if both tensors are >= 0."""
+        return all(inputs)
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Returns R / b for a and -R a / b^2 for b."""
+        a, b = inputs
+        of_a = relevances[0] / expand(b)
+        of_b = -of_a * expand(outputs[0])
+        return sum_to_shape(of_a, a.shape.as_list()), sum_to_shape(of_b, b.shape.as_list())
+
+    def average_orders(
+        self, inputs: Sequence[Tensor], baselines: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Returns multipliers as of the product a (1 / b); 1 / b has the chord -1 / (b b0)."""
+        (a, b), (a0, b0) = inputs, baselines
+        of_a = relevance * expand((1 / b + 1 / b0) / 2)
+        of_b = relevance * expand(-(a + a0) / 2 / b / b0)
+        return sum_to_shape(of_a, a.shape.as_list()), sum_to_shape(of_b, b.shape.as_list())
 
 
 class Maximum(Merge, Selection):

@@ -314,6 +314,58 @@ class GlobalMaxPooling(Selection):
         return tf.reduce_mean(inputs[0], axis=list(self.axes), keepdims=keepdims)
 
 
+class LogSumExp(Operation):
+    """y = log sum exp x over axes, a smooth maximum.
+
+    It is exp, a sum and log. Methods of relevance pass it through both functions of single
+    elements, and share it at the sum in proportion: R_i = s_i R with s the softmax, which is the
+    gradient, and conserves relevance.
+
+    Args:
+        label: What `describe` prints.
+        axes: Over which it sums, not that of the samples.
+        keepdims: Whether they stay as axes of length one.
+        source: The Keras operation, or None.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        axes: Sequence[int],
+        keepdims: bool = False,
+        source: keras.Operation | None = None,
+    ) -> None:
+        super().__init__(label, source=source)
+        self.axes, self.keepdims = tuple(axes), keepdims
+
+    @classmethod
+    def from_call(cls, call: Call) -> Operation:
+        """Takes the axes of the operation."""
+        axes, operation = _axes(call), call.operation
+        if axes is None:
+            return Opaque.from_call(call)
+        return cls(type(operation).__name__, axes, operation.keepdims, operation)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Returns the logarithm."""
+        return tf.reduce_logsumexp(inputs[0], axis=self.axes, keepdims=self.keepdims)
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Multiplies by the softmax."""
+        (x,), (relevance,) = inputs, relevances
+        share = tf.exp(x - self.spread(expand(outputs[0]), x)[:, 0])
+        return (expand(share) * self.spread(relevance, x),)
+
+    def spread(self, relevance: Tensor, x: Tensor) -> Tensor:
+        """Gives relevance of outputs (batch, num_vectors, *shape) axes of length one for x."""
+        rank = len(x.shape)
+        axes = [axis % rank for axis in self.axes]
+        sizes = [1 if axis in axes else size for axis, size in enumerate(shape_of(x))]
+        return tf.reshape(relevance, [*shape_of(relevance)[:2], *sizes[1:]])
+
+
 def window_average(call: Call) -> Operation:
     """Average pooling, also in the precisions and formats that its layer does not run in."""
     layer = call.operation
@@ -341,9 +393,9 @@ def averaging(call: Call) -> Operation:
 
 
 def maximum_over_axes(call: Call) -> Operation:
-    """`keras.ops.max`."""
+    """`keras.ops.max`; with an initial value, that may be the largest."""
     axes, operation = _axes(call), call.operation
-    if axes is None:
+    if axes is None or getattr(operation, "initial", None) is not None:
         return Opaque.from_call(call)
     return GlobalMaxPooling("Max", axes, Replay(operation, call.arguments), operation)
 

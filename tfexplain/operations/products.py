@@ -82,6 +82,13 @@ class TensorProduct(Operation):
         pulled = self.gradient(inputs, outputs, (share,))
         return tuple(expand(x) * part for x, part in zip(inputs, pulled, strict=True))
 
+    def average_orders(
+        self, inputs: Sequence[Tensor], baselines: Sequence[Tensor], relevance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Returns the gradient at the mean of inputs and baselines: see `Product`."""
+        means = [(x + x0) / 2 for x, x0 in zip(inputs, baselines, strict=True)]
+        return self.gradient(means, (), (relevance,))
+
     def _of_vectors(self, letters: str) -> str:
         """Returns the letters of relevance, which has the axis of vectors behind the samples."""
         return letters[0] + self.vectors + letters[1:]

@@ -7,7 +7,7 @@ the function.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -126,25 +126,41 @@ def through_softmax(operation: Activation, x: Tensor, x0: Tensor, arriving: Tens
     In this form nothing overflows, and a shift of all inputs has no effect.
     """
     axis = _axis_of(operation) % len(x.shape)
-    tops = [tf.reduce_max(z, axis=axis, keepdims=True) for z in (x, x0)]
-    logs = [
-        tf.reduce_logsumexp(z - top, axis=axis, keepdims=True)
-        for z, top in zip((x, x0), tops, strict=True)
-    ]
-
-    def less(z: Tensor, place: int) -> Tensor:
-        # z - log sum exp, by two small differences: large logits keep their digits.
-        return (z - tops[place]) - logs[place]
-
-    direct = arriving * expand(chord(_EXPONENTIAL, less(x0, 1), less(x, 0)))
-    # log sum exp x in turn: exponentials, their sum, and the inverse of the exponential.
-    rise = (tops[0] - tops[1]) + (logs[0] - logs[1])
-    grows = rise > 0
-    ends = [tf.where(grows, less(z, 0), less(z, 1)) for z in (x0, x)]
-    ends_of_log = [tf.where(grows, -rise, tf.zeros_like(rise)), tf.where(grows, 0 * rise, rise)]
-    share = chord(_EXPONENTIAL, *ends) / chord(_EXPONENTIAL, *ends_of_log)
+    logs = _LogSums(x, x0, axis)
+    direct = arriving * expand(chord(_EXPONENTIAL, logs.less(x0, 1), logs.less(x, 0)))
     subtracted = tf.reduce_sum(direct, axis=axis + 1, keepdims=True)
-    return direct - expand(share) * subtracted
+    return direct - expand(logs.shares()) * subtracted
+
+
+def shares_of_log_sum(x: Tensor, x0: Tensor, axes: Sequence[int]) -> Tensor:
+    """Returns by what DeepLIFT multiplies at log sum exp x: the chord of each of its inputs."""
+    return _LogSums(x, x0, list(axes)).shares()
+
+
+class _LogSums:
+    """log sum exp z at an input and at its baseline, as the largest z and the rest."""
+
+    def __init__(self, x: Tensor, x0: Tensor, axes: int | list[int]) -> None:
+        self.x, self.x0 = x, x0
+        self.tops = [tf.reduce_max(z, axis=axes, keepdims=True) for z in (x, x0)]
+        self.logs = [
+            tf.reduce_logsumexp(z - top, axis=axes, keepdims=True)
+            for z, top in zip((x, x0), self.tops, strict=True)
+        ]
+
+    def less(self, z: Tensor, place: int) -> Tensor:
+        """Returns z - log sum exp, of the input (0) or of the baseline (1)."""
+        # By two small differences: large logits keep their digits.
+        return (z - self.tops[place]) - self.logs[place]
+
+    def shares(self) -> Tensor:
+        """Returns the chords: of the exponentials, their sum, and the inverse of exp in turn."""
+        (top, top0), (log, log0) = self.tops, self.logs
+        rise = (top - top0) + (log - log0)
+        grows = rise > 0
+        ends = [tf.where(grows, self.less(z, 0), self.less(z, 1)) for z in (self.x0, self.x)]
+        ends_of_log = [tf.where(grows, -rise, tf.zeros_like(rise)), tf.where(grows, 0 * rise, rise)]
+        return chord(_EXPONENTIAL, *ends) / chord(_EXPONENTIAL, *ends_of_log)
 
 
 def _axis_of(operation: Activation) -> int:

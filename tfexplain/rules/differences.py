@@ -19,23 +19,25 @@ from typing import Any, ClassVar, NamedTuple
 import tensorflow as tf
 
 from tfexplain.checks import choice
-from tfexplain.numerics import Tensor, expand, negative, only_where, positive, select, sum_to_shape
+from tfexplain.numerics import Tensor, expand, negative, only_where, positive, select
 from tfexplain.operations import (
     Activation,
     Additive,
     AveragePooling,
     Condition,
     Diagonal,
+    LogSumExp,
     Lookup,
     Movement,
     Operation,
     Product,
+    Quotient,
     Selection,
     TensorProduct,
 )
 from tfexplain.operations.base import NEGATIVE, POSITIVE, first_winners
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, undefined_where
-from tfexplain.rules.chords import chord, through_softmax
+from tfexplain.rules.chords import chord, shares_of_log_sum, through_softmax
 
 
 class SignedParts(NamedTuple):
@@ -422,25 +424,26 @@ class MaxDifference(DifferenceRule):
 class ProductDifference(DifferenceRule):
     """x y - x0 y0 = (x - x0) (y + y0) / 2 + (y - y0) (x + x0) / 2, factor by factor.
 
-    The two orders in which the factors change are averaged. For two tensors that is the gradient
-    of the product at the mean of input and baseline, also where it sums over axes.
+    The two orders in which the factors change are averaged, also where a product sums over axes. A
+    quotient is the product with the reciprocal of its divisor.
     """
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (Product, TensorProduct)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Product, TensorProduct, Quotient)
 
     def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Multiplies by the mean of the other factor at input and baseline."""
         arriving = call.single(relevance[0])
-        ends = list(zip(call.inputs, call.baseline_inputs, strict=True))
-        if isinstance(call.operation, TensorProduct):
-            means = [(x + x0) / 2 for x, x0 in ends]
-            return call.operation.gradient(means, call.outputs, (arriving,))
-        before = [ends[0]]
-        for x, x0 in ends[1:-1]:
-            before.append((before[-1][0] * x, before[-1][1] * x0))
-        results = []
-        for (x, x0), (p, p0) in zip(reversed(ends[1:]), reversed(before), strict=True):
-            results.append(sum_to_shape(arriving * expand((p + p0) / 2), x.shape.as_list()))
-            arriving = arriving * expand((x + x0) / 2)
-        results.append(sum_to_shape(arriving, ends[0][0].shape.as_list()))
-        return tuple(reversed(results))
+        return call.operation.average_orders(call.inputs, call.baseline_inputs, arriving)
+
+
+@dataclass(frozen=True)
+class LogSumExpDifference(DifferenceRule):
+    """log sum exp x by the chords of its exponentials and of the logarithm of their sum."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (LogSumExp,)
+
+    def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Gives each summand its share of the difference, divided by its own."""
+        (x,), (x0,), operation = call.inputs, call.baseline_inputs, call.operation
+        share = shares_of_log_sum(x, x0, operation.axes)
+        return (expand(share) * operation.spread(call.single(relevance[0]), x),)

@@ -13,6 +13,7 @@ from tfexplain.operations import (
     RECTIFIERS,
     Activation,
     Condition,
+    LogSumExp,
     Lookup,
     Movement,
     Operation,
@@ -24,10 +25,11 @@ from tfexplain.rules.base import Absorbed, RecordedCall, Rule, undefined_where
 class Gradient(Rule):
     """The vector-Jacobian product of the operation ([simonyan2014deep]).
 
-    Where elements only move, are copied or joined, it hands on what it receives.
+    Where elements only move, are copied or joined, it hands on what it receives; so it does at a
+    smooth maximum.
     """
 
-    conserved_at: ClassVar[tuple[type[Operation], ...]] = (Movement, Lookup, Condition)
+    conserved_at: ClassVar[tuple[type[Operation], ...]] = (Movement, Lookup, Condition, LogSumExp)
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns R dy/dx for each input x."""
