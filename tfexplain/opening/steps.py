@@ -373,10 +373,12 @@ def run(step: Step, inputs: Sequence[Tensor], dtype: str) -> list[Tensor]:
     arguments: dict[str, Any] = {}
     place = 0
     for name, count in _arguments(step):
-        several = count is not None
-        part = list(inputs[place : place + count]) if several else inputs[place]
-        arguments[inputs_of[name]] = part
-        place += count if several else 1
+        if count is None:
+            arguments[inputs_of[name]] = inputs[place]
+            place += 1
+        else:
+            arguments[inputs_of[name]] = list(inputs[place : place + count])
+            place += count
     # A variable has the dtype that it has.
     is_read = step.kind in ("ReadVariableOp", "ResourceGather", "ResourceGatherNd")
     for key, attribute in step.attributes.items():
@@ -473,7 +475,7 @@ def _find_samples(traced: Traced, call: Call) -> None:
     """
     values = [v for step in traced.steps for v in step.outputs if v.dtype != tf.resource]
     for value, shape in zip(values, _shapes(traced, call, values, None), strict=True):
-        value.leads = bool(shape) and shape[0] == SAMPLES
+        value.leads = has_samples(shape)
         if shape is not None:
             # What holds the samples may have any size.
             value.shape = tuple(None if s is None or s % SAMPLES == 0 else s for s in shape)
@@ -483,7 +485,12 @@ def _find_samples(traced: Traced, call: Call) -> None:
         except (ValueError, TypeError):
             return
         for value, shape in zip(values, filled, strict=True):
-            value.leads |= bool(shape) and shape[0] == SAMPLES
+            value.leads |= has_samples(shape)
+
+
+def has_samples(shape: tuple[int | None, ...] | None) -> bool:
+    """Tells whether the first axis of a shape for `SAMPLES` samples is theirs."""
+    return bool(shape) and shape is not None and shape[0] == SAMPLES
 
 
 def _shapes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from tfexplain.operations import (
     MaxPooling,
     Operation,
     Product,
+    Quotient,
     Scaling,
     Sum,
     TensorProduct,
@@ -297,10 +297,9 @@ class Planner:
         made = self._layer(x)
         if made is None or not isinstance(made.operation, Linear):
             return None
-        size = bias.shape
-        fits = size is not None and math.prod(size or (1,)) == (size[-1] if size else 1)
+        sizes = bias.shape or ()
         channels = value.shape[-1] if value.shape else None
-        if not fits or not size or size[-1] != channels:
+        if not sizes or sizes[-1] != channels or any(size != 1 for size in sizes[:-1]):
             return None
         weight = part.weight(bias)
         weights = made.operation.source
@@ -331,8 +330,8 @@ class Planner:
             keeps = left[0] == right[0] == result[0] and first.leads == second.leads
             if not keeps:
                 return None
-            operation = TensorProduct(step.kind, f"{left},{right}->{result}")
-            return Made(operation, [first, second], [value], kind="product")
+            product = TensorProduct(step.kind, f"{left},{right}->{result}")
+            return Made(product, [first, second], [value], kind="product")
         x, letters, weight, others = (first, left, second, right)
         if not part.is_signal(first):
             x, letters, weight, others = second, right, first, left
@@ -377,7 +376,7 @@ class Planner:
     def _convolution(self, value: Value) -> Made | None:
         part, step = self.part, value.step
         x, kernel = step.inputs
-        get = step.attributes.get
+        get = _attributes(step)
         last = get("data_format", b"NHWC") in (b"NHWC", b"NDHWC")
         padding = get("padding", b"").decode().lower()
         if not part.is_signal(x) or not part.is_constant(kernel) or not last or not x.shape:
@@ -385,6 +384,9 @@ class Planner:
         if padding not in ("same", "valid") or kernel.shape is None or None in kernel.shape:
             return None
         depthwise = step.kind == "DepthwiseConv2dNative"
+        channels, filters = x.shape[-1], kernel.shape[-2]
+        if channels is None or filters is None:
+            return None
         settings = {
             "rank": len(x.shape) - 2,
             "strides": tuple(get("strides")[1:-1]),
@@ -392,7 +394,7 @@ class Planner:
             "padding": padding,
             "kernel_size": tuple(kernel.shape[:-2]),
             "data_format": "channels_last",
-            "groups": 1 if depthwise else x.shape[-1] // kernel.shape[-2],
+            "groups": 1 if depthwise else channels // filters,
         }
         weights = Weights(step.kind, part.weight(kernel), **settings)
         operation = DepthwiseLinear(weights) if depthwise else ConvolutionLinear(weights)
@@ -443,7 +445,7 @@ class Planner:
 
     def _pooling(self, step: Step) -> list[Made]:
         (x,) = step.inputs
-        get = step.attributes.get
+        get = _attributes(step)
         if get("data_format", b"NHWC") not in (b"NHWC", b"NDHWC"):
             return [self._replayed(step, OpenedOpaque)]
         size, strides = get("ksize")[1:-1], get("strides")[1:-1]
@@ -495,8 +497,8 @@ class Planner:
             *parts, axis = step.inputs
             place = part.literal(axis)
             rank = len(step.outputs[0].shape or ())
-            whole = all(map(part.is_signal, parts)) and place is not None and rank
-            if whole and int(place) % rank and len(set(parts)) == len(parts):
+            whole = all(map(part.is_signal, parts)) and len(set(parts)) == len(parts)
+            if place is not None and whole and rank and int(place) % rank:
                 operation = Concatenation("Concatenate", int(place), None)
                 return [Made(operation, parts, list(step.outputs))]
         return [self._replayed(step, Moved)]
@@ -508,12 +510,10 @@ class Planner:
         axis = part.literal(step.inputs[2]) if step.kind == "GatherV2" else np.int64(0)
         if axis is None or int(axis) or step.attributes.get("batch_dims", 0):
             raise Unopened("it looks up along another axis than the first")
-        token = part.token_of(indices)
+        token = part.token_of(indices) or indices
         recoded = None if token is indices else part.function([indices], [token])
-        if table.shape is None and step.kind == "ResourceGather":
-            rows = int(step.inputs[0].step.held.shape[0] or 0)
-        else:
-            rows = table.shape[0] if table.shape else None
+        # Where a variable is read in place, its shape is not known here.
+        rows = table.shape[0] if table.shape else None
         kernel = part.weight(table)
         if step.kind == "ResourceGather":
             dtype = step.attributes["dtype"]
@@ -553,6 +553,8 @@ def _merged(step: Step, count: int) -> Operation | None:
         return Sum("Subtract", [1.0, -1.0], None)
     if step.kind == "Mul":
         return Product("Multiply")
+    if step.kind in ("RealDiv", "Div"):
+        return Quotient(step.kind)
     if step.kind in ("Maximum", "Minimum"):
         return (Maximum if step.kind == "Maximum" else Minimum)(step.kind)
     return None
@@ -597,6 +599,10 @@ _AFFINE: dict[str, Callable[..., Tensor]] = {
 }
 
 
+def _attributes(step: Step) -> Callable[..., Any]:
+    return step.attributes.get
+
+
 def _equation(step: Step) -> tuple[str, str, str] | None:
     """Returns the letters of a product's factors and result; None where it has none."""
     if len(step.inputs) != 2:
@@ -605,7 +611,7 @@ def _equation(step: Step) -> tuple[str, str, str] | None:
     result = step.outputs[0].shape
     if first is None or second is None or result is None:
         return None
-    get = step.attributes.get
+    get = _attributes(step)
     if step.kind == "Einsum":
         return _spelled(get("equation").decode(), first, second, result)
     flags = ("transpose_a", "transpose_b") if step.kind == "MatMul" else ("adj_x", "adj_y")

@@ -111,7 +111,8 @@ class Operation:
         operation.operands = tuple(operands)
         if "forward" in vars(self):
             function = self.forward
-            operation.forward = lambda *inputs: function(*inputs, *operands)  # type: ignore[method-assign]  # of one operation, not of a class
+            # Of one operation, not of a class.
+            setattr(operation, "forward", lambda *inputs: function(*inputs, *operands))  # noqa: B010
         return operation
 
     def prepare(self, dtype: str) -> None:

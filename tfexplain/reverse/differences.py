@@ -200,14 +200,14 @@ class DifferenceNetwork(ReversedNetwork):
         self._baseline_nodes = [*self._sources]
         # What carries no relevance does not differ.
         beside = {node for node in upstream.inputs if not node.floating}
-        operands: dict[Node, None] = {}
+        read: dict[Node, None] = {}
         for call in upstream.calls:
             if isinstance(call.operation, Bystander):
                 beside.update(call.outputs)
                 continue
             self._baseline_nodes += [n for n in call.outputs if n not in self._sources]
-            operands.update((n, None) for n in call.operands if n in beside)
-        self.operands = list(operands)
+            read.update((n, None) for n in call.operands if n in beside)
+        self.operands = list(read)
         rules = {call: assignment.rules[call] for call in upstream.calls}
         self._producers, self._difference_rules = upstream.producer(), rules
         self._num_multipliers = _num_multipliers(upstream, rules, start)
