@@ -13,9 +13,10 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from tfexplain.errors import MaskError, Unopened, UnsupportedLayerError
+from tfexplain.errors import Unopened, UnsupportedLayerError
 from tfexplain.graph import Call, Graph, Node, check_stateless
 from tfexplain.layer_types import IDENTITY, entry_of, unwrapped
+from tfexplain.masks import with_masks
 from tfexplain.opening import opened
 from tfexplain.operations import (
     Activation,
@@ -41,7 +42,7 @@ def canonize(graph: Graph, fold_batch_norm: bool = True) -> Graph:
         fold_batch_norm: Fold batch normalisation into a neighbouring linear layer.
     """
     graph = replace(graph, calls=tuple(map(unwrapped, graph.calls)))
-    graph = to_canonical(settle_inputs(graph))
+    graph = to_canonical(settle_inputs(with_masks(graph)))
     if fold_batch_norm:
         graph = fold_batch_norms(graph)
     return analyse_signs(graph)
@@ -52,15 +53,15 @@ def settle_inputs(graph: Graph) -> Graph:
 
     Keras gives tokens floating inputs where nothing else is said, and images may be integers.
     """
-    readers = graph.consumers()
+    readers = graph.readers()
 
     def is_numeric(call: Call) -> bool:
-        kind = entry_of(call.operation).kind
+        kind = _kind(call)
         return kind is IDENTITY or kind.numeric
 
     def is_looked_up(node: Node) -> bool:
         return any(
-            issubclass(entry_of(call.operation).kind or Operation, Lookup)
+            issubclass(_kind(call) or Operation, Lookup)
             or (not node.floating and any(map(is_looked_up, call.outputs)))
             for call in readers[node]
         )
@@ -76,7 +77,7 @@ def settle_inputs(graph: Graph) -> Graph:
             issubclass(kind, Lookup)
             or (issubclass(kind, Rearrangement) and all(map(is_token, call.outputs)))
             for call in readers[node]
-            for kind in [entry_of(call.operation).kind or Operation]
+            for kind in [_kind(call) or Operation]
         )
 
     settled = {}
@@ -98,7 +99,8 @@ def settle_inputs(graph: Graph) -> Graph:
             # What is computed with floating numbers is floating.
             for node in call.outputs:
                 settled[node] = node if node.floating else replace(node, dtype="float32")
-        calls.append(replace(call, inputs=inputs, outputs=new(call.outputs)))
+        operands = new(call.operands)
+        calls.append(replace(call, inputs=inputs, operands=operands, outputs=new(call.outputs)))
     return replace(
         graph,
         inputs=new(graph.inputs),
@@ -106,6 +108,12 @@ def settle_inputs(graph: Graph) -> Graph:
         calls=tuple(calls),
         readouts={name: settled.get(node, node) for name, node in graph.readouts.items()},
     )
+
+
+def _kind(call: Call) -> type[Operation] | None:
+    """Returns the canonical operation that a call is, or usually becomes."""
+    own = isinstance(call.operation, Operation)
+    return type(call.operation) if own else entry_of(call.operation).kind
 
 
 def to_canonical(graph: Graph) -> Graph:
@@ -141,6 +149,8 @@ def to_canonical(graph: Graph) -> Graph:
 def _canonical(call: Call) -> list[Call] | None:
     """Returns the canonical calls of a call of Keras; `IDENTITY` if it does nothing."""
     operation: Operation | None
+    if isinstance(call.operation, Operation):
+        return [call]
     if getattr(call.operation, "relevance_policy", None) is not None:
         operation = _declared(call)
     else:
@@ -436,32 +446,20 @@ def check_replayable(graph: Graph) -> None:
     """Refuses calls of a traced graph that cannot run again sample by sample, all in one message.
 
     Raises:
-        MaskError: If masks alone are in the way.
         UnsupportedLayerError: For operations across samples and results without a batch axis.
         UnsupportedModelError: For layers with a state, which a replay would change.
     """
-    masks, others = [], []
+    offenders = []
     for call in graph.calls:
         source = call.operation
         check_stateless(source, call.name)
         name = f"{call.name} ({type(source).__name__})"
-        if getattr(source, "mask_zero", False) or isinstance(source, layers.Masking):
-            masks.append(f"{name}: it makes a mask")
-        elif isinstance(call.arguments[1].get("mask"), Slot):
-            masks.append(f"{name}: it reads a mask")
-        elif any(node.batch not in (None, graph.inputs[0].batch) for node in call.outputs):
-            others.append(f"{name}: its result has no batch axis")
+        if any(node.batch not in (None, graph.inputs[0].batch) for node in call.outputs):
+            offenders.append(f"{name}: its result has no batch axis")
         elif entry_of(source).crosses_samples(call):
-            others.append(f"{name}: it works across samples")
-    start = "These calls cannot be replayed in a reversed network: "
-    if others:
+            offenders.append(f"{name}: it works across samples")
+    if offenders:
         raise UnsupportedLayerError(
-            f"{start}{'; '.join(others + masks)}. Relevance needs every sample by itself; explain "
-            "a copy of the model without them."
-        )
-    if masks:
-        raise MaskError(
-            f"{start}{'; '.join(masks)}. Explain a copy of the model without masks "
-            "(mask_zero=False); shapley_sampling takes it as it is, and with a single floating "
-            "input the gradient methods do."
+            f"These calls cannot be replayed in a reversed network: {'; '.join(offenders)}. "
+            "Relevance needs every sample by itself; explain a copy of the model without them."
         )

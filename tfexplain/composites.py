@@ -586,5 +586,9 @@ def excitation(**rows: Any) -> Composite:
 
 
 def bounded_path(graph: Graph, node: Node) -> tuple[Call, ...]:
-    """Returns the transparent calls between the inputs and a tensor, for its bounds."""
-    return graph.upstream([node]).calls
+    """Returns the transparent calls between the inputs and a tensor, for its bounds.
+
+    Masks are left out: what they keep has the bounds that it had.
+    """
+    calls = graph.upstream([node]).calls
+    return tuple(call for call in calls if not isinstance(call.operation, Bystander))

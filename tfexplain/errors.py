@@ -19,10 +19,6 @@ class Unopened(Exception):
     """A call cannot be opened: it stays one operation, of which only the gradient is known."""
 
 
-class MaskError(UnsupportedLayerError):
-    """Raised when masks alone keep the calls of a model from being replayed one by one."""
-
-
 class UnsupportedModelError(ValueError):
     """Raised when a method cannot explain a whole model: no graph, not built, no output."""
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import tree
 
 from tfexplain.errors import UnsupportedModelError
-from tfexplain.operations import Call, Lookup, Node, Slot, WholeModel
+from tfexplain.operations import Bystander, Call, Lookup, Node, Slot, WholeModel
+from tfexplain.operations.calls import MaskGiven
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,14 @@ class Graph:
             for node in call.reads:
                 consumers[node].append(call)
         return consumers
+
+    def readers(self) -> dict[Node, list[Call]]:
+        """Maps each tensor to the calls that can send relevance to it."""
+        readers = collections.defaultdict(list)
+        for call in self.calls:
+            for node in () if isinstance(call.operation, Bystander) else call.inputs:
+                readers[node].append(call)
+        return readers
 
     def upstream(self, nodes: Iterable[Node]) -> Graph:
         """Returns the graph with only the calls that `nodes` depend on."""
@@ -308,9 +317,15 @@ class _Tracer:
         operation = step.operation
         inner = _function(operation) if isinstance(operation, keras.Model) else None
         if inner is not None:
-            # Only the first argument carries data; masks and flags are no inputs of the graph.
+            # Only the first argument carries data.
             given = _given(inner, step.arguments)
             nodes = tuple(known[id(tensor)] for tensor in given)
+            masks = [
+                known[id(leaf)] if isinstance(leaf, keras.KerasTensor) else None
+                for leaf in tree.flatten(step.arguments.kwargs.get("mask"))
+            ]
+            if any(masks):
+                nodes = self.with_masks(name, nodes, masks)
             outputs = self.run(inner, nodes, prefix + operation.name + "/")
         else:
             read: list[Node] = []
@@ -328,25 +343,71 @@ class _Tracer:
             self.readouts[name] = outputs[0]
         return outputs
 
+    def with_masks(
+        self, name: str, nodes: Sequence[Node], masks: Sequence[Node | None]
+    ) -> tuple[Node, ...]:
+        """Records that the tensors have given masks inside of a nested model; returns these."""
+        attached = []
+        for place, (node, mask) in enumerate(zip(nodes, masks, strict=True)):
+            if mask is not None:
+                copy = Node(node.shape, node.dtype, node.batch)
+                arguments = ((Slot(0),), {"mask": Slot(1)})
+                call = Call(f"{name}:mask_{place}", MaskGiven(), (node, mask), (copy,), arguments)
+                self.calls.append(call)
+                node = copy
+            attached.append(node)
+        return tuple(attached)
 
-def token_lookups(graph: Graph, method: str) -> dict[Node, Call]:
-    """Maps each integer input of a canonical graph to the embedding that reads it.
+
+def token_lookups(graph: Graph, method: str) -> dict[Node, tuple[Call, ...]]:
+    """Maps each integer input of a canonical graph to the embeddings that read it.
+
+    An input that only masks are made of is left out: it is the same in every pass.
 
     Raises:
-        UnsupportedModelError: If something else reads it, or several embeddings do.
+        UnsupportedModelError: If something else reads it too.
     """
-    lookups, consumers = {}, graph.consumers()
+    lookups, readers = {}, graph.readers()
     for node, name in zip(graph.inputs, graph.input_names, strict=True):
-        if node.floating:
+        if node.floating or (not readers[node] and graph.consumers()[node]):
             continue
-        readers = consumers[node]
-        if len(readers) != 1 or not isinstance(readers[0].operation, Lookup):
+        if not readers[node] or any(not isinstance(c.operation, Lookup) for c in readers[node]):
             raise UnsupportedModelError(
                 f"{method} moves inputs continuously; the integer input {name!r} has to be read by "
-                "exactly one Embedding layer."
+                "Embedding layers alone."
             )
-        lookups[node] = readers[0]
+        lookups[node] = tuple(readers[node])
     return lookups
+
+
+class Source(NamedTuple):
+    """A tensor that a method moves continuously: a floating input, or the vectors of tokens.
+
+    Attributes:
+        place: Which input of the model it belongs to.
+        node: The tensor.
+        lookup: The embedding that makes it; None for an input.
+    """
+
+    place: int
+    node: Node
+    lookup: Call | None
+
+
+def sources_of(graph: Graph, tokens: Mapping[Node, Sequence[Call]]) -> list[Source]:
+    """Returns what stands for the inputs of a graph where these move continuously.
+
+    Args:
+        graph: A canonical graph.
+        tokens: Those of `token_lookups`. Tokens have vectors of every embedding.
+    """
+    sources = []
+    for place, node in enumerate(graph.inputs):
+        if node.floating:
+            sources.append(Source(place, node, None))
+        for lookup in tokens.get(node, ()):
+            sources.append(Source(place, lookup.outputs[0], lookup))
+    return sources
 
 
 def _order_of_uses(function: keras.Model) -> dict[int, int]:

@@ -28,6 +28,7 @@ from tfexplain.operations import (
     GlobalMaxPooling,
     LogSumExp,
     Lookup,
+    Masked,
     MaxPooling,
     Opaque,
     Operation,
@@ -40,7 +41,7 @@ from tfexplain.operations import (
     TensorProduct,
 )
 from tfexplain.operations.adaptive import AdaptiveMaxPooling, adaptive_averaging
-from tfexplain.operations.calls import listed_class
+from tfexplain.operations.calls import MaskGiven, listed_class
 from tfexplain.operations.elementwise import named_activation, normalization, rescaling
 from tfexplain.operations.functions import clip, power
 from tfexplain.operations.linear import DepthwiseLinear, SeparableLinear, TransposedLinear
@@ -64,12 +65,14 @@ class Entry:
         make: What makes the operation of a call, if not `kind.from_call`.
         crosses_samples: Tells whether a call mixes or moves samples although the batch axis seems
             to stay.
+        reads_mask: Masks change what it computes at inference, as for everything `Opaque`.
     """
 
     classes: Sequence[type]
     kind: type[Operation] | None
     make: Factory | None = None
     crosses_samples: Callable[[Call], bool] = lambda call: False
+    reads_mask: bool = False
 
     def operation(self, call: Call) -> Operation | None:
         """Returns the canonical operation of a call; `IDENTITY` if it is left out."""
@@ -139,7 +142,8 @@ TABLE = (
     Entry(_layers("MaxPooling", ranks=(1, 2, 3)), MaxPooling),
     Entry(_layers("GlobalMaxPooling", ranks=(1, 2, 3)), GlobalMaxPooling),
     Entry(_ops("Max"), GlobalMaxPooling, maximum_over_axes),
-    Entry(_layers("GlobalAveragePooling", ranks=(1, 2, 3)), AveragePooling),
+    Entry([layers.GlobalAveragePooling1D], AveragePooling, reads_mask=True),
+    Entry(_layers("GlobalAveragePooling", ranks=(2, 3)), AveragePooling),
     Entry(_layers("AveragePooling", ranks=(1, 2, 3)), AveragePooling, window_average),
     Entry(_ops("Mean", "Sum"), AveragePooling, averaging),
     Entry(_ops("Logsumexp"), LogSumExp, crosses_samples=_along_batch),
@@ -179,10 +183,10 @@ TABLE = (
     Entry([layers.Add, *_ops("Add")], Sum, Sum.of(lambda count: [1.0] * count)),
     Entry([layers.Subtract, *_ops("Subtract")], Sum, Sum.of(lambda count: [1.0, -1.0])),
     Entry([layers.Average], Sum, Sum.of(lambda count: [1.0 / count] * count)),
-    Entry([layers.Multiply, *_ops("Multiply")], Product),
+    Entry([layers.Multiply, *_ops("Multiply")], Product, reads_mask=True),
     Entry(_ops("Divide", "TrueDivide"), Quotient),
-    Entry([layers.Maximum, *_ops("Maximum")], Maximum),
-    Entry([layers.Minimum, *_ops("Minimum")], Minimum),
+    Entry([layers.Maximum, *_ops("Maximum")], Maximum, reads_mask=True),
+    Entry([layers.Minimum, *_ops("Minimum")], Minimum, reads_mask=True),
     # Products that sum over axes.
     Entry(
         [layers.Dot, *_ops("Matmul", "Einsum", "Dot", "Tensordot", "Inner")],
@@ -227,7 +231,11 @@ TABLE = (
         _layers("Softmax") + _ops("Softmax", "LogSoftmax"),
         Activation,
         crosses_samples=_along_batch,
+        reads_mask=True,
     ),
+    # What masks do, where they are part of a layer.
+    Entry([layers.Masking], Masked),
+    Entry([MaskGiven], IDENTITY),
     # Only the gradient of these is known, as of everything that has no row.
     Entry(_ops("Sort", "Cumsum"), Opaque, crosses_samples=_along_batch),
 )

@@ -107,17 +107,6 @@ def test_gradient_explains_a_model_with_masking():
     found = create_analyzer("gradient", model).analyze(x, target=1)
     assert_same(found, tape_gradient(model, x, [0.0, 1.0]), 1e-5)
     assert not found[:, 3:].any()
-    with pytest.raises(UnsupportedLayerError, match=r"masking \(Masking\): it makes a mask"):
-        create_analyzer("lrp.epsilon", model)
-
-
-@pytest.mark.parametrize("name", ["gradient", "lrp.epsilon"])
-def test_masks_of_embeddings_are_refused(name):
-    inputs = keras.Input((5,), dtype="int32")
-    h = layers.Embedding(9, 4, mask_zero=True, name="words")(inputs)
-    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(h)))
-    with pytest.raises(UnsupportedLayerError, match=r"words \(Embedding\): it makes a mask"):
-        create_analyzer(name, model)
 
 
 def test_division_by_a_tensor_is_refused():

@@ -348,7 +348,7 @@ def test_baselines_of_tokens_are_tokens(words):
 
 
 def test_tokens_behind_a_mask():
-    # The mask is what makes it special: LRP and gradients refuse it.
+    # What is removed becomes the token 0, which is masked.
     inputs = keras.Input((5,), dtype="int32", name="ids")
     h = layers.Embedding(9, 3, mask_zero=True)(inputs)
     model = randomize(keras.Model(inputs, layers.Dense(2)(layers.LSTM(4)(h))))
@@ -395,14 +395,6 @@ def test_masks_with_several_inputs():
     empty = {name: tf.zeros_like(part) for name, part in x.items()}
     np.testing.assert_allclose(sums, (model(x) - model(empty))[:, 0], rtol=1e-4, atol=1e-5)
     assert np.abs(found["a"]).max() > 0.01 and np.abs(found["b"]).max() > 0.01
-
-
-def test_the_final_softmax_of_a_model_with_masks_stays_with_a_warning():
-    inputs = keras.Input((4, 3))
-    h = layers.LSTM(3)(layers.Masking()(inputs))
-    model = keras.Model(inputs, layers.Dense(2, activation="softmax")(h))
-    with pytest.warns(UserWarning, match="the final softmax is not left out"):
-        tfexplain.create_analyzer(NAME, model)
 
 
 # --- baselines ---

@@ -37,6 +37,7 @@ ORDER = (
     "graph",
     "layer_types",
     "patterns",
+    "masks",
     "canonizers",
     "rules",
     "composites",

@@ -16,8 +16,9 @@ from tfexplain.analyzers.capabilities import BackwardPass, Place
 from tfexplain.analyzers.derived import TARGETS, DerivedAnalyzer, in_chunks
 from tfexplain.analyzers.gradients import GradientAnalyzer
 from tfexplain.compilation import Compiled, CompiledByVectors
-from tfexplain.graph import Graph, token_lookups
-from tfexplain.numerics import Tensor, expand
+from tfexplain.graph import Graph, sources_of, token_lookups
+from tfexplain.numerics import Tensor, expand, shape_of
+from tfexplain.operations import Bystander
 from tfexplain.reverse import ReversedNetwork, start_relevance
 
 
@@ -40,7 +41,7 @@ class GradientAverage(DerivedAnalyzer):
 
     factor * sum_i weight_i gradient(point_i), averaged over the paths of points if there are
     several. Integer inputs are moved in the space of their embedding vectors. The output relevance
-    is that of the sample itself at every point.
+    and the masks are those of the sample itself at every point.
 
     Args:
         model: See `Analyzer`.
@@ -59,16 +60,21 @@ class GradientAverage(DerivedAnalyzer):
         self.inner = GradientAnalyzer.named(
             self.name, model, {}, options, self.side, self.execution
         )
-        self._tokens = token_lookups(self.inner.graph, self.name)
+        network = self.inner.network()
+        tokens = token_lookups(network.graph, self.name)
+        self._sources = sources_of(network.graph, tokens)
+        # Masks and what else has no relevance: that of the samples, wherever they are moved.
+        self._operands = network.operands
         # Built now: Keras layers are not made while a function is traced.
-        self._gradient = self.inner.network()
-        if self._tokens:
+        self._gradient = network
+        if tokens or self._operands:
             # The gradient behind the embeddings, whose vectors are its inputs.
             self._gradient = ReversedNetwork(
-                self._behind_embeddings(self.inner.graph),
+                self._behind_embeddings(network.graph),
                 self.inner.assignment,
                 start=self.inner.start,
                 readouts={},
+                fixed=len(self._operands),
                 dtype=self.dtype,
                 execution=self.execution,
             )
@@ -81,7 +87,7 @@ class GradientAverage(DerivedAnalyzer):
         """Returns a path of points, in the space of vectors.
 
         Args:
-            vectors: The samples, one (batch, *shape) per input.
+            vectors: The samples, one (batch, *shape) for each of `_sources`.
             ends: What the path depends on beside them, one of `ends`.
         """
 
@@ -101,34 +107,64 @@ class GradientAverage(DerivedAnalyzer):
     # --- the space of vectors ---
 
     def _behind_embeddings(self, graph: Graph) -> Graph:
-        """Returns the graph whose inputs are the vectors of tokens."""
-        tokens = self._tokens
-        inputs = tuple(tokens[node].outputs[0] if node in tokens else node for node in graph.inputs)
-        lookups = set(tokens.values())
-        calls = tuple(call for call in graph.calls if call not in lookups)
-        return replace(graph, inputs=inputs, outputs=(self.inner.start,), calls=calls)
+        """Returns the graph whose inputs are the vectors of tokens, and the operands."""
+        sources = tuple(source.node for source in self._sources)
+        lookups = {source.lookup for source in self._sources}
+        calls = tuple(
+            call
+            for call in graph.calls
+            if call not in lookups and not isinstance(call.operation, Bystander)
+        )
+        names = [f"source_{place}" for place in range(len(sources))]
+        names += [f"operand_{place}" for place in range(len(self._operands))]
+        return replace(
+            graph,
+            inputs=(*sources, *self._operands),
+            input_names=tuple(names),
+            outputs=(self.inner.start,),
+            calls=calls,
+        )
 
     def _embed(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Replaces tokens by their vectors."""
         return [
-            self._tokens[node].operation.forward(x) if node in self._tokens else x
-            for node, x in zip(self.inputs.nodes, inputs, strict=True)
+            x if source.lookup is None else source.lookup.operation.forward(x)
+            for source, x in ((source, inputs[source.place]) for source in self._sources)
         ]
 
-    def _collect(self, relevance: Sequence[Tensor]) -> list[Tensor]:
-        """Sums the relevance of vectors to that of their tokens."""
+    def _fixed(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Returns what stays that of the samples."""
+        return self.inner.network().operands_at(inputs) if self._operands else []
+
+    def _collect(self, relevance: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Sums the relevance of vectors to that of their tokens; masks have none."""
+        vectors = tf.shape(relevance[0])[1]
+        parts: list[list[Tensor]] = [[] for _ in inputs]
+        for source, part in zip(self._sources, relevance, strict=True):
+            whole = part if source.lookup is None else tf.reduce_sum(part, axis=-1)
+            parts[source.place].append(whole)
         return [
-            tf.reduce_sum(part, axis=-1) if node in self._tokens else part
-            for node, part in zip(self.inputs.nodes, relevance, strict=True)
+            sum(of_input[1:], of_input[0])
+            if of_input
+            else tf.zeros([shape_of(x)[0], vectors, *shape_of(x)[1:]], self.dtype)
+            for of_input, x in zip(parts, inputs, strict=True)
         ]
 
     # --- one path, with TensorFlow alone ---
 
-    def _along(self, vectors: list[Tensor], ends: list[Tensor], relevance: Tensor) -> list[Tensor]:
+    def _along(self, inputs: list[Tensor], ends: list[Tensor], relevance: Tensor) -> list[Tensor]:
         """Returns the relevance of each input along one path, (batch, num_vectors, *shape)."""
-        return self._collect(self._averaged(self.points(vectors, ends), relevance, vectors))
+        vectors, fixed = self._embed(inputs), self._fixed(inputs)
+        averaged = self._averaged(self.points(vectors, ends), relevance, vectors, fixed)
+        return self._collect(averaged, inputs)
 
-    def _averaged(self, points: Points, relevance: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    def _averaged(
+        self,
+        points: Points,
+        relevance: Tensor,
+        like: Sequence[Tensor],
+        fixed: Sequence[Tensor],
+    ) -> list[Tensor]:
         """Returns factor * sum_i weight_i gradient(point_i), one by one: bounded memory."""
         number = len(points.weights)
         weights = tf.constant(points.weights, self.dtype)
@@ -139,7 +175,7 @@ class GradientAverage(DerivedAnalyzer):
         ]
 
         def step(index: Tensor, sums: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-            gradients = self._gradient.propagate(points.at(index), relevance)
+            gradients = self._gradient.propagate([*points.at(index), *fixed], relevance)
             sums = [
                 total + weights[index] * part for total, part in zip(sums, gradients, strict=True)
             ]
@@ -157,16 +193,16 @@ class GradientAverage(DerivedAnalyzer):
             return sums
         return [expand(f) * part for f, part in zip(points.factors, sums, strict=True)]
 
-    def _started(self, vectors: list[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _started(self, inputs: list[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the explained tensor and the output relevance that explains targets."""
-        outputs = self._gradient.forward_pass(vectors)[self._gradient.start_index]
+        given = [*self._embed(inputs), *self._fixed(inputs)]
+        outputs = self._gradient.forward_pass(given)[self._gradient.start_index]
         return outputs, start_relevance(outputs, targets, self.head)
 
     def explain(self, inputs: list, targets: Tensor) -> list[Tensor]:
         """Returns [explained tensor, *relevance], averaged over the paths."""
-        vectors = self._embed(inputs)
-        outputs, relevance = self._started(vectors, targets)
-        of_paths = [self._along(vectors, ends, relevance) for ends in self.constant_ends(inputs)]
+        outputs, relevance = self._started(inputs, targets)
+        of_paths = [self._along(inputs, ends, relevance) for ends in self.constant_ends(inputs)]
         return [outputs, *(tf.add_n(list(p)) / len(of_paths) for p in zip(*of_paths, strict=True))]
 
     # --- batches ---
@@ -175,9 +211,8 @@ class GradientAverage(DerivedAnalyzer):
         self, arrays: list[np.ndarray], targets: np.ndarray, place: Place
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         def run(inputs: list, targets: Tensor, ends: list) -> list[Tensor]:
-            vectors = self._embed(inputs)
-            outputs, relevance = self._started(vectors, targets)
-            return [outputs, *self._along(vectors, ends, relevance)]
+            outputs, relevance = self._started(inputs, targets)
+            return [outputs, *self._along(inputs, ends, relevance)]
 
         return self._over_paths(arrays, targets, place, run, TARGETS)
 
@@ -187,7 +222,7 @@ class GradientAverage(DerivedAnalyzer):
         """Explains weighted sums of outputs, averaged over the paths; see `Analyzer`."""
 
         def run(inputs: list, relevance: Tensor, ends: list) -> list[Tensor]:
-            return [relevance, *self._along(self._embed(inputs), ends, relevance)]
+            return [relevance, *self._along(inputs, ends, relevance)]
 
         spec = tf.TensorSpec((None, None, *self.inner.start.shape[1:]), self.dtype)
         return self._over_paths(arrays, relevance, place, run, spec)[1]
@@ -253,11 +288,12 @@ class GradientAverage(DerivedAnalyzer):
         if not self._continuous:
             return []
         network, passes = self._gradient, []
-        vectors, paths = self._embed(tensors(arrays)), self.ends(arrays, place)
+        inputs, paths = tensors(arrays), self.ends(arrays, place)
+        vectors, fixed = self._embed(inputs), self._fixed(inputs)
         for ends in paths:
             points = self.points(vectors, tensors(ends))
             factor = None if points.factors is None else points.factors[0].numpy()[:, None]
             for index, weight in enumerate(points.weights):
-                records = network.run_records(points.at(tf.constant(index)))
+                records = network.run_records([*points.at(tf.constant(index)), *fixed])
                 passes.append(BackwardPass(network, records, float(weight) / len(paths), factor))
         return passes

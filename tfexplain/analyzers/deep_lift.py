@@ -29,7 +29,7 @@ from tfexplain.composites import (
     Composite,
 )
 from tfexplain.errors import UnsupportedModelError
-from tfexplain.graph import token_lookups
+from tfexplain.graph import sources_of, token_lookups
 from tfexplain.numerics import Tensor
 from tfexplain.reverse import DifferenceNetwork, ReversedNetwork
 from tfexplain.reverse.differences import CONTRIBUTION, MULTIPLIER
@@ -111,7 +111,7 @@ class DeepLIFT(ReversedAnalyzer):
         self.max_pool = max_pool
         super().__init__(model, **common)
         self.baseline.check(self.inputs)
-        self._tokens = token_lookups(self.graph, self.name)
+        self._sources = sources_of(self.graph, token_lookups(self.graph, self.name))
 
     def _linear(self) -> Rule:
         return LinearDifference()
@@ -129,7 +129,7 @@ class DeepLIFT(ReversedAnalyzer):
         return DifferenceNetwork(
             self.graph,
             self.assignment,
-            tokens=self._tokens,
+            sources=[source.node for source in self._sources],
             unit_maximum=self.unit_maximum,
             **options,
         )
@@ -182,8 +182,8 @@ class DeepLIFT(ReversedAnalyzer):
     def _vectors(self, parts: Sequence) -> list[Tensor]:
         """Returns baselines in the space in which inputs differ: tokens by their vectors."""
         return [
-            as_vectors(self._tokens.get(node), tf.convert_to_tensor(part), self.dtype)
-            for node, part in zip(self.graph.inputs, parts, strict=True)
+            as_vectors(source.lookup, tf.convert_to_tensor(parts[source.place]), self.dtype)
+            for source in self._sources
         ]
 
     def propagate(
@@ -288,10 +288,7 @@ class _Baselines(keras.layers.Layer):
         return analyzer._vectors(parts)
 
     def compute_output_spec(self, inputs: list) -> list[keras.KerasTensor]:
-        nodes = [
-            self._analyzer._tokens[node].outputs[0] if node in self._analyzer._tokens else node
-            for node in self._analyzer.graph.inputs
-        ]
+        nodes = [source.node for source in self._analyzer._sources]
         return [keras.KerasTensor(node.shape, self.compute_dtype) for node in nodes]
 
 

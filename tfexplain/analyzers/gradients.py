@@ -8,23 +8,9 @@ import keras
 
 from tfexplain.analyzers.reversed import ReversedAnalyzer
 from tfexplain.composites import ANY, Composite
-from tfexplain.errors import MaskError, warn
 from tfexplain.graph import Graph, has_graph, opaque_graph
 from tfexplain.rules import DeconvReLU, Gradient, GuidedReLU, RectGrad
 from tfexplain.rules.gradients import RectifierRule
-
-
-def explained_as_a_whole(model: keras.Model, output_activation: str) -> Graph:
-    """Returns a model with masks as one call; warns of a final softmax or sigmoid that stays."""
-    graph = opaque_graph(model)
-    name = getattr(getattr(model.layers[-1], "activation", None), "__name__", "")
-    if output_activation == "drop" and name in ("softmax", "sigmoid"):
-        warn(
-            f"{model.name!r} is explained as a whole, because its calls cannot be replayed one by "
-            f"one: the final {name} is not left out. Pass "
-            'output_activation="keep" to say that this is meant.'
-        )
-    return graph
 
 
 class ReplayedGradient(ReversedAnalyzer):
@@ -41,20 +27,13 @@ class ReplayedGradient(ReversedAnalyzer):
 class GradientAnalyzer(ReplayedGradient):
     """The gradient of the explained output ([simonyan2014deep]).
 
-    Also takes subclassed models and models with masks, as one call by `tf.GradientTape`.
+    Also takes subclassed models, as one call by `tf.GradientTape`.
     """
 
     def _trace(self, fold_batch_norm: bool) -> Graph:
         if not has_graph(self.user_model):
             return opaque_graph(self.user_model)
-        try:
-            return super()._trace(fold_batch_norm)
-        except MaskError:
-            if any("float" not in str(tensor.dtype) for tensor in self.user_model.inputs):
-                raise
-            if len(self.user_model.inputs) > 1:
-                raise
-        return explained_as_a_whole(self.user_model, self.output_activation)
+        return super()._trace(fold_batch_norm)
 
 
 class InputTimesGradient(GradientAnalyzer):

@@ -13,12 +13,10 @@ import tensorflow as tf
 from tfexplain.analyzers.arrays import LARGEST_SEED, Inputs, tensors
 from tfexplain.analyzers.baselines import BackgroundLike, Baseline, BaselineLike
 from tfexplain.analyzers.capabilities import Place
-from tfexplain.analyzers.gradients import explained_as_a_whole
 from tfexplain.analyzers.reversed import GraphAnalyzer
 from tfexplain.checks import integer
 from tfexplain.compilation import Compiled
 from tfexplain.composites import RuleAssignment
-from tfexplain.errors import MaskError
 from tfexplain.graph import Graph, channels_last, has_graph, opaque_graph
 from tfexplain.numerics import Tensor, random_permutation, shape_of
 from tfexplain.operations import WholeModel
@@ -42,7 +40,7 @@ class ShapleySampling(GraphAnalyzer):
     add up to f(x) - f(x0) for any number of cycles, up to rounding, because the losses of a cycle
     do; the error of each falls as 1 / sqrt(cycles). First used for classifiers by
     [strumbelj2010efficient]. Needs no gradient: it takes every model that can be called, subclassed
-    ones and those with masks too.
+    ones too. Masks are made anew where features are removed, as the model itself would make them.
 
     The order of a cycle is the same for every sample, baseline and output, so results do not depend
     on batches, and all outputs share the calls of the model: cycles * features of them for each
@@ -122,10 +120,7 @@ class ShapleySampling(GraphAnalyzer):
     def _trace(self, fold_batch_norm: bool) -> Graph:
         if not has_graph(self.user_model):
             return opaque_graph(self.user_model)
-        try:
-            return super()._trace(fold_batch_norm)
-        except MaskError:
-            return explained_as_a_whole(self.user_model, self.output_activation)
+        return super()._trace(fold_batch_norm)
 
     def describe(self) -> RuleAssignment:
         """Returns the table of calls and operations, which have no rules; it prints."""

@@ -16,8 +16,9 @@ from tfexplain.analyzers.reversed import explained_output
 from tfexplain.canonizers import check_replayable, drop_output_activation, to_canonical
 from tfexplain.checks import choice, precision_or_none
 from tfexplain.compilation import Compiled, Execution
-from tfexplain.errors import UnsupportedModelError, nearest
+from tfexplain.errors import UnsupportedLayerError, UnsupportedModelError, nearest
 from tfexplain.graph import Call, Graph, Node, trace
+from tfexplain.masks import with_masks
 from tfexplain.operations import Activation, Affine, Operation, Rearrangement, Scaling
 
 PARTITIONS = ("weights", "layers", "residual")
@@ -158,7 +159,8 @@ def blocks(
     dtype = precision_or_none("dtype", dtype)
     traced = trace(model)
     check_replayable(traced)
-    graph = to_canonical(traced)
+    graph = to_canonical(with_masks(traced))
+    _check_unmasked(graph)
     end = explained_output(graph, output)
     position, dropped = graph.outputs.index(end), None
     if output_activation == "drop":
@@ -182,6 +184,15 @@ def blocks(
 def inputs_of(all_blocks: Sequence[Block]) -> Inputs:
     """Returns what checks arrays against the first block's input."""
     return Inputs([all_blocks[0].input], ["x"], all_blocks[0].dtype)
+
+
+def _check_unmasked(graph: Graph) -> None:
+    masked = [call.name for call in graph.calls if call.operands]
+    if masked:
+        raise UnsupportedLayerError(
+            f"Blocks are functions of one tensor, and {', '.join(masked)} read a mask too. Give a "
+            "copy of the model without masks."
+        )
 
 
 def _check_tensors(model: keras.Model, graph: Graph, end: Node) -> None:

@@ -27,6 +27,7 @@ from tfexplain.operations.linear import (
     EinsumLinear,
     Linear,
 )
+from tfexplain.operations.masks import Masked
 from tfexplain.operations.merges import Merge, Product, Quotient, Sum
 from tfexplain.operations.normalizations import Normalization
 from tfexplain.operations.opaque import Opaque, WholeModel
@@ -62,6 +63,7 @@ __all__ = [
     "Linear",
     "LogSumExp",
     "Lookup",
+    "Masked",
     "MaxPooling",
     "Merge",
     "Movement",

@@ -15,8 +15,8 @@ has a rule for it. What the rules need of an operation:
 * DeepLIFT: `pull_differences` and `magnitude_sum` of `Additive`, `factor` of `Diagonal`, `route` of
   `Selection`, `average_orders` of products, and the gradient where elements move or are averaged;
 * routing: `route` and `share_as_average` of `Selection`, `in_proportion` of `AveragePooling`,
-  `equal_shares` of `Merge` and of products. Relevance passes an `Activation` and a `Scaling` as it is, and goes
-  back through a `Movement` the way the elements came, which is its gradient.
+  `equal_shares` of `Merge` and of products. Relevance passes an `Activation` and a `Scaling` as it
+  is, and goes back through a `Movement` the way the elements came, which is its gradient.
 
 Tensors of the forward pass have the shape (batch, *shape), relevance (batch, num_vectors, *shape).
 """
@@ -30,7 +30,15 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand, negative, positive, pull_back
+from tfexplain.numerics import (
+    Tensor,
+    expand,
+    negative,
+    positive,
+    pull_back,
+    repeat,
+    shape_of,
+)
 from tfexplain.operations.calls import Call, Replay
 
 # Parts of weights that rules ask for; a pair (a, n) is a W^+ + n W^-.
@@ -77,6 +85,8 @@ class Operation:
     linear: ClassVar[bool] = False
     rectifies: bool = False
     operands: tuple[Tensor, ...] = ()
+    # The operation without operands, of one that was bound.
+    _unbound: Operation
 
     def __init__(
         self,
@@ -108,12 +118,23 @@ class Operation:
         if not operands:
             return self
         operation = copy.copy(self)
-        operation.operands = tuple(operands)
+        operation.operands, operation._unbound = tuple(operands), self
         if "forward" in vars(self):
             function = self.forward
             # Of one operation, not of a class.
             setattr(operation, "forward", lambda *inputs: function(*inputs, *operands))  # noqa: B010
         return operation
+
+    def folded(self, relevance: Tensor) -> Operation:
+        """Returns the operation for inputs with a copy of each sample for every vector.
+
+        Args:
+            relevance: (batch, num_vectors, *shape): what is pulled back through its `forward`.
+        """
+        if not self.operands:
+            return self
+        batch, vectors = shape_of(relevance)[:2]
+        return self._unbound.bound([_for_vectors(o, batch, vectors) for o in self.operands])
 
     def prepare(self, dtype: str) -> None:
         """Makes ready for a precision, before anything is traced."""
@@ -132,11 +153,20 @@ class Operation:
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Returns the vector-Jacobian product, one (batch, num_vectors, *shape) per input."""
-        return pull_back(self.forward, inputs, relevances)
+        return pull_back(self.folded(relevances[0]).forward, inputs, relevances)
 
     def __repr__(self) -> str:
         """Names the operation as `describe` does."""
         return f"<{type(self).__name__} {self.label}>"
+
+
+def _for_vectors(operand: Tensor, batch: int | Tensor, vectors: int | Tensor) -> Tensor:
+    """Copies an operand once per vector where it has a row for each sample."""
+    single = operand.shape[0] == 1 if operand.shape.rank else True
+    if single and not (operand.shape.rank and isinstance(batch, int) and batch == 1):
+        # It serves all samples.
+        return operand
+    return repeat(operand, vectors)
 
 
 class Additive(Operation):

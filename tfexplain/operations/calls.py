@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras import tree
+from keras.src.backend import set_keras_mask
 from keras.src.backend.common import global_state
 from keras.src.backend.common.variables import AutocastScope
 from keras.src.layers.layer import CallContext
@@ -23,6 +24,17 @@ class Slot:
     """Stands for the tensor number `index` among the arguments of a call."""
 
     index: int
+
+
+@dataclass(frozen=True)
+class MaskedSlot(Slot):
+    """Stands for a tensor that has a mask of Keras attached when the operation gets it.
+
+    Attributes:
+        mask: The number of the mask among the tensors of the call.
+    """
+
+    mask: int
 
 
 @dataclass(eq=False)
@@ -133,6 +145,14 @@ def inference(operation: keras.Operation) -> Iterator[None]:
         global_state.set_global_attribute(name, before)
 
 
+class MaskGiven(keras.Operation):
+    """Stands between a tensor and a model inside of another that is called with a mask for it."""
+
+    def call(self, x: Any, mask: Any) -> Any:
+        """Returns the tensor."""
+        return x
+
+
 class Replay:
     """Runs a Keras operation again, at inference, with other tensors in the same arguments.
 
@@ -147,7 +167,7 @@ class Replay:
     def __init__(self, operation: keras.Operation, arguments: tuple) -> None:
         self.operation = operation
         args, kwargs = arguments
-        kwargs = {key: value for key, value in kwargs.items() if key not in _NO_DATA}
+        kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         if getattr(operation, "_call_has_training_arg", False):
             kwargs["training"] = False
         self.arguments = (args, kwargs)
@@ -174,7 +194,7 @@ class Replay:
     def __call__(self, *tensors: Tensor) -> Any:
         """Returns what the operation returns for `tensors`."""
         args, kwargs = tree.map_structure(
-            lambda leaf: tensors[leaf.index] if isinstance(leaf, Slot) else leaf, self.arguments
+            lambda leaf: _given(leaf, tensors) if isinstance(leaf, Slot) else leaf, self.arguments
         )
         floating = [tensor.dtype.name for tensor in tensors if tensor.dtype.is_floating]
         dtype = floating[0] if floating else None
@@ -193,6 +213,17 @@ class Replay:
         return tree.map_structure(
             lambda result: tf.cast(result, dtype) if result.dtype.is_floating else result, results
         )
+
+
+def _given(slot: Slot, tensors: Sequence[Tensor]) -> Tensor:
+    """Returns the tensor of a slot, with its mask."""
+    tensor = tensors[slot.index]
+    if not isinstance(slot, MaskedSlot):
+        return tensor
+    # A tensor of its own: others that read the same one may not see the mask.
+    tensor = tf.identity(tensor)
+    set_keras_mask(tensor, tensors[slot.mask])
+    return tensor
 
 
 def _converted(variable: keras.Variable, dtype: str | None) -> Tensor:

@@ -13,6 +13,7 @@ from tfexplain.operations.base import Operation, Selection, first_winners
 from tfexplain.operations.calls import Call
 from tfexplain.operations.elementwise import Scaling, SumOfTensors
 from tfexplain.operations.functions import division, limited
+from tfexplain.operations.opaque import Opaque
 
 
 class Merge(Operation):
@@ -183,7 +184,12 @@ class Maximum(Merge, Selection):
 
     @classmethod
     def from_call(cls, call: Call) -> Operation:
-        """Takes tensors; with a constant it is a function of single elements."""
+        """Takes tensors; with a constant it is a function of single elements.
+
+        Of masked tensors it takes the largest of those that are not: only the gradient is known.
+        """
+        if call.operands:
+            return Opaque.from_call(call)
         if not call.merges:
             return limited(call, cls.largest)
         return cls(type(call.operation).__name__, source=call.operation)

@@ -40,7 +40,7 @@ class WholeModel(Opaque):
                 gradient.
         """
         try:
-            return pull_back(self.forward, inputs, relevances, connected=True)
+            return pull_back(self.folded(relevances[0]).forward, inputs, relevances, connected=True)
         except DisconnectedError:
             raise UnsupportedModelError(
                 f"The outputs of {self.label} have no gradient with respect to its input, which it "

@@ -42,7 +42,7 @@ class AveragePooling(Operation):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Spreads the relevance with the weights."""
-        return pull_back(self.forward, inputs, relevances, linear=True)
+        return pull_back(self.folded(relevances[0]).forward, inputs, relevances, linear=True)
 
     def in_proportion(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor

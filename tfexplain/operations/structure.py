@@ -31,7 +31,7 @@ class Rearrangement(Movement):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Returns the transposed map of the relevance."""
-        return pull_back(self.forward, inputs, relevances, linear=True)
+        return pull_back(self.folded(relevances[0]).forward, inputs, relevances, linear=True)
 
 
 class Reshaping(Rearrangement):

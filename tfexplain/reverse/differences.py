@@ -167,14 +167,15 @@ class Contribution(Step):
 class DifferenceNetwork(ReversedNetwork):
     """A reversed network that sends multipliers, from inputs and their baselines.
 
-    Its inputs are those of the model and then as many baselines, (batch or 1, *shape); the baseline
-    of tokens is given at their vectors. The compiled functions take all tensors of the pass at the
-    baseline instead, which `run_baseline` returns: one pass may serve many batches.
+    Its inputs are those of the model and then the baselines, (batch or 1, *shape); the baseline of
+    tokens is given at their vectors, and masks and what else are operands have none. The compiled
+    functions take all tensors of the pass at the baseline instead, which `run_baseline` returns:
+    one pass may serve many batches.
 
     Args:
         graph: A canonical graph.
         assignment: Rule of each call, all of them `DifferenceRule`s.
-        tokens: Integer input -> the call that looks its vectors up.
+        sources: Where the baselines are given: floating inputs, and vectors of tokens.
         quantity: What is read: "contribution" or "multiplier".
         unit_maximum: Divide multipliers by their largest magnitude wherever one tensor carries all
             of them, so that long chains stay finite; results then have an arbitrary positive unit.
@@ -186,7 +187,7 @@ class DifferenceNetwork(ReversedNetwork):
         graph: Graph,
         assignment: RuleAssignment,
         *,
-        tokens: Mapping[Node, Call],
+        sources: Sequence[Node],
         start: Node,
         quantity: str = CONTRIBUTION,
         unit_maximum: bool = False,
@@ -194,20 +195,12 @@ class DifferenceNetwork(ReversedNetwork):
         **options: Any,
     ) -> None:
         upstream = graph.upstream([start])
-        self._sources = [
-            tokens[node].outputs[0] if node in tokens else node for node in graph.inputs
-        ]
+        self._sources = list(sources)
         self._baseline_nodes = [*self._sources]
-        # What carries no relevance does not differ.
-        beside = {node for node in upstream.inputs if not node.floating}
-        read: dict[Node, None] = {}
         for call in upstream.calls:
-            if isinstance(call.operation, Bystander):
-                beside.update(call.outputs)
-                continue
-            self._baseline_nodes += [n for n in call.outputs if n not in self._sources]
-            read.update((n, None) for n in call.operands if n in beside)
-        self.operands = list(read)
+            # What carries no relevance does not differ.
+            if not isinstance(call.operation, Bystander):
+                self._baseline_nodes += [n for n in call.outputs if n not in self._sources]
         rules = {call: assignment.rules[call] for call in upstream.calls}
         self._producers, self._difference_rules = upstream.producer(), rules
         self._num_multipliers = _num_multipliers(upstream, rules, start)
@@ -221,10 +214,10 @@ class DifferenceNetwork(ReversedNetwork):
         self._unit = {n: UnitMaximum(n, f"unit_maximum_{n}", dtype) for n in (1, 2)}
         self._contribution = Contribution(quantity, "contribution", dtype)
         super().__init__(graph, assignment, start=start, dtype=dtype, **options)
-        sources = [self._spec(node) for node in self._sources]
         # Each source has a batch of its own, of one sample or of all.
+        specs = [self._spec(node) for node in self._sources]
         operands = [self._spec(node) for node in self.operands]
-        self.run_baseline = Compiled(self.baseline_pass, [sources, operands], self.execution)
+        self.run_baseline = Compiled(self.baseline_pass, [specs, operands], self.execution)
         inputs = [self._spec(node) for node in self.graph.inputs]
         self.run_operands = Compiled(self.operands_at, [inputs], self.execution)
 
@@ -286,13 +279,6 @@ class DifferenceNetwork(ReversedNetwork):
             if not isinstance(call.operation, Bystander) and call.outputs[0] not in tensors:
                 self._run(call, tensors)
         return {node: tensors[node] for node in self._baseline_nodes}
-
-    def operands_at(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Returns masks, indices and sizes at the samples, which hold at the baseline too."""
-        tensors = dict(zip(self.graph.inputs, inputs, strict=True))
-        for call in self.graph.upstream(self.operands).calls:
-            self._run(call, tensors)
-        return [tensors[node] for node in self.operands]
 
     def baseline_pass(
         self, baselines: Sequence[Tensor], operands: Sequence[Tensor]

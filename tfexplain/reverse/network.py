@@ -18,7 +18,7 @@ from tfexplain.compilation import PLAIN, TRACING, Compiled, CompiledByVectors, E
 from tfexplain.composites import RuleAssignment
 from tfexplain.graph import Call, Graph, Node
 from tfexplain.numerics import Tensor, expand, shape_of
-from tfexplain.operations import Lookup
+from tfexplain.operations import Bystander, Lookup
 from tfexplain.reverse.steps import Bounds, ForwardCall, ReverseCall, TimesActivation, Zeros
 from tfexplain.reverse.vanishing import vanishing_below_zero
 from tfexplain.rules import BoundedCall
@@ -43,6 +43,7 @@ class ReversedNetwork:
         head: Start relevance of `explain`: "logit" (the value of the output), "positive_logit"
             (its positive part) or "one".
         times_activation: Multiply every result by the activation (input times gradient).
+        fixed: How many of the last inputs are operands, of which no relevance is read.
         parameters: Arrays that belong to the rules of some calls.
         execution: How its compiled functions run.
 
@@ -56,6 +57,7 @@ class ReversedNetwork:
         readouts: Name -> tensor of all that is read: the inputs first.
         nodes: The tensors in the order of the records.
         start_index: Place of the start among the records.
+        operands: What calls read that gets no relevance: masks, indices, sizes.
         vanishing: Calls at whose negative outputs no relevance arrives.
         derived: Compiled functions that others made of this network, to be freed with it.
     """
@@ -70,6 +72,7 @@ class ReversedNetwork:
         dtype: str,
         head: str = "logit",
         times_activation: bool = False,
+        fixed: int = 0,
         parameters: Mapping[Call, Sequence[np.ndarray]] | None = None,
         execution: Execution = PLAIN,
     ) -> None:
@@ -84,11 +87,21 @@ class ReversedNetwork:
         self.times_activation = times_activation
         self._largest: dict[tuple, int] = {}
         self._model: keras.Model | None = None
+        readers = self.graph.readers()
         for node in self.graph.inputs:
-            if node.dtype not in ("bool", "string") and "complex" not in node.dtype:
-                continue
-            raise ValueError(f"Inputs of dtype {node.dtype} cannot be explained.")
-        self.readouts = {**dict(zip(graph.input_names, graph.inputs, strict=True)), **readouts}
+            # Booleans that are read as masks alone get no relevance.
+            numeric = not readers[node] if node.dtype == "bool" else node.dtype != "string"
+            if not numeric or "complex" in node.dtype:
+                raise ValueError(f"Inputs of dtype {node.dtype} cannot be explained.")
+        beside = [call for call in self.graph.calls if not isinstance(call.operation, Bystander)]
+        # Sizes may be read off a tensor that has relevance.
+        signals = {node for call in beside for node in call.outputs}
+        signals.update(node for node in self.graph.inputs if node.floating)
+        read = dict.fromkeys(node for call in beside for node in call.operands)
+        self.operands = [node for node in read if node not in signals]
+        explained = len(graph.inputs) - fixed
+        inputs = zip(graph.input_names[:explained], graph.inputs[:explained], strict=True)
+        self.readouts = {**dict(inputs), **readouts}
         names = _LayerNames()
         self.vanishing = vanishing_below_zero(self.graph, self.rules, start)
         self._forward_calls = {
@@ -156,6 +169,13 @@ class ReversedNetwork:
         given = [tensors[node] for node in call.inputs]
         results = self._forward_calls[call](given, **_operands(call, tensors))
         tensors.update(zip(call.outputs, results, strict=True))
+
+    def operands_at(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the operands of the calls at given inputs."""
+        tensors = dict(zip(self.graph.inputs, inputs, strict=True))
+        for call in self.graph.upstream(self.operands).calls:
+            self._run(call, tensors)
+        return [tensors[node] for node in self.operands]
 
     def _recorded(self, tensors: Tensors) -> list[Tensor]:
         """Returns all tensors of a pass in one list, which a function can return."""

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfexplain.composites import RuleAssignment, bounded_path
 from tfexplain.graph import Call, Graph
 from tfexplain.numerics import Tensor, expand, shape_of
-from tfexplain.operations import Diagonal, Operation
+from tfexplain.operations import Diagonal, Masked, Operation
 from tfexplain.operations.calls import as_list
 from tfexplain.rules import BoundedCall, RecordedCall, Rule
 
@@ -210,7 +210,8 @@ class Bounds(Step):
         for call in self.calls:
             results = []
             for tensors in ends:
-                results.append(call.run(tensors))
+                kept = isinstance(call.operation, Masked)
+                results.append([tensors[call.inputs[0]]] if kept else call.run(tensors))
             for node, first, second in zip(call.outputs, *results, strict=True):
                 if isinstance(call.operation, Diagonal):
                     # A negative factor exchanges the ends.
@@ -259,8 +260,8 @@ def check_bounds(graph: Graph, assignment: RuleAssignment) -> None:
     for call, rule in assignment.rules.items():
         if not issubclass(rule.record, BoundedCall):
             continue
-        source = graph.upstream([call.inputs[0]])
-        inside = [c.name for c in source.calls if not c.operation.transparent]
+        path = bounded_path(graph, call.inputs[0])
+        inside = [c.name for c in path if not c.operation.transparent]
         if inside:
             raise ValueError(
                 f"The box rule at {call.name!r} needs the bounds of its input, but that also "

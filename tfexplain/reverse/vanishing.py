@@ -20,13 +20,13 @@ def vanishing_below_zero(graph: Graph, rules: Mapping[Call, Rule], start: Node) 
         rules: Rule of each call.
         start: The tensor that receives the output relevance, which may be anything.
     """
-    consumers = graph.consumers()
+    readers = graph.readers()
     at_zero: set[Node] = set()
     below_zero: set[Node] = set()
     vanishing = set()
 
     def everywhere(node: Node, test: Callable[[Call, Rule], bool]) -> bool:
-        return node is not start and all(test(c, rules[c]) for c in consumers[node])
+        return node is not start and all(test(c, rules[c]) for c in readers[node])
 
     def moved(call: Call, rule: Rule) -> bool:
         return isinstance(rule, Gradient) and isinstance(call.operation, Movement)
