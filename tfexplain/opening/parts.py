@@ -80,11 +80,17 @@ class Part:
         """Tells whether integers of the samples select rows of a table of weights."""
         if step.kind == "Keras":
             is_embedding = isinstance(step.held.layer, keras.layers.Embedding)
-            return is_embedding and step.inputs[0].step.kind == "Input"
+            return is_embedding and self.uncast(step.inputs[0]).step.kind == "Input"
         if step.kind not in LOOKUPS or not step.outputs[0].floating:
             return False
         table, indices = step.inputs[:2]
         return self.kinds[table] == CONSTANT and self.token_of(indices) is not None
+
+    def uncast(self, value: Value) -> Value:
+        """Returns the integers that a value has in another dtype."""
+        while value.step.kind == "Cast" and value.step.inputs[0].dtype.is_integer:
+            (value,) = value.step.inputs
+        return value
 
     def token_of(self, value: Value) -> Value | None:
         """Returns the integer input that a value is computed from, one by one; None for others."""
@@ -207,8 +213,7 @@ class Part:
             handed = step.inputs
         elif step.kind == "Cast":
             floats = [part.floating for part in (*step.inputs, *step.outputs)]
-            integers = [part.dtype.is_integer for part in (*step.inputs, *step.outputs)]
-            handed = step.inputs if all(floats) or all(integers) else []
+            handed = step.inputs if all(floats) else []
         elif step.kind == "Transpose":
             order = self.literal(step.inputs[1])
             same = order is not None and list(order) == list(range(len(order)))

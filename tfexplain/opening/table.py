@@ -89,7 +89,9 @@ class Planner:
         """
         part = self.part
         if step.kind == "Keras":
-            return [Made(identity(), list(step.inputs), list(step.outputs))]
+            lookup = part.is_lookup(step)
+            inputs = list(map(part.uncast, step.inputs)) if lookup else list(step.inputs)
+            return [Made(identity(), inputs, list(step.outputs))]
         value = step.outputs[0]
         if value in self.normalizations:
             return [self._normalization(self.normalizations[value])]

@@ -400,7 +400,7 @@ class ReversedNetwork:
             received = sum(total(part) for part in arriving)
         else:
             received = self._amount(call.outputs, tensors, arriving)
-        kept = self._amount(call.inputs, tensors, results)
+        kept = tf.zeros_like(received) + self._amount(call.inputs, tensors, results)
         absorbed = []
         for term in step.rule.absorbed(recorded, tuple(arriving)):
             term = tf.convert_to_tensor(term, received.dtype)
