@@ -399,6 +399,17 @@ def assign(
             offenders.append(call)
     if offenders:
         raise UnsupportedLayerError(_refusal(offenders, method))
+    mixed = [
+        f"{call.name}: {rule}"
+        for call, rule in rules.items()
+        if rule.compares_elements and any(node.internal for node in (*call.inputs, *call.outputs))
+    ]
+    if mixed:
+        raise UnsupportedLayerError(
+            f"{method} compares all elements of a sample, which is not possible where layers merge "
+            f"the samples with other axes inside: {'; '.join(mixed)}. Give these calls another "
+            "rule by a row of a Composite, or use another method."
+        )
     for pattern, used in named.items():
         if not used:
             raise ValueError(

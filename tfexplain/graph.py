@@ -15,7 +15,7 @@ import keras
 from keras import tree
 
 from tfexplain.errors import UnsupportedModelError
-from tfexplain.operations import Bystander, Call, Lookup, Node, Slot, WholeModel
+from tfexplain.operations import Bystander, Call, Lookup, Movement, Node, Slot, WholeModel
 from tfexplain.operations.calls import MaskGiven
 
 
@@ -357,6 +357,31 @@ class _Tracer:
                 node = copy
             attached.append(node)
         return tuple(attached)
+
+
+def unexplained_inputs(graph: Graph, start: Node) -> tuple[list[str], bool]:
+    """Returns the inputs that the explained output depends on without relevance reaching them.
+
+    They are read as masks and indices, or as integers that no embedding looks up.
+
+    Args:
+        graph: A canonical graph.
+        start: The explained tensor.
+
+    Returns:
+        The names of these inputs, and whether any other input has relevance.
+    """
+    graph = graph.upstream([start])
+    reached = {start}
+    for call in reversed(graph.calls):
+        if isinstance(call.operation, Bystander) or reached.isdisjoint(call.outputs):
+            continue
+        whole = isinstance(call.operation, Lookup | WholeModel | Movement)
+        reached.update(node for node in call.inputs if node.floating or whole)
+    readers = graph.consumers()
+    named = list(zip(graph.inputs, graph.input_names, strict=True))
+    without = [name for node, name in named if readers[node] and node not in reached]
+    return without, any(node in reached for node, _ in named)
 
 
 def token_lookups(graph: Graph, method: str) -> dict[Node, tuple[Call, ...]]:

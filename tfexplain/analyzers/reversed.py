@@ -35,8 +35,8 @@ from tfexplain.canonizers import (
 from tfexplain.checks import choice, is_integer
 from tfexplain.compilation import TRACING
 from tfexplain.composites import Composite, RuleAssignment, assign
-from tfexplain.errors import nearest
-from tfexplain.graph import Call, Graph, Node, trace
+from tfexplain.errors import UnsupportedModelError, nearest, warn
+from tfexplain.graph import Call, Graph, Node, trace, unexplained_inputs
 from tfexplain.operations import GlobalMaxPooling, Lookup, WholeModel
 from tfexplain.reverse import TERMS, ReversedNetwork, check_bounds, start_relevance
 
@@ -109,6 +109,7 @@ class GraphAnalyzer(Analyzer):
                 call.operation.splits_ties = True
         self.graph = graph
         self.start = start
+        self._check_inputs()
         rows: dict[Node, int] = {}
         for call in graph.calls:
             if isinstance(call.operation, Lookup):
@@ -122,6 +123,25 @@ class GraphAnalyzer(Analyzer):
         traced = trace(self.user_model)
         check_replayable(traced)
         return canonize(traced, fold_batch_norm=fold_batch_norm)
+
+    def _check_inputs(self) -> None:
+        """Says which inputs get no relevance because they are masks or indices.
+
+        Raises:
+            UnsupportedModelError: If no input gets any.
+        """
+        without, some = unexplained_inputs(self.graph, self.start)
+        if without and not some:
+            raise UnsupportedModelError(
+                f"No relevance reaches the inputs of {self.user_model.name!r}: "
+                f"{', '.join(without)} are read as masks or indices, or rounded, and no Embedding "
+                "looks them up. Explain the part of the model behind that."
+            )
+        if without:
+            warn(
+                f"{', '.join(without)} of {self.user_model.name!r}: read as masks or indices alone,"
+                " by which no relevance goes back. Their relevance is 0."
+            )
 
     def _check_replay(self, arrays: list[np.ndarray], outputs: np.ndarray) -> None:
         """Compares the replayed output with that of the model itself, once, on two samples.

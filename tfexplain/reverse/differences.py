@@ -395,7 +395,8 @@ def _bottlenecks(graph: Graph, start: Node) -> frozenset[Node]:
         if not here:
             continue
         if len(waiting) == 1 and start not in waiting:
-            bottlenecks |= waiting
+            # Where their axis is not the first one, samples cannot be told apart.
+            bottlenecks |= {node for node in waiting if not node.internal}
         waiting -= here
         waiting.update(node for node in call.inputs if node in producers or node.floating)
     return frozenset(bottlenecks)

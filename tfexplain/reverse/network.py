@@ -268,7 +268,12 @@ class ReversedNetwork:
     @property
     def is_internal(self) -> bool:
         """Whether some tensors have another first axis than that of the samples."""
-        return any(node.internal and node.floating for node in self.nodes)
+        return any(
+            node.internal and node.floating
+            for call in self.graph.calls
+            if not isinstance(call.operation, Bystander)
+            for node in call.outputs
+        )
 
     def nonlinear(self) -> str:
         """Returns why relevance is not linear in the output relevance; empty if it is."""
@@ -294,7 +299,7 @@ class ReversedNetwork:
             sizes = [node.shape[1:] for node in self.nodes]
             if self.is_internal:
                 # Only all samples together tell how large its tensors are.
-                records = self.run_records(list(arrays))
+                records = self.run_records([tf.convert_to_tensor(array) for array in arrays])
                 share = -(-_entries([tensor.shape for tensor in records]) // len(arrays[0]))
                 sizes = [(share,)]
             elif any(None in size for size in sizes):

@@ -91,6 +91,11 @@ class Rule:
         """Tells whether the rule is defined for an operation."""
         return isinstance(operation, self.handled)
 
+    @property
+    def compares_elements(self) -> bool:
+        """Whether it compares all elements of a sample: their axis has to be the first one then."""
+        return False
+
     def conserves(self, operation: Operation) -> bool:
         """Tells whether it hands on at an operation what it receives."""
         return isinstance(operation, self.conserved_at)

@@ -90,6 +90,11 @@ class Epsilon(ContributionRule):
         object.__setattr__(self, "relative", checked.relative)
 
     @property
+    def compares_elements(self) -> bool:
+        """A relative epsilon is a deviation over a sample."""
+        return self.relative
+
+    @property
     def groups(self) -> tuple[Group, ...]:
         """All contributions alike."""
         return (with_bias(self.bias, Group(1, 1)),)

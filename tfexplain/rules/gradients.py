@@ -101,6 +101,11 @@ class RectGrad(RectifierRule):
     percentile: float = 98.0
     linear: ClassVar[bool] = False
 
+    @property
+    def compares_elements(self) -> bool:
+        """It has a threshold for each sample."""
+        return True
+
     def __post_init__(self) -> None:
         """Checks the value."""
         object.__setattr__(self, "percentile", real("percentile", self.percentile, 0, 100))
