@@ -32,6 +32,7 @@ from tfexplain.operations import (
     Slot,
 )
 from tfexplain.operations.elementwise import activation_of
+from tfexplain.wrappers import without_wrappers
 
 
 def canonize(graph: Graph, fold_batch_norm: bool = True) -> Graph:
@@ -42,7 +43,7 @@ def canonize(graph: Graph, fold_batch_norm: bool = True) -> Graph:
         fold_batch_norm: Fold batch normalisation into a neighbouring linear layer.
     """
     graph = replace(graph, calls=tuple(map(unwrapped, graph.calls)))
-    graph = to_canonical(settle_inputs(with_masks(graph)))
+    graph = to_canonical(without_wrappers(settle_inputs(with_masks(graph))))
     if fold_batch_norm:
         graph = fold_batch_norms(graph)
     return analyse_signs(graph)

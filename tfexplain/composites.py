@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,10 +20,13 @@ from tfexplain.operations import (
     Affine,
     AveragePooling,
     Bystander,
+    CellSum,
     Condition,
     DenseLinear,
+    DenseSum,
     Diagonal,
     EinsumLinear,
+    Gate,
     Linear,
     LogSumExp,
     Lookup,
@@ -33,6 +36,7 @@ from tfexplain.operations import (
     Product,
     Quotient,
     Scaling,
+    Scan,
     Selection,
     Sum,
     TensorProduct,
@@ -40,6 +44,8 @@ from tfexplain.operations import (
 from tfexplain.rules import (
     AlphaBeta,
     AverageOfWindow,
+    DifferenceRule,
+    DifferenceThroughTime,
     Epsilon,
     EqualShares,
     Flat,
@@ -50,6 +56,8 @@ from tfexplain.rules import (
     Pass,
     Proportional,
     Rule,
+    SignalTakesAll,
+    ThroughTime,
     Winner,
     WSquare,
     ZBox,
@@ -61,11 +69,13 @@ from tfexplain.rules import (
 ANY = (Operation,)
 ADDITIVE = (Additive,)
 LINEAR = (Linear,)
-DENSE = (DenseLinear, EinsumLinear)
+DENSE = (DenseLinear, EinsumLinear, DenseSum)
 BATCH_NORM = (Affine,)
 ADDITION = (Sum,)
 PRODUCT = (Product, TensorProduct, Quotient)
 LOG_SUM_EXP = (LogSumExp,)
+GATE = (Gate,)
+CELL_SUM = (CellSum,)
 AVERAGE_POOLING = (AveragePooling,)
 NORMALIZATION = (Normalization,)
 MAX_POOLING = (Selection,)  # also the largest or smallest of tensors
@@ -267,7 +277,8 @@ class RuleAssignment:
     """Which rule each call of a graph has; prints as a table.
 
     Attributes:
-        rows: Tuples (call, operation, rule) of text, in the order of the forward pass.
+        rows: Tuples (call, operation, rule) of text, in the order of the forward pass; the calls of
+            one step follow a recurrent layer whose rule goes through it.
         rules: Call -> rule; text, where a method only runs forward.
         execution: How the functions run, which a line below the table says where it is not plain.
     """
@@ -277,7 +288,7 @@ class RuleAssignment:
     ) -> None:
         self.rules = rules
         self.execution = execution
-        self.rows = [(call.name, call.operation.label, str(rules[call])) for call in graph.calls]
+        self.rows = [row for call in graph.calls for row in _rows_of(call, rules[call])]
 
     def __str__(self) -> str:
         """Returns the printable table."""
@@ -288,6 +299,15 @@ class RuleAssignment:
         return f"{table}\n\n{told[0].upper()}{told[1:]}." if told else table
 
     __repr__ = __str__
+
+
+def _rows_of(call: Call, rule: Any) -> Iterator[tuple[str, str, str]]:
+    """Yields the row of a call, and those of the step that its rule goes through."""
+    yield call.name, call.operation.label, str(rule)
+    if isinstance(rule, ThroughTime | DifferenceThroughTime):
+        rules = dict(rule.rules)
+        for inner in call.operation.step.calls:
+            yield f"{call.name}/{inner.name}", inner.operation.label, str(rules[inner.name])
 
 
 class _Places:
@@ -382,21 +402,20 @@ def assign(
             "high, or name the layer in a row of a Composite."
         )
     rules: dict[Call, Rule] = {}
-    named: dict[str, bool] = {}
+    rows = _Rows(composite, places)
     offenders = []
     for call in graph.calls:
         if isinstance(call.operation, Bystander):
             rules[call] = NoRelevance()
             continue
-        for selector, rule in composite.rows:
-            matched = places.matches(selector, call)
-            fits = matched and rule.handles(call.operation)
-            if isinstance(selector, str):
-                named[selector] = named.get(selector, False) or fits
-            if fits:
-                rules.setdefault(call, rule)
-        if call not in rules:
-            offenders.append(call)
+        if isinstance(call.operation, Scan):
+            found, without = rows.of_scan(call)
+            offenders += without
+        else:
+            found = rows.first(call)
+            offenders += [call] if found is None else []
+        if found is not None:
+            rules[call] = found
     if offenders:
         raise UnsupportedLayerError(_refusal(offenders, method))
     mixed = [
@@ -410,13 +429,79 @@ def assign(
             f"the samples with other axes inside: {'; '.join(mixed)}. Give these calls another "
             "rule by a row of a Composite, or use another method."
         )
-    for pattern, used in named.items():
+    for pattern, used in rows.named.items():
         if not used:
             raise ValueError(
                 f"The row {pattern!r} of composite {composite.name!r} matches no call that its "
                 f"rule can handle. Calls: {', '.join(call.name for call in graph.calls)}."
             )
     return RuleAssignment(graph, rules)
+
+
+class _Rows:
+    """The rows of a composite, asked for calls of a graph.
+
+    Args:
+        composite: The rows.
+        places: Where the calls lie.
+
+    Attributes:
+        named: Name pattern -> whether it concerns a call that its rule can handle.
+    """
+
+    def __init__(self, composite: Composite, places: _Places) -> None:
+        self.composite, self.places = composite, places
+        self.named: dict[str, bool] = {}
+
+    def first(self, call: Call, named_only: bool = False) -> Rule | None:
+        """Returns the rule of the first row that fits a call.
+
+        Args:
+            call: The call.
+            named_only: Only rows that mean this call: by its name, its Keras class, or a function.
+        """
+        found = None
+        for selector, rule in self.composite.rows:
+            fits = self.places.matches(selector, call) and rule.handles(call.operation)
+            if isinstance(selector, str):
+                self.named[selector] = self.named.get(selector, False) or fits
+            means = not named_only or _means(selector, call)
+            if fits and means and found is None:
+                found = rule
+        return found
+
+    def of_scan(self, call: Call) -> tuple[Rule | None, list[Call]]:
+        """Returns the rule of a recurrent layer, and the calls of its step that have none.
+
+        A row that means the layer gives it a rule as a whole; all others give rules to the calls
+        of its step. Where these are gradients, the gradient of the whole is the same.
+        """
+        whole = self.first(call, named_only=True)
+        if whole is not None:
+            return whole, []
+        rules: list[tuple[str, Rule]] = []
+        without = []
+        for inner in call.operation.signed_calls(call.nonnegative):
+            placed = replace(inner, name=f"{call.name}/{inner.name}")
+            rule = self.first(placed)
+            rule = None if rule is None else rule.inside_scan()
+            if rule is None:
+                without.append(placed)
+            else:
+                rules.append((inner.name, rule))
+        if without:
+            return None, without
+        if all(isinstance(rule, Gradient) for _, rule in rules):
+            return Gradient(), []
+        differences = any(isinstance(rule, DifferenceRule) for _, rule in rules)
+        return (DifferenceThroughTime if differences else ThroughTime)(tuple(rules)), []
+
+
+def _means(selector: Selector, call: Call) -> bool:
+    """Tells whether a row that matches a call speaks of it, and not of a family of operations."""
+    if isinstance(selector, tuple):
+        return isinstance(call.operation.source, selector)
+    return isinstance(selector, str) or callable(selector)
 
 
 def _refusal(offenders: list[Call], method: str) -> str:
@@ -465,6 +550,7 @@ def relevance_rows(
     first: Rule | None = None,
     add: str = "rule",
     max_pool: str = "winner",
+    gates: bool = True,
 ) -> tuple[tuple[Any, Rule], ...]:
     """Returns the rows of a relevance method.
 
@@ -475,6 +561,7 @@ def relevance_rows(
         first: Rule of the first linear call on each path from an input.
         add: "rule": additions follow the rule of convolutions; "proportional": x_i / sum.
         max_pool: "winner" or "average".
+        gates: Whether there is a rule for the gates of LSTM and GRU.
 
     Raises:
         ValueError: For an unknown option.
@@ -482,6 +569,10 @@ def relevance_rows(
     choice("add", add, ("rule", "proportional"))
     merging = Proportional() if add == "proportional" else convolution
     rows: list[tuple[Any, Rule]] = [(First(), first)] if first is not None else []
+    if gates:
+        # What a cell keeps and what is new may have any sign: the sum shares in proportion.
+        rows += [(GATE, SignalTakesAll())]
+        rows += [(CELL_SUM, dense if isinstance(dense, Epsilon) else Proportional())]
     rows += [
         (DENSE, dense),
         (ADDITION, merging),
@@ -593,7 +684,8 @@ def cmp_alpha2_beta1(*, epsilon: float = 1e-10, bias: str = "split", **rows: Any
 @register_composite("excitation")
 def excitation(**rows: Any) -> Composite:
     """z+ everywhere: excitation backpropagation ([zhang2018top])."""
-    return Composite("excitation", relevance_rows(ZPlus(), ZPlus(), **rows))
+    # Gates and the tanh of a cell make values < 0, which excitations are not.
+    return Composite("excitation", relevance_rows(ZPlus(), ZPlus(), gates=False, **rows))
 
 
 def bounded_path(graph: Graph, node: Node) -> tuple[Call, ...]:

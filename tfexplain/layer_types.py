@@ -37,11 +37,13 @@ from tfexplain.operations import (
     Rearrangement,
     Reshaping,
     Scaling,
+    Scan,
     Sum,
     TensorProduct,
 )
 from tfexplain.operations.adaptive import AdaptiveMaxPooling, adaptive_averaging
 from tfexplain.operations.calls import MaskGiven, listed_class
+from tfexplain.operations.cells import scan_of
 from tfexplain.operations.elementwise import named_activation, normalization, rescaling
 from tfexplain.operations.functions import clip, power
 from tfexplain.operations.linear import DepthwiseLinear, SeparableLinear, TransposedLinear
@@ -179,6 +181,9 @@ TABLE = (
         Condition,
     ),
     Entry([layers.Concatenate, *_ops("Concatenate")], Concatenation, crosses_samples=_along_batch),
+    # Recurrent layers.
+    Entry(_layers("SimpleRNN", "LSTM", "GRU", "RNN"), Scan, scan_of, reads_mask=True),
+    Entry(_layers("ConvLSTM", ranks=(1, 2, 3)), Scan, scan_of, reads_mask=True),
     # Merges of tensors.
     Entry([layers.Add, *_ops("Add")], Sum, Sum.of(lambda count: [1.0] * count)),
     Entry([layers.Subtract, *_ops("Subtract")], Sum, Sum.of(lambda count: [1.0, -1.0])),

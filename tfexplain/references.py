@@ -46,6 +46,13 @@ REFERENCES = {
         "Neural Networks 167",
         "arXiv:2106.04923",
     ),
+    "arras2017explaining": Reference(
+        "Arras et al.",
+        2017,
+        "Explaining Recurrent Neural Network Predictions in Sentiment Analysis",
+        "WASSA",
+        "arXiv:1706.07206",
+    ),
     "bach2015pixel": Reference(
         "Bach et al.",
         2015,

@@ -17,7 +17,7 @@ from tfexplain.composites import (
     routing_rows,
 )
 from tfexplain.layer_types import IDENTITY, OPERATIONS
-from tfexplain.operations import Opaque, Operation
+from tfexplain.operations import DenseSum, Gate, Opaque, Operation, Scan
 from tfexplain.rules import Gradient, Rule, WSquare, ZPlus
 from tfexplain.rules.gradients import RectifierRule
 
@@ -56,16 +56,28 @@ class _AtRectifiers(RectifierRule, abstract=True):
 
 def policy(kind: type[Operation], rows: Iterable[tuple[Any, Rule]]) -> str:
     """Returns what the rows do with a kind of operation, in a few words."""
+    rows = list(rows)
+    if issubclass(kind, Scan):
+        parts = [next((r for s, r in rows if _fits(part, s, r)), None) for part in (DenseSum, Gate)]
+        linear, gate = (None if rule is None else rule.inside_scan() for rule in parts)
+        if linear is None:
+            return "refused"
+        return "without gates" if gate is None else "step by step"
     texts = []
     for selector, rule in rows:
-        types = selector.types if isinstance(selector, NonNegativeInput) else selector
-        concerned = isinstance(types, tuple) and issubclass(kind, types)
-        if concerned and issubclass(kind, rule.handled):
+        if _fits(kind, selector, rule):
             condition = " if x >= 0, else " if isinstance(selector, NonNegativeInput) else ""
             texts.append(repr(rule).removesuffix("()") + condition)
             if not condition:
                 return "".join(texts)
     return "refused"
+
+
+def _fits(kind: type[Operation], selector: Any, rule: Rule) -> bool:
+    """Tells whether a row of families concerns a kind of operation."""
+    types = selector.types if isinstance(selector, NonNegativeInput) else selector
+    concerned = isinstance(types, tuple) and issubclass(kind, types)
+    return concerned and issubclass(kind, rule.handled)
 
 
 def table() -> list[tuple[str, ...]]:
@@ -102,6 +114,11 @@ def markdown() -> str:
         "Rectifiers are ReLU with every option, ReLU6, LeakyReLU and PReLU.",
         "* `Gradient` at a `Reshaping`, `Rearrangement`, `Concatenation` or `Lookup` sends "
         "relevance back the way the elements came; a token gets the sum over its vector.",
+        "* A recurrent layer is a `Scan`: a method has its rules for the operations of one step, "
+        "which `describe` lists, and goes back through time; gradients are those of the whole. "
+        "Where gates have no rule, as in excitation backpropagation, LSTM and GRU are refused. "
+        "RevealCancel is Rescale inside of cells; RectGrad, patterns and DeepLIFT's ablation "
+        "refuse what they would have to change there.",
         "* Batch normalisation is `Affine` only where it cannot be folded into a linear layer.",
         "* A subclass that overrides `call` counts as another layer. A layer of one tensor may "
         'declare `relevance_policy = "pass"`.',

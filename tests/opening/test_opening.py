@@ -309,6 +309,7 @@ def test_an_opened_layer_is_left_as_it_is(opened, function):
     assert set(vars(layer)) == keys
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_saved_analyzers_of_opened_models_give_the_same(opened, tmp_path):
     model, x, _ = opened("merged with the samples")
     analyzer = create_analyzer("lrp.epsilon", model)

@@ -8,7 +8,6 @@ from keras import layers, ops
 
 import tfexplain
 from tests.helpers.networks import DIFFERENCES, GRADIENTS, RELEVANCE, assert_same, create, randomize
-from tfexplain.errors import UnsupportedLayerError
 from tfexplain.rules import NoRelevance
 
 # What Keras says itself where a mask ends.
@@ -201,13 +200,16 @@ def test_a_masked_product_keeps_lrp_and_deep_lift():
     np.testing.assert_allclose(found.sum((1, 2)), expected[:, 1], rtol=1e-5)
 
 
-def test_maxima_of_masked_tensors_have_a_gradient_alone():
+def test_maxima_of_masked_tensors():
     inputs = keras.Input((4, 3))
     h = layers.Masking()(inputs)
     h = layers.Maximum(name="larger")([layers.Dense(2)(h), layers.Dense(2)(h)])
-    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(h)))
-    with pytest.raises(UnsupportedLayerError, match=r"larger \(Maximum\)"):
-        tfexplain.create_analyzer("lrp.epsilon", model)
+    model = randomize(keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(h))))
+    x = padded(floats)[:, 1:]
+    analyzer = create("lrp.z", model)
+    found = analyzer.analyze(x, target=1)
+    assert not found[:, 2:].any() and np.abs(found[:, :2]).max() > 1e-3
+    np.testing.assert_allclose(analyzer.ledger(x, 1).lost, 0, atol=1e-12)
 
 
 # --- masks that users give -----------------------------------------------------------------------

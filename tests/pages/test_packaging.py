@@ -38,6 +38,7 @@ ORDER = (
     "layer_types",
     "patterns",
     "masks",
+    "wrappers",
     "canonizers",
     "rules",
     "composites",

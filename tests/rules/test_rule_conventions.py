@@ -251,6 +251,10 @@ ORACLES = {
     "ProductDifference": "contributions add up: tests/analyzers/test_deep_lift.py",
     "PassDifference": "contributions by hand: tests/analyzers/test_deep_lift.py",
     "Transport": "the gradient for both signs: tests/analyzers/test_deep_lift.py",
+    "NoRelevance": "nothing arrives at what masks are made of: tests/operations/test_masks.py",
+    "SignalTakesAll": "everything for the first of two: tests/operations/test_recurrent.py",
+    "ThroughTime": "reference numbers, and cells by hand: tests/operations/test_recurrent.py",
+    "DifferenceThroughTime": "contributions add up: tests/operations/test_recurrent.py",
     "PatternRule": "brute-force matrices: tests/analyzers/test_pattern_analyzers.py",
 }
 

@@ -20,6 +20,7 @@ from tfexplain.composites import (
     AVERAGE_POOLING,
     DENSE,
     DIAGONAL,
+    GATE,
     LOG_SUM_EXP,
     MAX_POOLING,
     NORMALIZATION,
@@ -62,6 +63,7 @@ def difference_rows(
         pooling: Rule of max pooling.
     """
     return (
+        (GATE, ProductDifference()),
         (DIAGONAL, AffineDifference()),
         (ADDITIVE, linear),
         *activations,

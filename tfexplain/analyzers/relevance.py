@@ -53,6 +53,8 @@ class LRPAnalyzer(ReversedAnalyzer):
 
     redistributes: ClassVar[bool] = True
     default_head: ClassVar[str] = "logit"
+    # Whether it has a rule for the gates of recurrent cells.
+    has_gates: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class LRPAnalyzer(ReversedAnalyzer):
     ) -> None:
         proportional = common.get("compat") is not None
         self._rows: dict[str, Any] = {
+            "gates": self.has_gates,
             "first": ensure_input_rule(input_rule),
             "add": add if add is not None else ("proportional" if proportional else "rule"),
             "max_pool": max_pool,
@@ -279,7 +282,8 @@ class LRPComposite(LRPAnalyzer):
     def composite(self) -> Composite:
         """The given composite, or the preset with its options."""
         given = self._given_composite
-        rows = {key: value for key, value in self._rows.items() if value is not None}
+        given_rows = {key: value for key, value in self._rows.items() if key != "gates"}
+        rows = {key: value for key, value in given_rows.items() if value is not None}
         if isinstance(given, Composite):
             foreign = [*self._own, *(k for k, v in self._merging.items() if v is not None)]
             if foreign:
@@ -308,6 +312,7 @@ class ExcitationBackprop(LRPAnalyzer):
     """Excitation backpropagation: z+ everywhere, started with one ([zhang2018top])."""
 
     name = "excitation_bp"
+    has_gates: ClassVar[bool] = False
     default_head: ClassVar[str] = "one"
 
     def _rule(self) -> Rule:

@@ -14,6 +14,7 @@ from tfexplain.operations.base import (
 )
 from tfexplain.operations.bystanders import Bystander
 from tfexplain.operations.calls import Call, Node, Replay, Slot
+from tfexplain.operations.cells import ConvolutionSum, DenseSum, SumOfLinear
 from tfexplain.operations.elementwise import (
     RECTIFIERS,
     Activation,
@@ -28,11 +29,12 @@ from tfexplain.operations.linear import (
     Linear,
 )
 from tfexplain.operations.masks import Masked
-from tfexplain.operations.merges import Merge, Product, Quotient, Sum
+from tfexplain.operations.merges import CellSum, Factors, Gate, Merge, Product, Quotient, Sum
 from tfexplain.operations.normalizations import Normalization
 from tfexplain.operations.opaque import Opaque, WholeModel
 from tfexplain.operations.pooling import AveragePooling, GlobalMaxPooling, LogSumExp, MaxPooling
 from tfexplain.operations.products import ConstantProduct, TensorProduct
+from tfexplain.operations.scans import Scan, Step
 from tfexplain.operations.structure import (
     Choice,
     Concatenation,
@@ -51,14 +53,19 @@ __all__ = [
     "AveragePooling",
     "Bystander",
     "Call",
+    "CellSum",
     "Choice",
     "Concatenation",
     "Condition",
     "ConstantProduct",
     "ConvolutionLinear",
+    "ConvolutionSum",
     "DenseLinear",
+    "DenseSum",
     "Diagonal",
     "EinsumLinear",
+    "Factors",
+    "Gate",
     "GlobalMaxPooling",
     "Linear",
     "LogSumExp",
@@ -77,9 +84,12 @@ __all__ = [
     "Replay",
     "Reshaping",
     "Scaling",
+    "Scan",
     "Selection",
     "Slot",
+    "Step",
     "Sum",
+    "SumOfLinear",
     "SumOfTensors",
     "TensorProduct",
     "WholeModel",

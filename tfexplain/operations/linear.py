@@ -293,11 +293,11 @@ class Linear(Additive):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
     ) -> tuple[Tensor, ...]:
         """Shares the relevance of each output equally among the elements that it sums."""
-        return (self.weighted_shares(inputs, relevance, ONES)[0],)
+        return self.weighted_shares(inputs, relevance, ONES)[0]
 
     def weighted_shares(
         self, inputs: Sequence[Tensor], relevance: Tensor, part: str
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Returns the shares v_ij / sum_k v_kj of `relevance` for v = w^2 or 1, and the sum.
 
         Neither depends on the values of the input, so one sample serves all.
@@ -306,7 +306,7 @@ class Linear(Additive):
         kernel = self.kernel(x.dtype, part)
         total = self.apply(tf.ones_like(x[:1]), kernel)
         share = tf.math.divide_no_nan(relevance, expand(total))
-        return self.transpose(share, kernel, x), total
+        return (self.transpose(share, kernel, x),), total
 
     # What patterns need.
 

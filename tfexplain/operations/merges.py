@@ -79,15 +79,8 @@ class Sum(Merge, SumOfTensors):
         return None
 
 
-class Product(Merge):
-    """y = prod_m x_m, element by element: Multiply, gates, squeeze and excitation."""
-
-    @classmethod
-    def from_call(cls, call: Call) -> Operation:
-        """Multiplies tensors; with a constant it is a scaling of single elements."""
-        if not call.merges:
-            return Scaling.from_call(call)
-        return cls(type(call.operation).__name__, source=call.operation)
+class Factors(Merge):
+    """y = prod_m x_m, element by element."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Returns the product."""
@@ -174,6 +167,28 @@ class Quotient(Merge):
         of_a = relevance * expand((1 / b + 1 / b0) / 2)
         of_b = relevance * expand(-(a + a0) / 2 / b / b0)
         return sum_to_shape(of_a, a.shape.as_list()), sum_to_shape(of_b, b.shape.as_list())
+
+
+class Product(Factors):
+    """A product of tensors none of which is told apart: Multiply, squeeze and excitation."""
+
+    @classmethod
+    def from_call(cls, call: Call) -> Operation:
+        """Multiplies tensors; with a constant it is a scaling of single elements."""
+        if not call.merges:
+            return Scaling.from_call(call)
+        return cls(type(call.operation).__name__, source=call.operation)
+
+
+class Gate(Factors):
+    """A signal times a gate, which says how much of it passes, as in LSTM and GRU.
+
+    Its inputs are the signal and the gate.
+    """
+
+
+class CellSum(Sum):
+    """What a recurrent cell keeps, plus what is new: LSTM's cell, GRU's state."""
 
 
 class Maximum(Merge, Selection):

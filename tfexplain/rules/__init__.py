@@ -35,8 +35,10 @@ from tfexplain.rules.routing import (
     NoRelevance,
     Pass,
     Proportional,
+    SignalTakesAll,
     Winner,
 )
+from tfexplain.rules.scans import DifferenceThroughTime, ThroughTime
 from tfexplain.rules.weights import BoundedCall, Flat, WSquare, ZBox
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "DeconvReLU",
     "DifferenceCall",
     "DifferenceRule",
+    "DifferenceThroughTime",
     "Epsilon",
     "EqualShares",
     "Flat",
@@ -77,7 +80,9 @@ __all__ = [
     "Rescale",
     "RevealCancel",
     "Rule",
+    "SignalTakesAll",
     "SignedParts",
+    "ThroughTime",
     "Transport",
     "WSquare",
     "Winner",

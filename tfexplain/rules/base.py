@@ -100,6 +100,10 @@ class Rule:
         """Tells whether it hands on at an operation what it receives."""
         return isinstance(operation, self.conserved_at)
 
+    def inside_scan(self) -> Rule | None:
+        """Returns what stands for the rule inside of a recurrent cell; None if nothing does."""
+        return self
+
     def is_sign_blind(self) -> bool:
         """Tells whether it shares out a sum alike if all summands have the opposite signs."""
         return False

@@ -26,11 +26,11 @@ from tfexplain.operations import (
     AveragePooling,
     Condition,
     Diagonal,
+    Factors,
     LogSumExp,
     Lookup,
     Movement,
     Operation,
-    Product,
     Quotient,
     Selection,
     TensorProduct,
@@ -88,12 +88,12 @@ class DifferenceCall(RecordedCall):
         above, below = tf.split(multipliers, 2, axis=1)
         return above, below
 
-    def single(self, multipliers: Tensor) -> Tensor:
-        """Returns the multiplier that concerns the difference of the only output."""
+    def single(self, multipliers: Tensor, place: int = 0) -> Tensor:
+        """Returns the multiplier that concerns the difference of an output."""
         if self.num_multipliers == 1:
             return multipliers
         above, below = self.by_sign(multipliers)
-        return select(self.output_differences[0], above, below, (above + below) / 2)
+        return select(self.output_differences[place], above, below, (above + below) / 2)
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,10 @@ class AblatedLinear(DifferenceRule):
     def leaving(self, arriving: int) -> int:
         """Two decoupled chains as written, one as run."""
         return 2 if self.definition == "as_written" else 1
+
+    def inside_scan(self) -> None:
+        """Its multipliers are scaled where one tensor carries all of them, which no state does."""
+        return None
 
     def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the multipliers of the inputs."""
@@ -351,6 +355,10 @@ class RevealCancel(DifferenceRule):
         down = slope(lowered, x0) + slope(end, raised)
         return up / 2, down / 2
 
+    def inside_scan(self) -> Rule:
+        """Parts of differences are not carried through time: there it is Rescale."""
+        return Rescale()
+
     def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Multiplies m+ and m- each by its own slope."""
         above, below = call.by_sign(relevance[0])
@@ -428,7 +436,7 @@ class ProductDifference(DifferenceRule):
     quotient is the product with the reciprocal of its divisor.
     """
 
-    handled: ClassVar[tuple[type[Operation], ...]] = (Product, TensorProduct, Quotient)
+    handled: ClassVar[tuple[type[Operation], ...]] = (Factors, TensorProduct, Quotient)
 
     def propagate(self, call: DifferenceCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Multiplies by the mean of the other factor at input and baseline."""

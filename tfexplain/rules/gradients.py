@@ -110,6 +110,10 @@ class RectGrad(RectifierRule):
         """Checks the value."""
         object.__setattr__(self, "percentile", real("percentile", self.percentile, 0, 100))
 
+    def inside_scan(self) -> None:
+        """The units of a sample are those of one call, not of one step."""
+        return None
+
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Thresholds per sample and vector, then applies the derivative."""
         (arriving,) = relevance

@@ -41,6 +41,10 @@ class PatternRule(Rule):
     conserved_at: ClassVar[tuple[type[Operation], ...]] = ()
     record: ClassVar[type[RecordedCall]] = PatternCall
 
+    def inside_scan(self) -> None:
+        """No patterns are fitted inside of cells."""
+        return None
+
     def propagate(self, call: PatternCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Sends relevance back through the pattern.
 

@@ -12,6 +12,7 @@ from tfexplain.operations import (
     Activation,
     AveragePooling,
     Bystander,
+    Gate,
     Merge,
     Operation,
     Scaling,
@@ -38,6 +39,17 @@ class NoRelevance(Rule):
     def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
         """What arrives at constants, such as positions, stays there."""
         return Absorbed(undefined=sum(total(part) for part in relevance))
+
+
+@dataclass(frozen=True)
+class SignalTakesAll(Rule):
+    """A gate gets nothing, the signal that it multiplies everything ([arras2017explaining])."""
+
+    handled: ClassVar[tuple[type[Operation], ...]] = (Gate,)
+
+    def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns all for the signal and zeros for the gate."""
+        return relevance[0], tf.zeros_like(relevance[0])
 
 
 @dataclass(frozen=True)

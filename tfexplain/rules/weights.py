@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfexplain.numerics import Tensor, expand, only_where, rounding
-from tfexplain.operations import Additive, Affine, Linear, Operation
+from tfexplain.operations import Additive, Affine, Linear, Operation, SumOfLinear
 from tfexplain.operations.base import NEGATIVE, ONES, POSITIVE, SQUARE
 from tfexplain.rules.base import Absorbed, RecordedCall, Rule, freeze_array, undefined_where
 
@@ -27,13 +27,13 @@ class _WeightRule(Rule, abstract=True):
 
     def propagate(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the share of each input; the weights of sums and scalings share equally."""
-        if isinstance(call.operation, Linear):
-            return (call.operation.weighted_shares(call.inputs, relevance[0], self.part)[0],)
+        if isinstance(call.operation, Linear | SumOfLinear):
+            return call.operation.weighted_shares(call.inputs, relevance[0], self.part)[0]
         return _of_elements(call, relevance[0], weighted=self.part != ONES)
 
     def absorbed(self, call: RecordedCall, relevance: tuple[Tensor, ...]) -> Absorbed:
         """Outputs without any weight give their relevance to nobody."""
-        if not isinstance(call.operation, Linear):
+        if not isinstance(call.operation, Linear | SumOfLinear):
             return _dropped_by_elements(call, relevance[0], weighted=self.part != ONES)
         sums = call.operation.weighted_shares(call.inputs, relevance[0], self.part)[1]
         return undefined_where(tf.equal(sums, 0), relevance[0])
@@ -135,6 +135,10 @@ class ZBox(Rule):
         size = sum(tf.abs(term) for term in (call.outputs[0], bias, *ends))
         z = tf.where(tf.abs(z) > rounding(x.dtype) * size, z, tf.zeros((), x.dtype))
         return z, tf.math.divide_no_nan(relevance, expand(z))
+
+    def inside_scan(self) -> None:
+        """Nobody knows the bounds of a state."""
+        return None
 
     def propagate(self, call: BoundedCall, relevance: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Returns the share of each input; a sum or scaling of inputs shares equally."""
