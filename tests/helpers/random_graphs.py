@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from keras import layers
+from keras import layers, ops
 
 SHAPES = {"image": (6, 6, 2), "sequence": (6, 2), "vector": (6,)}
 
@@ -85,6 +85,13 @@ class Nested:
 
 
 @dataclass(frozen=True)
+class Operated:
+    """An operation of `OPERATED`, which keeps the shape."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A network: what `build` makes a model of."""
 
@@ -107,6 +114,50 @@ class Built:
     model: keras.Model
     x: np.ndarray
     rectified: tuple[str, ...]
+
+
+# --- operations that layers are not ---------------------------------------------------------------
+
+
+def _attended(h):
+    """Products of rows with rows, and of what they make with the rows again."""
+    if len(h.shape) == 2:
+        h = ops.expand_dims(h, 1)
+        return ops.squeeze(_attended(h), 1)
+    scores = ops.matmul(h, ops.swapaxes(h, -1, -2)) / 4.0
+    return ops.matmul(ops.tanh(scores), h)
+
+
+def _reflected(h):
+    """Moves all positions by one; the last one leaves, and a copy of the first comes in."""
+    pads = [[0, 0], [1, 0]] + [[0, 0]] * (len(h.shape) - 2)
+    return ops.pad(h, pads, "symmetric")[:, :-1]
+
+
+def _chosen(h):
+    even = np.arange(h.shape[-1]) % 2 == 0
+    return ops.where(even, h, ops.where(even[::-1], 0.3, ops.sin(h)))
+
+
+# Name -> a function of a tensor that keeps its shape.
+OPERATED: dict[str, Callable] = {
+    "attended": _attended,
+    "outer": lambda h: ops.einsum("b...i,b...j->b...ij", h, ops.tanh(h))[..., 0] * 0.5,
+    "constant": lambda h: ops.matmul(h, np.eye(h.shape[-1])[::-1] * 0.7),
+    "divided": lambda h: h / (1.5 + ops.sigmoid(h)),
+    "inverse": lambda h: 1.0 / (1.5 + ops.square(h)),
+    "powers": lambda h: (1 + ops.square(h)) ** -0.7 + ops.tanh(h) ** 3,
+    "logarithms": lambda h: ops.log1p(ops.square(h)) - ops.log(2 + ops.cos(h)),
+    "roots": lambda h: ops.sqrt(0.5 + ops.square(h)) + ops.rsqrt(0.5 + ops.exp(ops.sin(h))),
+    "smooth": lambda h: ops.erf(h) + ops.arctan(h) + ops.arcsinh(h),
+    "clipped": lambda h: ops.clip(h, -0.5, 1.5),
+    "limited": lambda h: ops.minimum(ops.maximum(h, -1.0), 2 + ops.tanh(h)),
+    "rectified": lambda h: ops.maximum(h, 0.0),
+    "log_sum_exp": lambda h: h - ops.logsumexp(h, axis=-1, keepdims=True),
+    "softmax": lambda h: h * ops.softmax(h),
+    "reflected": _reflected,
+    "chosen": _chosen,
+}
 
 
 # --- drawing recipes -----------------------------------------------------------------------------
@@ -165,13 +216,24 @@ def _pool(draw, room: _Room, pools: tuple[str, ...]):
 
 
 @st.composite
-def _block(draw, kind: str, room: _Room, pools: tuple[str, ...], pads: bool, simple: bool = False):
+def _block(
+    draw,
+    kind: str,
+    room: _Room,
+    pools: tuple[str, ...],
+    pads: bool,
+    simple: bool = False,
+    operated: bool = False,
+):
     kinds = ["linear", "linear", "residual", "branches", "shared", "nested", "nested", "scale"]
     if kind != "vector":
         kinds += ["pool"] * bool(pools) + ["padding"] * pads
     if simple:
         kinds = ["linear", "linear", "scale"]
+    kinds += ["operated"] * 6 * operated
     choice = draw(st.sampled_from(kinds))
+    if choice == "operated":
+        return Operated(draw(st.sampled_from(sorted(OPERATED))))
     if choice == "linear":
         return draw(_linear(kind, room))
     if choice == "pool":
@@ -197,7 +259,13 @@ def _block(draw, kind: str, room: _Room, pools: tuple[str, ...], pads: bool, sim
         inner = (draw(_linear(kind, keep_filters=2)),)
         return Nested(inner, draw(st.booleans()), calls)
     inner = tuple(
-        draw(st.lists(_block(kind, room, pools, pads, simple=True), min_size=1, max_size=2))
+        draw(
+            st.lists(
+                _block(kind, room, pools, pads, simple=True, operated=operated),
+                min_size=1,
+                max_size=2,
+            )
+        )
     )
     layered = all(isinstance(block, Linear) for block in inner)
     return Nested(inner, layered and draw(st.booleans()), calls)
@@ -211,6 +279,7 @@ def recipes(
     pads: bool = True,
     dtype: str | None = "float64",
     min_blocks: int = 2,
+    operated: bool = False,
     **fixed: Any,
 ):
     """Draws a `Recipe`.
@@ -222,11 +291,13 @@ def recipes(
         pads: ZeroPadding layers may occur.
         dtype: Precision, None to draw it.
         min_blocks: Least number of blocks.
+        operated: Operations of `OPERATED` may occur.
         **fixed: Other fields of the recipe.
     """
     kind = draw(st.sampled_from(("image", "image", "sequence", "vector")))
     room = _Room(SHAPES[kind][0])
-    blocks = draw(st.lists(_block(kind, room, pools, pads), min_size=min_blocks, max_size=4))
+    block = _block(kind, room, pools, pads, operated=operated)
+    blocks = draw(st.lists(block, min_size=min_blocks, max_size=4))
     return Recipe(
         kind,
         tuple(blocks),
@@ -306,6 +377,9 @@ class _Maker:
 
     def _scale(self, block: Scale) -> Callable:
         return lambda h: h * block.factor
+
+    def _operated(self, block: Operated) -> Callable:
+        return OPERATED[block.kind]
 
     def _residual(self, block: Residual) -> Callable:
         inner = [self.linear(part) for part in block.inner[:-1]]

@@ -15,8 +15,9 @@ has a rule for it. What the rules need of an operation:
 * DeepLIFT: `pull_differences` and `magnitude_sum` of `Additive`, `factor` of `Diagonal`, `route` of
   `Selection`, `average_orders` of products, and the gradient where elements move or are averaged;
 * routing: `route` and `share_as_average` of `Selection`, `in_proportion` of `AveragePooling`,
-  `equal_shares` of `Merge` and of products. Relevance passes an `Activation` and a `Scaling` as it
-  is, and goes back through a `Movement` the way the elements came, which is its gradient.
+  `equal_shares` of `Merge` and of `TensorProduct`. Relevance passes an `Activation` and a `Scaling`
+  as it is, and goes back through a `Movement` the way the elements came, which is its gradient;
+  `moved` says which elements are none of an input.
 
 Tensors of the forward pass have the shape (batch, *shape), relevance (batch, num_vectors, *shape).
 """
