@@ -48,7 +48,13 @@ from tfexplain.operations.elementwise import named_activation, normalization, re
 from tfexplain.operations.functions import clip, power
 from tfexplain.operations.linear import DepthwiseLinear, SeparableLinear, TransposedLinear
 from tfexplain.operations.merges import Maximum, Minimum
-from tfexplain.operations.pooling import averaging, maximum_over_axes, window_average
+from tfexplain.operations.pooling import (
+    GlobalMinPooling,
+    averaging,
+    maximum_over_axes,
+    minimum_over_axes,
+    window_average,
+)
 from tfexplain.operations.products import mixes_samples, product
 from tfexplain.operations.resizing import center_crop, resizing, up_sampling
 from tfexplain.operations.structure import choosing, padding, pads_samples, renaming, stacking
@@ -143,7 +149,8 @@ TABLE = (
     # Poolings.
     Entry(_layers("MaxPooling", ranks=(1, 2, 3)), MaxPooling),
     Entry(_layers("GlobalMaxPooling", ranks=(1, 2, 3)), GlobalMaxPooling),
-    Entry(_ops("Max"), GlobalMaxPooling, maximum_over_axes),
+    Entry(_ops("Max", "Amax"), GlobalMaxPooling, maximum_over_axes),
+    Entry(_ops("Min", "Amin"), GlobalMinPooling, minimum_over_axes),
     Entry([layers.GlobalAveragePooling1D], AveragePooling, reads_mask=True),
     Entry(_layers("GlobalAveragePooling", ranks=(2, 3)), AveragePooling),
     Entry(_layers("AveragePooling", ranks=(1, 2, 3)), AveragePooling, window_average),

@@ -334,6 +334,26 @@ def test_signs(kind):
     assert not operation.is_nonnegative((False, False))
 
 
+def test_an_initial_value_is_refused():
+    """It may be larger than every element."""
+    model = network([(4,)], lambda x: ops.max(x, axis=-1, keepdims=True, initial=1.0))
+    with pytest.raises(UnsupportedLayerError, match=r"\(Max\)"):
+        create("lrp.z", model)
+
+
+def test_the_smallest_over_axes():
+    """The first of equal elements in row-major order."""
+    operation = single_operation([(2, 3)], lambda x: ops.min(x, axis=(1, 2), keepdims=True))
+    x = np.random.default_rng(0).integers(0, 3, (2, 2, 3)).astype("float64")
+    R = relevance_for(np.zeros((2, 1, 1)))
+    expected = np.zeros((2, 3, 6))
+    first = x.reshape(2, 6).argmin(axis=1)
+    expected[range(2), :, first] = R[..., 0, 0]
+    assert (np.sum(x == x.min(axis=(1, 2), keepdims=True), axis=(1, 2)) > 1).any()  # some are equal
+    (found,) = propagate(Winner(), operation, [x], R)
+    np.testing.assert_array_equal(found, expected.reshape(2, 3, 2, 3))
+
+
 def test_other_ranks_are_refused():
     """Keras gives the smaller one axes in front then."""
     inputs = [keras.Input((2, 3), **F64), keras.Input((3,), **F64)]

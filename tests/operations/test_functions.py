@@ -241,6 +241,7 @@ def test_a_limit_at_zero_is_a_rectifier(kind, name):
         x = tf.constant(np.random.default_rng(1).normal(size=(3, 5)))
         maps.append(analyzer.explain([x], tf.constant([[0, 1]] * 3))[1].numpy())
         (call,) = [c for c in analyzer.graph.calls if c.operation.rectifies]
+        assert call.operation.is_relu == (kind != "clip" or rectifier is not RECTIFIERS[kind])
         if name == "guided_backprop":
             assert rules_of(analyzer)[call.name] == GuidedReLU()
     assert_same(*maps)

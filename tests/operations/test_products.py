@@ -1,5 +1,6 @@
 """Products of tensors that sum over axes, and products with constants, against plain loops."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -274,6 +275,7 @@ CONSTANTS = {
         ops.matmul(MATRIX.T, ops.transpose(x, (0, 2, 1))), (0, 2, 1)
     ),
     "variable": lambda x: ops.matmul(x, tf.Variable(MATRIX)),
+    "keras_variable": lambda x: ops.matmul(x, keras.Variable(MATRIX, dtype="float64")),
 }
 
 
@@ -301,6 +303,17 @@ def test_a_constant_is_the_kernel_of_a_dense_layer(kind, name):
     x, target = tf.constant(draw((2, 3))), tf.constant([[0, 1]] * 2)
     found, expected = (create(name, m, **options).explain([x], target)[1] for m in models)
     assert_same(found.numpy(), expected.numpy(), 1e-9)
+
+
+@pytest.mark.parametrize("cls", [tf.Variable, keras.Variable])
+def test_a_variable_is_read_at_each_call(cls):
+    matrix = cls(MATRIX, dtype="float64")
+    model = network([(3,)], lambda x: ops.matmul(x, matrix))
+    analyzer, x = create("lrp.z", model), np.abs(draw((3,)))
+    before = analyzer.analyze(x, target=2)
+    assert_same(before, x * MATRIX[:, 2])
+    matrix.assign(2 * MATRIX)
+    assert_same(analyzer.analyze(x, target=2), 2 * before)
 
 
 def test_a_constant_that_broadcasts():

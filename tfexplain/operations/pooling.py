@@ -286,7 +286,7 @@ class GlobalMaxPooling(Selection):
         order = others + axes
         moved = tf.transpose(x, order)
         sizes = shape_of(moved)
-        flat = tf.reshape(moved, [*sizes[: len(others)], -1])
+        flat = tf.reshape(moved if self.largest else -moved, [*sizes[: len(others)], -1])
         count = shape_of(flat)[-1]
         if self.splits_ties:
             largest = tf.reduce_max(flat, axis=-1, keepdims=True)
@@ -312,6 +312,12 @@ class GlobalMaxPooling(Selection):
         """Returns the average over the axes, shaped as the output."""
         keepdims = len(outputs[0].shape) == len(inputs[0].shape)
         return tf.reduce_mean(inputs[0], axis=list(self.axes), keepdims=keepdims)
+
+
+class GlobalMinPooling(GlobalMaxPooling):
+    """The minimum over axes; the first winner in row-major order gets everything."""
+
+    largest = False
 
 
 class LogSumExp(Operation):
@@ -393,11 +399,20 @@ def averaging(call: Call) -> Operation:
 
 
 def maximum_over_axes(call: Call) -> Operation:
-    """`keras.ops.max`; with an initial value, that may be the largest."""
+    """`keras.ops.max` and `amax`; with an initial value, that may be the largest."""
+    return _over_axes(call, GlobalMaxPooling, "Max")
+
+
+def minimum_over_axes(call: Call) -> Operation:
+    """`keras.ops.min` and `amin`."""
+    return _over_axes(call, GlobalMinPooling, "Min")
+
+
+def _over_axes(call: Call, kind: type[GlobalMaxPooling], label: str) -> Operation:
     axes, operation = _axes(call), call.operation
     if axes is None or getattr(operation, "initial", None) is not None:
         return Opaque.from_call(call)
-    return GlobalMaxPooling("Max", axes, Replay(operation, call.arguments), operation)
+    return kind(label, axes, Replay(operation, call.arguments), operation)
 
 
 def pool(
