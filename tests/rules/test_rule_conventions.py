@@ -234,7 +234,7 @@ ORACLES = {
     "Proportional": reference.average_pool,
     "AverageOfWindow": reference.average_pool,
     "ContrastiveZPlus": "the difference of two z_plus: test_contrastive_z_plus_at_a_convolution",
-    "EqualShares": "shares without a formula, by hand: tests/operations/test_merges_and_pools.py",
+    "EqualShares": "by hand and loops: tests/operations/test_merges_and_pools.py, test_products.py",
     "Pass": "the identity: test_activations_and_scalings_pass_relevance",
     "ClippedAddition": "another rule, clipped: test_clipped_addition_clips_shares",
     **dict.fromkeys(
@@ -248,7 +248,8 @@ ORACLES = {
         "multipliers from two passes: tests/helpers/reference_deep_lift.py",
     ),
     "AffineDifference": "a diagonal layer: test_deep_lift.py, with batch_norm='rule'",
-    "ProductDifference": "contributions add up: tests/analyzers/test_deep_lift.py",
+    "ProductDifference": "by hand: tests/operations/test_products.py, test_quotients.py",
+    "LogSumExpDifference": "exp, sum and log by hand: tests/operations/test_quotients.py",
     "PassDifference": "contributions by hand: tests/analyzers/test_deep_lift.py",
     "Transport": "the gradient for both signs: tests/analyzers/test_deep_lift.py",
     "NoRelevance": "nothing arrives at what masks are made of: tests/operations/test_masks.py",
