@@ -268,11 +268,19 @@ def test_tokens_that_do_not_fit_are_refused(value):
 @pytest.mark.parametrize("function", ["minimum", "maximum", "add"])
 def test_tokens_that_are_clipped_first_stay_tokens(function):
     inputs = keras.Input((5,), dtype="int32")
-    clipped = getattr(keras.ops, function)(inputs, 3)
-    h = layers.Flatten()(layers.Embedding(12, 4)(clipped))
+    recode = getattr(keras.ops, function)
+    h = layers.Flatten()(layers.Embedding(12, 4)(recode(inputs, 3)))
     model = randomize(keras.Model(inputs, layers.Dense(2)(h)))
+    plain = sequential((5,), layers.Embedding(12, 4), layers.Flatten(), layers.Dense(2))
+    plain.set_weights(model.get_weights())
     assert create("gradient", model).inputs.nodes[0].dtype == "int32"
-    with pytest.raises(tfexplain.UnsupportedModelError):
+    x = np.random.default_rng(0).integers(0, 9, (3, 5))
+    recoded = recode(x, 3).numpy()
+    for name in ("gradient", "lrp.alpha_2_beta_1", "deep_taylor"):
+        expected = create(name, plain).analyze(recoded, target=1)
+        assert np.abs(expected).min() > 0
+        assert_same(create(name, model).analyze(x, target=1), expected, 1e-6)
+    with pytest.raises(tfexplain.UnsupportedModelError, match="moves inputs continuously"):
         create("integrated_gradients", model)
 
 
@@ -395,15 +403,31 @@ def test_a_function_inside_works_as_itself(name):
         assert_same(first, second, 1e-5)
 
 
-def test_a_function_that_is_not_known_has_a_gradient_and_no_rule():
+def test_a_function_that_is_not_known_is_opened():
+    models = []
+    for activation in (OTHERS["swish"], "silu"):
+        inputs = keras.Input((6,))
+        h = layers.Dense(5, activation=activation)(inputs)
+        models.append(randomize(keras.Model(inputs, layers.Dense(3)(h))))
+    models[1].set_weights(models[0].get_weights())
+    x = draw(4, 6)
+    expected = tape_gradient(models[0], x, [0, 1, 0])
+    assert_same(create("gradient", models[0]).analyze(x, target=1), expected, 1e-5)
+    # It is one nonlinearity, as the function of Keras is.
+    for name in ("lrp.z", "lrp.alpha_2_beta_1", "deep_taylor", "deep_lift.rescale"):
+        first, second = (create(name, model).analyze(x, target=1) for model in models)
+        assert np.abs(second).max() > 0
+        assert_same(first, second, 1e-5)
+
+
+def test_a_function_with_an_operation_without_a_rule_has_a_gradient_alone():
     inputs = keras.Input((6,))
-    model = randomize(
-        keras.Model(inputs, layers.Dense(3)(layers.Dense(5, activation=OTHERS["swish"])(inputs)))
-    )
+    hidden = layers.Dense(5, activation=lambda x: keras.ops.sort(x, axis=-1), name="hidden")
+    model = randomize(keras.Model(inputs, layers.Dense(3)(hidden(inputs))))
     x = draw(4, 6)
     expected = tape_gradient(model, x, [0, 1, 0])
     assert_same(create("gradient", model).analyze(x, target=1), expected, 1e-5)
-    with pytest.raises(tfexplain.UnsupportedLayerError, match="lambda"):
+    with pytest.raises(tfexplain.UnsupportedLayerError, match=r"hidden\S*"):
         create("lrp.z", model)
 
 

@@ -158,6 +158,9 @@ def _canonical(call: Call) -> list[Call] | None:
         operation = entry_of(call.operation).operation(call)
     if operation is IDENTITY:
         return IDENTITY
+    if operation.numeric and not any(node.floating for node in call.inputs + call.outputs):
+        # These are numbers of tokens: what is computed of integers alone is floating by now.
+        operation = Opaque.from_call(call)
     if isinstance(operation, Opaque):
         return _opened(call, operation)
     activation = operation.activation

@@ -36,6 +36,7 @@ from tfexplain.rules import (
     Gamma,
     Gradient,
     Group,
+    HeldDeviation,
     Pass,
     PassDifference,
     Proportional,
@@ -65,6 +66,7 @@ CONSERVING = {
     "pass": Pass(),
     "winner": Winner(),
     "average_of_window": AverageOfWindow(),
+    "held_deviation": HeldDeviation(),
     "clipped": ClippedAddition(AlphaBeta(2), 0.0, 0.5),
     "moved": Gradient(),
 }
@@ -210,6 +212,22 @@ def test_tokens_keep_what_their_vectors_receive():
     terms = account(Gradient(), call, of_outputs(call))
     assert Gradient().conserves(operation) and np.abs(terms["received"]).min() > 0
     assert np.abs(terms["lost"]).max() <= 1e-12
+
+
+@pytest.mark.parametrize("layer", [layers.LayerNormalization, layers.RMSNormalization])
+def test_a_normalisation_accounts_for_its_bias_and_its_zeros(layer):
+    layer = layer(**F64)
+    operation = single_operation([(3, 5)], layer)
+    for place, weight in enumerate(layer.weights):
+        weight.assign(np.append(draw(4, seed=place), 0))
+    rules = [r for r in CONSERVING.values() if r.handles(operation) and r.conserves(operation)]
+    assert rules == [HeldDeviation()]
+    call = record(HeldDeviation(), operation, [draw(2, 3, 5)])
+    (arriving,) = of_outputs(call)
+    terms = account(HeldDeviation(), call, [arriving])
+    np.testing.assert_allclose(terms["undefined"], arriving[..., -1].sum(axis=2))
+    assert (terms["bias"] != 0).all() == (len(layer.weights) == 2)
+    assert (np.abs(terms["lost"]) <= 1e-10 * terms["scale"]).all()
 
 
 @pytest.mark.parametrize("rule", [Gamma(0.5), Gamma(0.5, "ignore"), AlphaBeta(2)], ids=str)
@@ -462,6 +480,10 @@ LEAKING = {
     "padding": lambda: (
         single_operation([(4, 2)], layers.ZeroPadding1D(1, **F64)),
         [draw(2, 4, 2)],
+    ),
+    "normalisation": lambda: (
+        single_operation([(4,)], layers.LayerNormalization(**F64)),
+        [draw(2, 4)],
     ),
 }
 

@@ -16,6 +16,7 @@ from tfexplain.opening.parts import Part
 from tfexplain.opening.plans import Made
 from tfexplain.opening.steps import Value
 from tfexplain.operations import Bystander, Call, Node
+from tfexplain.operations.opened import Recoding
 
 # Makes canonical calls of a call of Keras.
 Canonical = Callable[[Call], list[Call]]
@@ -125,7 +126,14 @@ class Builder:
             operation, inputs = table.identity(), (self.nodes[value],)
             self.calls.append(Call(self._name("", "identity"), operation, inputs, (node,)))
             return
-        self._beside(value, node)
+        token = self.part.token_of(value) if value.dtype.is_integer else None
+        if token is None:
+            self._beside(value, node)
+            return
+        # Tokens that are clipped or shifted first are tokens.
+        operation = Recoding(value.step.kind, self.part.function([value], [token]))
+        name = self._name(value.step.path, value.step.kind)
+        self.calls.append(Call(name, operation, (self.nodes[token],), (node,)))
 
     def _name(self, path: str, kind: str) -> str:
         """Returns the name of a call: the path of the layer, the operation, `@n` in their order."""

@@ -474,7 +474,12 @@ def _find_samples(traced: Traced, call: Call) -> None:
     them, if the call takes these.
     """
     values = [v for step in traced.steps for v in step.outputs if v.dtype != tf.resource]
-    for value, shape in zip(values, _shapes(traced, call, values, None), strict=True):
+    try:
+        shapes = _shapes(traced, call, values, None)
+    except ValueError as error:
+        # Constants that hold one row for each sample are of one batch size.
+        raise Unopened("it computes for one number of samples only") from error
+    for value, shape in zip(values, shapes, strict=True):
         value.leads = has_samples(shape)
         if shape is not None:
             # What holds the samples may have any size.

@@ -79,6 +79,21 @@ class Transposed(Movement):
         return (swapped(tf.transpose(swapped(relevances[0]), [0, *back])),)
 
 
+class Recoding(Movement):
+    """Makes other integers of tokens, one by one: what a token receives is that of its new number.
+
+    Args:
+        label: What `describe` prints.
+        function: What it computes.
+    """
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Keeps the relevance of every token."""
+        return (relevances[0],)
+
+
 class StopGradient(Activation):
     """What TensorFlow lets no gradient through: relevance passes, gradients are 0."""
 

@@ -87,11 +87,10 @@ class ReversedNetwork:
         self.times_activation = times_activation
         self._largest: dict[tuple, int] = {}
         self._model: keras.Model | None = None
-        readers = self.graph.readers()
         for node in self.graph.inputs:
             # Booleans that are read as masks alone get no relevance.
-            numeric = not readers[node] if node.dtype == "bool" else node.dtype != "string"
-            if not numeric or "complex" in node.dtype:
+            is_mask = node.dtype == "bool" and not self._is_read_as_numbers(node)
+            if not is_mask and node.dtype.startswith(("bool", "string", "complex")):
                 raise ValueError(f"Inputs of dtype {node.dtype} cannot be explained.")
         beside = [call for call in self.graph.calls if not isinstance(call.operation, Bystander)]
         # Sizes may be read off a tensor that has relevance.
@@ -117,6 +116,20 @@ class ReversedNetwork:
         self.nodes = list(dict.fromkeys([*self.graph.inputs, *made]))
         self.start_index = self.nodes.index(start)
         self._compile()
+
+    def _is_read_as_numbers(self, node: Node) -> bool:
+        """Tells whether relevance arrives at a tensor, or at what is computed of it."""
+        consumers = self.graph.consumers()
+        waiting, seen = [node], {node}
+        while waiting:
+            part = waiting.pop()
+            for call in consumers[part]:
+                if isinstance(call.operation, Bystander):
+                    waiting += [made for made in call.outputs if made not in seen]
+                    seen.update(call.outputs)
+                elif part in call.inputs:
+                    return True
+        return False
 
     def _reverse_call(self, call: Call, name: str) -> ReverseCall:
         return ReverseCall(
