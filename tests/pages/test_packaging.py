@@ -39,6 +39,7 @@ ORDER = (
     "patterns",
     "masks",
     "wrappers",
+    "opening",
     "canonizers",
     "rules",
     "composites",
