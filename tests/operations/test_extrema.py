@@ -24,7 +24,6 @@ from tests.helpers.single_calls import (
     rules_of,
     single_operation,
 )
-from tfexplain import UnsupportedLayerError
 from tfexplain.reverse import network as reverse_network
 from tfexplain.rules import AverageOfWindow, Gradient, MaxDifference, Transport, Winner
 
@@ -354,9 +353,21 @@ def test_the_smallest_over_axes():
     np.testing.assert_array_equal(found, expected.reshape(2, 3, 2, 3))
 
 
-def test_other_ranks_are_refused():
-    """Keras gives the smaller one axes in front then."""
+def test_other_ranks():
+    """Keras gives the smaller one axes behind the samples."""
     inputs = [keras.Input((2, 3), **F64), keras.Input((3,), **F64)]
-    model = keras.Model(inputs, layers.Flatten(**F64)(layers.Maximum(**F64)(inputs)))
-    with pytest.raises(UnsupportedLayerError, match=r"\(Maximum\)"):
-        create("lrp.z", model)
+    spread = [inputs[0], layers.Reshape((1, 3), **F64)(inputs[1])]
+    models = [
+        keras.Model(inputs, layers.Flatten(**F64)(layers.Maximum(**F64)(tensors)))
+        for tensors in (inputs, spread)
+    ]
+    x = [tf.constant(part) for part in tied([(2, 3), (3,)])]
+    for name in ("gradient", "lrp.z", "lrp.alpha_beta", "deep_lift.rescale"):
+        options = {**RELEVANCE, **DIFFERENCES, "gradient": {}}[name]
+        found, expected = (
+            create(name, model, **options).explain(x, tf.constant([range(6)] * 2))[1:]
+            for model in models
+        )
+        for first, second in zip(found, expected, strict=True):
+            assert np.abs(second).max() > 0
+            assert_same(first.numpy(), second.numpy())

@@ -25,7 +25,7 @@ from tests.helpers.single_calls import (
     signs,
     single_operation,
 )
-from tfexplain import UnsupportedLayerError, UnsupportedModelError, create_analyzer
+from tfexplain import UnsupportedModelError, create_analyzer
 from tfexplain.rules import (
     AlphaBeta,
     AverageOfWindow,
@@ -386,7 +386,8 @@ MIXED = {
 
 
 @pytest.mark.parametrize("kind", MIXED)
-def test_of_floating_tensors_merged_with_integers_the_gradient_is_known(kind):
+def test_integers_of_a_tensor_are_read_beside_it(kind):
+    """As in the gradient, all relevance of the result is that of the floating tensor."""
     keras.utils.set_random_seed(0)
     given = keras.Input((4,))
     hidden = layers.Dense(4, name="hidden")(given)
@@ -400,8 +401,14 @@ def test_of_floating_tensors_merged_with_integers_the_gradient_is_known(kind):
     assert np.ptp(expected) > 0
     found = create_analyzer("gradient", model).analyze(x, 1)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(UnsupportedLayerError, match="has no rule for 2 call"):
-        create_analyzer("lrp.z", model)
+    of_hidden, of_merged = (
+        keras.Model(given, tensor)(x).numpy().astype("float64") for tensor in (hidden, merged)
+    )
+    arriving = of_merged * model.layers[-1].kernel.numpy()[:, 1]
+    kernel = model.get_layer("hidden").kernel.numpy()
+    expected = x * ((arriving / of_hidden) @ kernel.T)
+    found = create_analyzer("lrp.z", model).analyze(x, 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_layer_that_makes_integers_floating_is_told():

@@ -346,19 +346,17 @@ def test_products_across_samples_are_refused(kind, name):
         create(name, model)
 
 
-REFUSED = {
+OTHERS = {
     "cosine": ([(3,), (3,)], lambda a, b: layers.Dot(1, normalize=True, **F64)([a, b])),
     "three": ([(3,)] * 3, lambda a, b, c: ops.einsum("bi,bi,bi->bi", a, b, c)),
     "diagonal": ([(3, 3), (3, 2)], lambda a, b: ops.einsum("bii,bij->bj", a, b)),
 }
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_other_products_have_a_gradient_only(kind):
-    shapes, function = REFUSED[kind]
+@pytest.mark.parametrize("kind", OTHERS)
+def test_gradient_of_other_products(kind):
+    shapes, function = OTHERS[kind]
     model = network(shapes, function)
-    with pytest.raises(UnsupportedLayerError, match=r"\((Dot|Einsum)\)"):
-        create("lrp.z", model)
     inputs = [tf.constant(draw(shape, seed=place)) for place, shape in enumerate(shapes)]
     _, *found = create("gradient", model).explain(inputs, tf.constant([[0], [0]]))
     with tf.GradientTape() as tape:
@@ -366,6 +364,47 @@ def test_other_products_have_a_gradient_only(kind):
         y = model(inputs)[:, 0]
     for got, expected in zip(found, tape.gradient(y, inputs), strict=True):
         assert_same(got.numpy()[:, 0], expected.numpy())
+
+
+def test_products_of_a_diagonal_are_refused():
+    model = network(*OTHERS["diagonal"])
+    for name in ("lrp.z", "deep_lift.rescale"):
+        with pytest.raises(UnsupportedLayerError, match=r"1 call.*\n.*\(Einsum\)"):
+            create(name, model)
+
+
+def test_relevance_of_a_cosine_and_of_three_factors():
+    """The norms are held; a product of three is one of a product and a factor."""
+    for kind, count in (("cosine", 1), ("three", 3)):
+        shapes, function = OTHERS[kind]
+        model = network(shapes, function)
+        inputs = [draw(shape, seed=place) for place, shape in enumerate(shapes)]
+        targets = tf.constant([range(count)] * 2)
+        outputs, *found = create("lrp.z", model).explain([tf.constant(x) for x in inputs], targets)
+        if kind == "cosine":
+            a, b = inputs
+            share = outputs.numpy() * a * b / (a * b).sum(axis=1, keepdims=True) / 2
+            for part in found:
+                assert_same(part.numpy()[:, 0], share)
+        else:
+            diagonal = [np.einsum("bii->bi", part.numpy()) for part in found]
+            parts = np.sort(np.stack(diagonal) / outputs.numpy(), axis=0)
+            expected = np.broadcast_to(np.reshape([0.25, 0.25, 0.5], (3, 1, 1)), parts.shape)
+            np.testing.assert_allclose(parts, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "three"])
+def test_deep_lift_of_other_products_is_complete(kind):
+    shapes, function = OTHERS[kind]
+    model = network(shapes, function)
+    generator = np.random.default_rng(8)
+    x, x0 = ([generator.normal(size=(2, *shape)) for shape in shapes] for _ in "ab")
+    analyzer = create("deep_lift.rescale", model)
+    m = generator.normal(size=(2, 1, *model.output_shape[1:]))
+    found = analyzer.network().propagate([tf.constant(part) for part in x + x0], tf.constant(m))
+    expected = (m[:, 0] * (model(x) - model(x0)).numpy()).sum(axis=1)
+    total = sum(part.numpy().sum(axis=(1, 2)) for part in found)
+    np.testing.assert_allclose(total, expected, rtol=1e-10)
 
 
 def test_one_tensor_moves_or_is_summed():

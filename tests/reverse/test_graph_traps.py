@@ -54,7 +54,7 @@ def doubled(parent):
     return Doubled
 
 
-class Scaled(layers.Conv1D):
+class Scaled(layers.Conv2D):
     """Changes the kernel in the method that Keras offers for it; `call` is its parent's."""
 
     def convolution_op(self, inputs, kernel):
@@ -77,18 +77,34 @@ SUBCLASSES = {
     "ReLU": lambda: doubled(layers.ReLU)(name="odd", **F64),
     "Flatten": lambda: doubled(layers.Flatten)(name="odd", **F64),
     "Dropout": lambda: doubled(layers.Dropout)(0.5, name="odd", **F64),
-    "convolution_op": lambda: Scaled(3, 2, name="odd", **F64),
+    "convolution_op": lambda: Scaled(3, (2, 1), name="odd", **F64),
 }
 
 
+def parent_of(odd):
+    """Returns the layers that a subclass computes: its parent, and what comes on top."""
+    config = odd.get_config()
+    (cls,) = type(odd).__bases__
+    if cls is layers.Conv2D:
+        return [cls.from_config(config)]
+    return [cls.from_config(config), layers.Rescaling(2.0, **F64)]
+
+
 @pytest.mark.parametrize("case", SUBCLASSES)
-def test_a_subclass_with_a_call_of_its_own_is_not_its_parent(case):
-    model, x = built((5, 2), SUBCLASSES[case](), layers.Flatten(**F64), dense(2))
-    kind = type(model.get_layer("odd")).__name__
-    for name in ("lrp.epsilon", "deep_taylor"):
-        with pytest.raises(UnsupportedLayerError, match=rf"odd \({kind}\)"):
-            create_analyzer(name, model)
+def test_a_subclass_with_a_call_of_its_own_is_what_it_computes(case):
+    in_front = [layers.Reshape((5, 2, 1), **F64)] if case == "convolution_op" else []
+    behind = [layers.Flatten(**F64), dense(2)]
+    model, x = built((5, 2), *in_front, SUBCLASSES[case](), *behind)
     assert_gradient(model, x)
+    odd = model.get_layer("odd")
+    plain, _ = built((5, 2), *in_front, *parent_of(odd), *behind)
+    plain.set_weights(model.get_weights())
+    if case == "convolution_op":
+        plain.get_layer("odd").kernel.assign(3 * odd.kernel)
+    for name in ("lrp.z", "lrp.alpha_2_beta_1", "lrp.composite"):
+        found, expected = (explain(name, each, x)[1] for each in (model, plain))
+        assert np.abs(expected).max() > 0
+        assert_same(found, expected, 1e-9)
 
 
 def test_a_subclass_without_a_call_of_its_own_is_its_parent():

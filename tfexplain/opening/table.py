@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -184,10 +185,8 @@ class Planner:
             return self._elementwise(step)
         if not self._is_weight(other) or step.kind == "Neg":
             return self._scaling(step, x)
-        linear = self._linear_before(step, x) if step.kind in ("AddV2", "Add", "BiasAdd") else None
-        if linear is not None:
-            return [linear]
-        return self._shift(value)
+        linear = self._linear_before(step, x) if step.kind in ("AddV2", "Add", "BiasAdd") else []
+        return linear or self._shift(value)
 
     def _is_weight(self, value: Value) -> bool:
         """Tells whether something is learned: scalings by numbers are units, and no parameters."""
@@ -246,7 +245,7 @@ class Planner:
             return False
         # A bias belongs to the layer in front of it.
         bias = step.kind in ("AddV2", "Add", "BiasAdd")
-        return not (bias and self._linear_before(step, x) is not None)
+        return not (bias and self._linear_before(step, x))
 
     def _merge(self, step: Step) -> list[Made]:
         """Returns a sum or product of several tensors."""
@@ -290,25 +289,38 @@ class Planner:
 
     # --- linear layers ---
 
-    def _linear_before(self, step: Step, x: Value) -> Made | None:
-        """Returns the linear layer to which a step adds its bias; None if there is none."""
+    def _linear_before(self, step: Step, x: Value) -> list[Made]:
+        """Returns the linear layer to which a step adds its bias; nothing if there is none.
+
+        Convolutions of sequences are those of images with one row, which is left out before the
+        bias is added.
+        """
         part, (value,) = self.part, step.outputs
         (bias,) = (v for v in step.inputs if v is not x)
         if part.readers[x] != [step] or x in part.outputs or value.shape != x.shape:
-            return None
+            return []
+        squeezed: list[Made] = []
+        if x.step.kind == "Squeeze":
+            squeezed = [replace(self._reshape(x.step)[-1], outputs=[value], kind="Squeeze")]
+            (inner,) = x.step.inputs
+            same = inner.shape and x.shape and inner.shape[-1] == x.shape[-1]
+            if part.readers[inner] != [x.step] or inner in part.outputs or not same:
+                return []
+            x = inner
         made = self._layer(x)
         if made is None or not isinstance(made.operation, Linear):
-            return None
+            return []
         sizes = bias.shape or ()
         channels = value.shape[-1] if value.shape else None
         if not sizes or sizes[-1] != channels or any(size != 1 for size in sizes[:-1]):
-            return None
+            return []
         weight = part.weight(bias)
         weights = made.operation.source
         if not isinstance(weights, Weights):
-            return None
+            return []
         weights.bias = lambda dtype: tf.reshape(weight(dtype), [-1])
-        return Made(made.operation, made.inputs, [value], kind=made.kind)
+        layer = Made(made.operation, made.inputs, [x if squeezed else value], kind=made.kind)
+        return [layer, *squeezed]
 
     def _linear(self, step: Step) -> list[Made]:
         made = self._layer(step.outputs[0])
