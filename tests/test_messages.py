@@ -146,13 +146,26 @@ def test_results_without_a_batch_axis(keepdims):
 
 
 @pytest.mark.parametrize("name", ["smoothgrad", "integrated_gradients"])
-def test_tokens_of_two_embeddings_cannot_move(name):
+def test_tokens_that_are_no_rows_cannot_move(name):
     inputs = keras.Input((3,), dtype="int32", name="tokens")
-    h = layers.Add()([layers.Embedding(5, 2)(inputs), layers.Embedding(5, 2)(inputs)])
+    h = layers.Embedding(5, 2)(ops.minimum(inputs, 4))
     net = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(h)))
-    message = f"{name} moves inputs continuously; the integer input 'tokens' .* one Embedding"
+    message = f"{name} moves inputs continuously; the integer input 'tokens' .* Embedding layers"
     with pytest.raises(UnsupportedModelError, match=message):
         create_analyzer(name, net)
+
+
+def test_tokens_of_two_embeddings_move():
+    inputs = keras.Input((3,), dtype="int32", name="tokens")
+    embeddings = [layers.Embedding(5, 2) for _ in range(2)]
+    h = layers.Add()([embedding(inputs) for embedding in embeddings])
+    net = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(h)))
+    x = np.array([[0, 4, 2], [1, 1, 3]])
+    found = create_analyzer("integrated_gradients", net).analyze(x, target=1)
+    # It is linear in the vectors, whose baseline is 0.
+    table = sum(embedding.embeddings.numpy() for embedding in embeddings)
+    kernel = net.layers[-1].kernel.numpy()[:, 1].reshape(3, 2)
+    np.testing.assert_allclose(found, (table[x] * kernel).sum(axis=-1), rtol=1e-5)
 
 
 def test_targets_of_an_output_with_an_unknown_size():
@@ -215,10 +228,27 @@ class Unrebuildable(layers.Layer):
         return {"name": self.name}
 
 
+class UnrebuildableLoop(Unrebuildable):
+    """Cannot be opened either."""
+
+    def call(self, x):
+        one = lambda i, y: (i + 1, self.factor * y)  # noqa: E731
+        return tf.while_loop(lambda i, y: i < 1, one, (0, x))[1]
+
+
+def test_opened_layers_compute_in_every_precision():
+    inputs = keras.Input((3,))
+    net = keras.Model(inputs, layers.Dense(2)(Unrebuildable(2.1, name="mine")(inputs)))
+    found = create_analyzer("gradient", net, dtype="float64").analyze(np.ones((1, 3)), target=1)
+    # The number is a constant of the layer, which computes in float32.
+    expected = float(np.float32(2.1)) * net.layers[-1].kernel.numpy()[:, 1].astype("float64")
+    np.testing.assert_allclose(found[0], expected, rtol=1e-15)
+
+
 def test_layers_that_cannot_compute_in_another_precision():
     inputs = keras.Input((3,))
-    net = keras.Model(inputs, layers.Dense(2)(Unrebuildable(2.0, name="mine")(inputs)))
-    message = r"mine \(Unrebuildable\) may compute in float32 inside, not in float64"
+    net = keras.Model(inputs, layers.Dense(2)(UnrebuildableLoop(2.0, name="mine")(inputs)))
+    message = r"mine \(UnrebuildableLoop\) may compute in float32 inside, not in float64"
     with pytest.warns(UserWarning, match=message):
         create_analyzer("gradient", net, dtype="float64")
 

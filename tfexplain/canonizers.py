@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from tfexplain.errors import Unopened, UnsupportedLayerError
+from tfexplain.errors import Unopened, UnsupportedLayerError, UnsupportedModelError
 from tfexplain.graph import Call, Graph, Node, check_stateless
 from tfexplain.layer_types import IDENTITY, entry_of, unwrapped
 from tfexplain.masks import with_masks
@@ -193,10 +193,19 @@ def _opened(call: Call, opaque: Opaque) -> list[Call]:
     try:
         return opened(call, _has_rule, canonical)
     except Unopened as error:
+        if not call.name:
+            # A whole model as one call would have the rules of gradients in silence.
+            model = call.operation
+            raise UnsupportedModelError(
+                f"The model {model.name!r} ({type(model).__name__}) is subclassed, and cannot be "
+                f"opened: {error}. The gradient methods and shapley_sampling take it (gradient, "
+                "input_t_gradient, integrated_gradients, smoothgrad); for the others, build the "
+                "same layers as a Functional model."
+            ) from None
         opaque.refusal = str(error)
         return [replace(call, operation=opaque)]
     except UnsupportedLayerError as error:
-        name = f"{call.name} ({type(call.operation).__name__})"
+        name = f"{call.name or call.operation.name} ({type(call.operation).__name__})"
         raise UnsupportedLayerError(f"{name} cannot be explained: {error}.") from None
 
 

@@ -110,7 +110,7 @@ def channels_last(model: keras.Model) -> bool:
 
 def call_model(model: keras.Model, tensors: Sequence) -> list:
     """Calls a model at inference with one tensor per input; returns its outputs as a list."""
-    return tree.flatten(model(_packed(model, tensors), training=False))
+    return tree.flatten(model(_packed(model, tensors), **_inference(model)))
 
 
 def call_unchanged(model: keras.Model, tensors: Sequence) -> list:
@@ -119,8 +119,13 @@ def call_unchanged(model: keras.Model, tensors: Sequence) -> list:
         [variable.value for variable in variables]
         for variables in (model.trainable_variables, model.non_trainable_variables)
     ]
-    outputs, _ = model.stateless_call(*values, _packed(model, tensors), training=False)
+    outputs, _ = model.stateless_call(*values, _packed(model, tensors), **_inference(model))
     return tree.flatten(outputs)
+
+
+def _inference(model: keras.Model) -> dict[str, bool]:
+    """Returns the argument that says that nothing is trained; nothing if a model takes none."""
+    return {"training": False} if model._call_has_training_arg else {}
 
 
 def _packed(model: keras.Model, tensors: Sequence) -> Any:
@@ -214,7 +219,7 @@ def opaque_graph(model: keras.Model) -> Graph:
 
     def function(*tensors: Any) -> list:
         if known is None:
-            computed = tree.flatten(model(tensors[0], training=False))
+            computed = tree.flatten(model(tensors[0], **_inference(model)))
         else:
             computed = call_model(model, tensors)
         floating = [tensor.dtype for tensor in tensors if tensor.dtype.is_floating]

@@ -25,7 +25,7 @@ from tests.analyzers.test_deep_lift import (
     normal,
     sequential,
 )
-from tests.helpers.networks import assert_same, set_random_weights
+from tests.helpers.networks import Loop, assert_same, set_random_weights
 
 
 def pooling_network(shape=(6, 6, 2)):
@@ -133,11 +133,10 @@ def test_shap_unlisted_operations(kind):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: layers.LayerNormalization(name="culprit"),
-        lambda: layers.LSTM(3, name="culprit"),
-        lambda: layers.GRU(3, name="culprit"),
+        lambda: Loop(name="culprit"),
+        lambda: layers.Lambda(lambda h: keras.ops.sort(h, axis=1), name="culprit"),
     ],
-    ids=["layer_norm", "lstm", "gru"],
+    ids=["loop", "sort"],
 )
 def test_shap_unlisted_operations_refused(make):
     """What has no rule is refused when the analyzer is made, by name."""
@@ -147,12 +146,14 @@ def test_shap_unlisted_operations_refused(make):
             create(name, model)
 
 
-def test_shap_unlisted_operations_attention():
-    inputs = keras.Input((4, 3))
-    h = layers.MultiHeadAttention(2, 3, name="culprit")(inputs, inputs)
-    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(h)))
-    with pytest.raises(tfexplain.UnsupportedLayerError, match="culprit"):
-        create("deep_lift.rescale", model)
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_shap_unlisted_operations_attention(name):
+    inputs = keras.Input((4, 3), dtype="float64")
+    h = layers.MultiHeadAttention(2, 3, dtype="float64")(inputs, inputs)
+    h = layers.Flatten(dtype="float64")(layers.LayerNormalization(dtype="float64")(h))
+    model = keras.Model(inputs, dense(2)(h))
+    x, x0 = normal(3, 4, 3), normal(3, 4, 3, seed=2)
+    assert_complete(contributions(create(name, model), x, x0), difference(model, x, x0))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,11 +1,11 @@
-"""Models that gradients alone explain: recurrence, attention, masks, subclassed models."""
+"""Models that hold what gradients alone explain, and subclassed models."""
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from tests.helpers.networks import assert_same, tape_gradient
+from tests.helpers.networks import Loop, assert_same, tape_gradient
 from tfexplain import UnsupportedLayerError, UnsupportedModelError, create_analyzer
 
 
@@ -37,15 +37,15 @@ def test_gradient_family_explains_recurrence_and_attention(recurrent):
     assert_same(smooth.analyze(x, target=1), expected[:, 1])
 
 
-def test_lrp_refuses_attention_and_names_every_call(recurrent):
-    model, _ = recurrent
-    with pytest.raises(UnsupportedLayerError) as caught:
-        create_analyzer("lrp.epsilon", model)
-    for name in ("norm", "attention"):
-        assert name in str(caught.value)
-    refused = str(caught.value).split("Relevance is not")[0]
-    assert not any(name in refused for name in ("dense", "lstm", "both"))
-    assert "2 call(s)" in str(caught.value)
+def test_lrp_explains_recurrence_and_attention(recurrent):
+    model, x = recurrent
+    analyzer = create_analyzer("lrp.epsilon", model)
+    ledger = analyzer.ledger(x, 1)
+    assert np.abs(ledger["lost"]).max() < 1e-12
+    calls = [row[0] for row in analyzer.describe().rows]
+    for name in ("norm", "attention", "lstm", "both"):
+        assert any(call.startswith(name) for call in calls)
+    assert np.abs(analyzer.analyze(x, target=1)).max() > 1e-6
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -79,9 +79,16 @@ def subclassed():
         ("integrated_gradients", {"steps": 8, "baseline": 0.5}),
         ("smoothgrad", {"samples": 4}),
         ("shapley_sampling", {"cycles": 3, "baseline": 0.5}),
+        ("guided_backprop", {}),
+        ("rect_grad", {}),
+        ("lrp.epsilon", {}),
+        ("lrp.alpha_2_beta_1", {}),
+        ("deep_taylor", {}),
+        ("excitation_bp", {}),
+        ("deep_lift.rescale", {"baseline": 0.5}),
     ],
 )
-def test_the_gradient_family_and_shapley_explain_subclassed_models(subclassed, name, options):
+def test_subclassed_models_are_explained_as_functional_ones(subclassed, name, options):
     model, functional, x = subclassed
     found, expected = (
         create_analyzer(name, each, **options).analyze(x, target="all")
@@ -90,12 +97,31 @@ def test_the_gradient_family_and_shapley_explain_subclassed_models(subclassed, n
     assert_same(found, expected, 1e-5)
 
 
+class Looping(Subclassed):
+    """Cannot be opened."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.loop = Loop()
+
+    def call(self, x):
+        return self.loop(super().call(x))
+
+
 @pytest.mark.parametrize(
     "name", ["guided_backprop", "rect_grad", "lrp.epsilon", "deep_taylor", "excitation_bp"]
 )
-def test_other_methods_refuse_subclassed_models(subclassed, name):
-    with pytest.raises(UnsupportedModelError, match=r"'mine' \(Subclassed\) is subclassed"):
-        create_analyzer(name, subclassed[0])
+def test_other_methods_refuse_subclassed_models_that_cannot_be_opened(subclassed, name):
+    model, x = Looping(name="mine"), subclassed[2]
+    model(x)
+    assert_same(
+        create_analyzer("gradient", model).analyze(x, target=1),
+        tape_gradient(model, x, [0.0, 1.0, 0.0]),
+        1e-5,
+    )
+    message = r"'mine' \(Looping\) is subclassed, and cannot be opened: it holds a loop"
+    with pytest.raises(UnsupportedModelError, match=message):
+        create_analyzer(name, model)
 
 
 def test_gradient_explains_a_model_with_masking():
@@ -110,8 +136,20 @@ def test_gradient_explains_a_model_with_masking():
     assert not found[:, 3:].any()
 
 
+def test_division_by_a_tensor():
+    """A reciprocal is a function of one tensor, which keeps its relevance."""
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(1.0 / inputs + layers.Dense(4)(inputs)))
+    x = np.random.default_rng(0).uniform(1, 2, (3, 4)).astype("float32")
+    found = create_analyzer("gradient", model).analyze(x, target=0)
+    assert_same(found, tape_gradient(model, x, [1.0, 0.0]), 1e-5)
+    hidden, scores = (layer.kernel.numpy() for layer in model.layers if layer.weights)
+    expected = scores[:, 0] / x + x * (scores[:, 0] @ hidden.T)
+    assert_same(create_analyzer("lrp.z", model).analyze(x, target=0), expected, 1e-5)
+
+
 class Noisy(layers.Layer):
-    """Gives other numbers each time."""
+    """Draws random numbers, at inference too."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -121,10 +159,29 @@ class Noisy(layers.Layer):
         return x + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
 
 
+@pytest.mark.parametrize("name", ["gradient", "lrp.z", "deep_lift.rescale"])
+def test_random_numbers_are_refused(name):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layers.Dense(2)(Noisy(name="noisy")(inputs)))
+    message = r"noisy \(Noisy\) cannot be explained: it draws random numbers"
+    with pytest.raises(UnsupportedLayerError, match=message):
+        create_analyzer(name, model)
+
+
+class Counting(layers.Layer):
+    """Gives other numbers each time."""
+
+    calls = 0
+
+    def call(self, x):
+        self.calls += 1
+        return x + self.calls
+
+
 @pytest.mark.parametrize("verb", ["analyze", "propagate"])
 def test_a_replay_that_gives_other_outputs_is_refused(verb):
     inputs = keras.Input((3,))
-    model = keras.Model(inputs, layers.Dense(2)(Noisy()(inputs)))
+    model = keras.Model(inputs, layers.Dense(2)(Counting()(inputs)))
     analyzer = create_analyzer("gradient", model)
     given = [np.ones((2, 3))] + ([np.ones((2, 1, 2))] if verb == "propagate" else [])
     with pytest.raises(UnsupportedModelError, match="give other outputs than the model"):

@@ -59,6 +59,13 @@ def sequential(shape, *stack):
     return keras.Sequential([keras.Input(shape), *stack])
 
 
+class Loop(layers.Layer):
+    """Halves three times, in a loop of TensorFlow: it has a gradient, and cannot be opened."""
+
+    def call(self, x):
+        return tf.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, y / 2), (0, x))[1]
+
+
 def set_random_weights(layer, generator):
     """Normal weights of a layer or model; variances stay positive."""
     for weight in layer.weights:

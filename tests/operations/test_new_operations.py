@@ -90,9 +90,23 @@ def explained(name, model, **options):
     return analyzer.explain([tf.constant(x)], targets)[1].numpy()
 
 
-def test_without_a_row_it_is_refused():
-    with pytest.raises(UnsupportedLayerError, match=r"blend \(Blend\)"):
-        create("lrp.z", network(Blend(name="blend", **F64)))
+class Looping(Blend):
+    """The same, halved in a loop."""
+
+    def call(self, inputs):
+        blended = super().call(inputs)
+        return tf.while_loop(lambda i, y: i < 1, lambda i, y: (i + 1, y / 2), (0, blended))[1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_without_a_row_it_is_opened(name):
+    found = explained(name, network(Blend(**F64)), **METHODS[name])
+    assert_same(found, explained(name, network(spelled_out), **METHODS[name]))
+
+
+def test_what_cannot_be_opened_is_refused_without_a_row():
+    with pytest.raises(UnsupportedLayerError, match=r"blend \(Looping: it holds a loop"):
+        create("lrp.z", network(Looping(name="blend", **F64)))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -96,7 +96,10 @@ class ReversedNetwork:
         # Sizes may be read off a tensor that has relevance.
         signals = {node for call in beside for node in call.outputs}
         signals.update(node for node in self.graph.inputs if node.floating)
-        read = dict.fromkeys(node for call in beside for node in call.operands)
+        aside = {node for call in self.graph.calls for node in call.outputs} - signals
+        read = dict.fromkeys(
+            node for call in beside for node in (*call.operands, *aside.intersection(call.inputs))
+        )
         self.operands = [node for node in read if node not in signals]
         explained = len(graph.inputs) - fixed
         inputs = zip(graph.input_names[:explained], graph.inputs[:explained], strict=True)
