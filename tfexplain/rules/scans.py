@@ -57,6 +57,11 @@ class ThroughTime(Rule):
         """Leaves out the rules, which a table has in rows of their own."""
         return "ThroughTime()"
 
+    @property
+    def compares_elements(self) -> bool:
+        """Whether a rule of the step does."""
+        return any(rule.compares_elements for _, rule in self.rules)
+
     def conserves(self, operation: Operation) -> bool:
         """Tells whether the rules of all calls of the step conserve."""
         return isinstance(operation, Scan) and _all_conserve(self.rules, operation)
