@@ -32,6 +32,7 @@ from tfexplain.operations import (
     Slot,
 )
 from tfexplain.operations.elementwise import activation_of
+from tfexplain.operations.structure import MergedTime
 from tfexplain.wrappers import without_wrappers
 
 
@@ -43,7 +44,7 @@ def canonize(graph: Graph, fold_batch_norm: bool = True) -> Graph:
         fold_batch_norm: Fold batch normalisation into a neighbouring linear layer.
     """
     graph = replace(graph, calls=tuple(map(unwrapped, graph.calls)))
-    graph = to_canonical(without_wrappers(settle_inputs(with_masks(graph))))
+    graph = to_canonical(settle_inputs(without_wrappers(with_masks(graph))))
     if fold_batch_norm:
         graph = fold_batch_norms(graph)
     return analyse_signs(graph)
@@ -76,7 +77,7 @@ def settle_inputs(graph: Graph) -> Graph:
     def is_token(node: Node) -> bool:
         return bool(readers[node]) and all(
             issubclass(kind, Lookup)
-            or (issubclass(kind, Rearrangement) and all(map(is_token, call.outputs)))
+            or (issubclass(kind, Rearrangement | MergedTime) and all(map(is_token, call.outputs)))
             for call in readers[node]
             for kind in [_kind(call) or Operation]
         )

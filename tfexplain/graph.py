@@ -190,6 +190,31 @@ def trace(model: keras.Model) -> Graph:
     )
 
 
+def traced_inside(
+    layer: keras.layers.Layer, given: Node, result: Node, prefix: str
+) -> tuple[Call, ...]:
+    """Returns the calls of a layer or model that a wrapper calls.
+
+    Args:
+        layer: The layer.
+        given: The tensor that it reads, whose first axis is not that of the samples.
+        result: The tensor that it makes.
+        prefix: What the names of the calls start with.
+    """
+    function = _function(layer) if isinstance(layer, keras.Model) else None
+    if function is None:
+        return (Call(prefix + layer.name, layer, (given,), (result,), ((Slot(0),), {})),)
+    tracer = _Tracer()
+    (output,) = tracer.run(function, (given,), f"{prefix}{layer.name}/")
+    renamed = {output: result}
+    calls = []
+    for call in tracer.calls:
+        outputs = tuple(renamed.get(node, node) for node in call.outputs)
+        reads = [renamed.get(node, node) for node in call.inputs]
+        calls.append(replace(call, inputs=tuple(reads), outputs=outputs))
+    return tuple(calls)
+
+
 def _whole(model: keras.Model) -> Graph:
     """Returns the graph of a model without one: it is one call, which has no name."""
     given = keras.KerasTensor(_known_input_shape(model), dtype=model.input_dtype)

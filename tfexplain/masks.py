@@ -106,7 +106,7 @@ class _Masks:
             masking = Masked("Masking", 0.0, operation)
             operands = tuple(mask for mask in made if mask is not None)
             self.calls.append(replace(call, operation=masking, operands=operands))
-        elif not _reads_masks(operation):
+        elif not reads_masks(operation):
             arguments.named.pop("mask", None)
             self._add_unmasked(arguments.call(), masked)
         elif isinstance(operation, layers.Multiply):
@@ -316,7 +316,7 @@ def _makes_masks(layer: layers.Layer) -> bool:
     return isinstance(layer, makers) or not type(layer).__module__.startswith("keras.")
 
 
-def _reads_masks(layer: layers.Layer) -> bool:
+def reads_masks(layer: layers.Layer) -> bool:
     """Tells whether masks change what a layer computes at inference."""
     entry = entry_of(layer)
     return entry.kind is Opaque or entry.reads_mask

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
 from keras import layers, tree
 
-from tfexplain.graph import Call, Graph, Node
+from tfexplain.errors import UnsupportedLayerError
+from tfexplain.graph import Call, Graph, Node, traced_inside
+from tfexplain.layer_types import entry_of
+from tfexplain.masks import reads_masks, with_masks
 from tfexplain.operations import (
+    Bystander,
     Concatenation,
     Operation,
     Product,
@@ -19,20 +23,67 @@ from tfexplain.operations import (
     Sum,
 )
 from tfexplain.operations.calls import listed_class
+from tfexplain.operations.structure import MergedTime, SplitTime
 
 
 def without_wrappers(graph: Graph) -> Graph:
-    """Returns the graph with the calls that `Bidirectional` is made of in its place.
+    """Returns the graph with calls of layers in the place of `Bidirectional`, `TimeDistributed`.
 
     Args:
         graph: A traced graph, whose masks are operands.
     """
-    calls: list[Call] = []
-    for call in graph.calls:
-        is_known = not isinstance(call.operation, Operation)
-        both = is_known and listed_class(call.operation, (layers.Bidirectional,)) is not None
-        calls += _both_ways(call) if both else [call]
-    return replace(graph, calls=tuple(calls))
+    return replace(graph, calls=tuple(_without_wrappers(graph.calls)))
+
+
+def _without_wrappers(calls: Iterable[Call]) -> list[Call]:
+    kinds: dict[type, Callable[[Call], list[Call]]] = {
+        layers.Bidirectional: _both_ways,
+        layers.TimeDistributed: _at_each_time,
+    }
+    made = []
+    for call in calls:
+        own = isinstance(call.operation, Operation)
+        kind = None if own else listed_class(call.operation, kinds)
+        made += [call] if kind is None else kinds[kind](call)
+    return made
+
+
+def _at_each_time(call: Call) -> list[Call]:
+    """Returns the calls of a `TimeDistributed`: its layer, with time merged into the samples.
+
+    Raises:
+        UnsupportedLayerError: If a call inside works across samples.
+    """
+    layer: Any = call.operation.layer
+    sequence, result = call.inputs[0], call.outputs[0]
+    if len(call.inputs) > 1 or (call.operands and reads_masks(layer)):
+        return [call]
+    sizes = Node((2,), "int32", internal=True)
+    merged = Node((None, *sequence.shape[2:]), sequence.dtype, internal=True)
+    apart = Node((None, *result.shape[2:]), result.dtype, internal=True)
+    graph = Graph((merged,), ("x",), (apart,), ("y",), ())
+    inside = traced_inside(layer, merged, apart, f"{call.name}/")
+    graph = with_masks(replace(graph, calls=inside))
+    crossing = [
+        f"{c.name} ({type(c.operation).__name__})"
+        for c in graph.calls
+        if not isinstance(c.operation, Operation) and entry_of(c.operation).crosses_samples(c)
+    ]
+    if crossing:
+        raise UnsupportedLayerError(
+            f"These calls inside of {call.name} work across samples: {', '.join(crossing)}."
+        )
+    calls = _without_wrappers(graph.calls)
+    for inner in calls:
+        for node in inner.outputs:
+            node.internal = True
+    measure = Bystander("samples and time", lambda x: tf.shape(x)[:2])
+    return [
+        Call(f"{call.name}/sizes", measure, (sequence,), (sizes,)),
+        Call(f"{call.name}/merge", MergedTime("merged time"), (sequence,), (merged,)),
+        *calls,
+        Call(f"{call.name}/split", SplitTime("split time"), (apart,), (result,), operands=(sizes,)),
+    ]
 
 
 def _both_ways(call: Call) -> list[Call]:

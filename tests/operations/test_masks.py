@@ -225,7 +225,9 @@ def test_masks_are_inputs_without_relevance(dtype):
     x = np.random.default_rng(5).normal(size=(2, 4, 3))
     kept = np.array([[1, 1, 0, 0], [0, 1, 1, 1]]).astype(dtype)
     for name in ("gradient", "lrp.epsilon", "deep_lift.rescale", "integrated_gradients"):
-        values, of_mask = create(name, model).analyze([x, kept], target=0)
+        with pytest.warns(UserWarning, match="mask of .*: read as masks or indices alone"):
+            analyzer = create(name, model)
+        values, of_mask = analyzer.analyze([x, kept], target=0)
         assert not of_mask.any() and of_mask.shape == kept.shape
         assert not values[kept == 0].any() and np.abs(values[kept == 1]).max() > 1e-3
 
@@ -250,7 +252,9 @@ def test_attention_masks_of_users():
     h = layers.MultiHeadAttention(1, 2)(inputs, inputs, attention_mask=mask)
     model = randomize(keras.Model([inputs, mask], layers.Dense(2)(h[:, 0])))
     x = np.random.default_rng(1).normal(size=(2, 4, 3))
-    found, _ = create("gradient", model).analyze([x, seen.repeat(2, 0)], target=0)
+    with pytest.warns(UserWarning, match="read as masks or indices alone"):
+        analyzer = create("gradient", model)
+    found, _ = analyzer.analyze([x, seen.repeat(2, 0)], target=0)
     # The first position sees itself alone.
     assert not found[:, 1:].any() and found[:, 0].any()
 

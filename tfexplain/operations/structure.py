@@ -219,6 +219,50 @@ class Concatenation(Movement):
         return tuple(tf.split(relevances[0], sizes, axis=axis + 1))
 
 
+class MergedTime(Movement):
+    """Merges the axes of samples and time, (batch, time, *shape) -> (batch * time, *shape)."""
+
+    attached = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns each point of time as a sample."""
+        batch, time, *sizes = shape_of(x)
+        return tf.reshape(x, [batch * time, *sizes])
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Takes (batch * time, num_vectors, *shape) apart again."""
+        batch, time, *sizes = shape_of(inputs[0])
+        vectors = shape_of(relevances[0])[1]
+        apart = tf.reshape(relevances[0], [batch, time, vectors, *sizes])
+        return (_exchanged(apart),)
+
+
+class SplitTime(Movement):
+    """Takes the axes of samples and time apart again, whose sizes are its operand."""
+
+    attached = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (batch, time, *shape)."""
+        batch, time = tf.unstack(self.operands[0])
+        return tf.reshape(x, [batch, time, *shape_of(x)[1:]])
+
+    def gradient(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Merges (batch, num_vectors, time, *shape) to (batch * time, num_vectors, *shape)."""
+        vectors = shape_of(relevances[0])[1]
+        merged = [shape_of(inputs[0])[0], vectors, *shape_of(inputs[0])[1:]]
+        return (tf.reshape(_exchanged(relevances[0]), merged),)
+
+
+def _exchanged(relevance: Tensor) -> Tensor:
+    """Exchanges the second and the third axis."""
+    return tf.transpose(relevance, [0, 2, 1, *range(3, len(relevance.shape))])
+
+
 class Lookup(Operation):
     """Embedding: an integer selects a row of a table.
 

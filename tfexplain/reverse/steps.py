@@ -198,11 +198,14 @@ class Bounds(Step):
         self.sources = [layer for call in self.calls for layer in call.operation.layers]
 
     def call(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Returns [low, high], each (1, *shape of the first layer's input)."""
-        ends = []
+        """Returns [low, high], each (1, *shape of the first layer's input).
+
+        Where samples are merged with another axis, as many as those of the input.
+        """
+        ends, merged = [], self.bounded.internal
         for value in (self.rule.low, self.rule.high):
             tensors = {
-                node: tf.zeros_like(x[:1]) + tf.constant(value, x.dtype)
+                node: tf.zeros_like(x if merged else x[:1]) + tf.constant(value, x.dtype)
                 for node, x in zip(self.graph.inputs, inputs, strict=True)
                 if x.dtype.is_floating
             }
