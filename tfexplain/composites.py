@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import keras
 
 from tfexplain import tables
 from tfexplain.checks import choice
 from tfexplain.compilation import PLAIN, Execution
 from tfexplain.errors import UnsupportedLayerError
 from tfexplain.graph import Call, Graph, Node
-from tfexplain.operations import (
-    Activation,
-    Additive,
-    Affine,
-    AveragePooling,
-    Bystander,
-    CellSum,
-    Condition,
-    DenseLinear,
-    DenseSum,
-    Diagonal,
-    EinsumLinear,
-    Gate,
-    Linear,
-    LogSumExp,
-    Lookup,
-    Movement,
-    Normalization,
-    Operation,
-    Product,
-    Quotient,
-    Scaling,
-    Scan,
-    Selection,
-    Sum,
-    TensorProduct,
-)
+from tfexplain.operations import Bystander, Scan
 from tfexplain.rules import (
     AlphaBeta,
     AverageOfWindow,
@@ -64,75 +35,37 @@ from tfexplain.rules import (
     ZPlus,
     rule_from_config,
 )
+from tfexplain.selectors import (
+    ACTIVATION,
+    ADDITION,
+    ADDITIVE,
+    AVERAGE_POOLING,
+    CELL_SUM,
+    DENSE,
+    GATE,
+    LOG_SUM_EXP,
+    MAX_POOLING,
+    NORMALIZATION,
+    PRODUCT,
+    SCALING,
+    STRUCTURE,
+    First,
+    Places,
+    Selector,
+    ensure_selector,
+    selector_config,
+    selector_from,
+)
 
-# Families of canonical operations, for rows by type. Whoever subclasses one joins its rows.
-ANY = (Operation,)
-ADDITIVE = (Additive,)
-LINEAR = (Linear,)
-DENSE = (DenseLinear, EinsumLinear, DenseSum)
-BATCH_NORM = (Affine,)
-ADDITION = (Sum,)
-PRODUCT = (Product, TensorProduct, Quotient)
-LOG_SUM_EXP = (LogSumExp,)
-GATE = (Gate,)
-CELL_SUM = (CellSum,)
-AVERAGE_POOLING = (AveragePooling,)
-NORMALIZATION = (Normalization,)
-MAX_POOLING = (Selection,)  # also the largest or smallest of tensors
-ACTIVATION = (Activation,)
-SCALING = (Scaling,)
-DIAGONAL = (Diagonal,)
-STRUCTURE = (Movement, Lookup, Condition)
-
-
-def _operation_types(base: type[Operation] = Operation) -> dict[str, type]:
-    """Maps the names of all canonical operations to their classes."""
-    types: dict[str, type] = {base.__name__: base}
-    for cls in base.__subclasses__():
-        types.update(_operation_types(cls))
-    return types
-
-
-@dataclass(frozen=True)
-class First:
-    """Selects the first linear call on each path from an input.
-
-    It is looked for through padding, reshaping, joining, Rescaling, Normalization and batch
-    normalisation that could not be folded.
-    """
-
-
-@dataclass(frozen=True)
-class Last:
-    """Selects the last linear call on each path to the explained output."""
-
-
-@dataclass(frozen=True)
-class NonNegativeInput:
-    """Selects calls of some types all of whose inputs are >= 0 for certain."""
-
-    types: tuple[type, ...]
-
-
-@dataclass(frozen=True)
-class After:
-    """Selects calls behind a linear layer of some types.
-
-    The layer is looked for through batch normalisation, reshaping, scaling and poolings.
-    """
-
-    types: tuple[type, ...]
-
-
-@dataclass(frozen=True)
-class UpTo:
-    """Selects linear calls number 0 to `index` from the input (innvestigate's `until`)."""
-
-    index: int
-
-
-# What picks calls: types (of Keras or canonical operations), a name pattern, a place, a function.
-Selector = tuple[type, ...] | type | str | First | Last | NonNegativeInput | After | UpTo | Callable
+# Composites of users take these from here too.
+from tfexplain.selectors import ANY as ANY
+from tfexplain.selectors import BATCH_NORM as BATCH_NORM
+from tfexplain.selectors import DIAGONAL as DIAGONAL
+from tfexplain.selectors import LINEAR as LINEAR
+from tfexplain.selectors import After as After
+from tfexplain.selectors import Last as Last
+from tfexplain.selectors import NonNegativeInput as NonNegativeInput
+from tfexplain.selectors import UpTo as UpTo
 
 
 @dataclass(frozen=True)
@@ -167,7 +100,7 @@ class Composite:
                 raise TypeError(
                     f"A row of a composite is a pair (selector, rule), received {row!r}."
                 )
-            rows.append((_ensure_selector(row[0]), row[1]))
+            rows.append((ensure_selector(row[0]), row[1]))
         object.__setattr__(self, "rows", tuple(rows))
 
     def prepend(self, rows: Iterable[tuple[Selector, Rule]], name: str | None = None) -> Composite:
@@ -180,94 +113,14 @@ class Composite:
         Raises:
             ValueError: If a function is not registered with Keras.
         """
-        rows = [[_selector_config(selector), rule.to_config()] for selector, rule in self.rows]
+        rows = [[selector_config(selector), rule.to_config()] for selector, rule in self.rows]
         return {"name": self.name, "rows": rows}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Composite:
         """Returns the composite that `to_config` described."""
-        rows = [(_selector_from(row[0]), rule_from_config(row[1])) for row in config["rows"]]
+        rows = [(selector_from(row[0]), rule_from_config(row[1])) for row in config["rows"]]
         return cls(config["name"], tuple(rows))
-
-
-def _ensure_selector(selector: Any) -> Any:
-    if isinstance(selector, type):
-        selector = (selector,)
-    if isinstance(selector, tuple | list):
-        selector = tuple(selector)
-        places = (First, Last, NonNegativeInput, After, UpTo)
-        if not all(isinstance(item, type) and item not in places for item in selector):
-            raise TypeError(
-                f"A tuple selector holds types of layers, received {selector!r}; places are "
-                "values, as First()."
-            )
-        return selector
-    place = isinstance(selector, First | Last | NonNegativeInput | After | UpTo)
-    if place or isinstance(selector, str) or callable(selector):
-        return selector
-    raise TypeError(
-        "A selector is a tuple of types, a name pattern, First(), Last() or a function of a call; "
-        f"received {selector!r}."
-    )
-
-
-def _selector_config(selector: Any) -> Any:
-    if isinstance(selector, str):
-        return {"pattern": selector}
-    if isinstance(selector, First | Last):
-        return {"place": type(selector).__name__}
-    if isinstance(selector, NonNegativeInput):
-        return {"nonnegative": [_type_name(cls) for cls in selector.types]}
-    if isinstance(selector, After):
-        return {"after": [_type_name(cls) for cls in selector.types]}
-    if isinstance(selector, UpTo):
-        return {"up_to": selector.index}
-    if isinstance(selector, tuple):
-        return {"types": [_type_name(cls) for cls in selector]}
-    name = keras.saving.get_registered_name(selector)
-    if keras.saving.get_registered_object(name) is not selector:
-        raise ValueError(
-            f"The selector {getattr(selector, '__name__', selector)!r} is not registered. Decorate "
-            "it with @keras.saving.register_keras_serializable() so that it can be saved."
-        )
-    return {"function": name}
-
-
-def _selector_from(config: dict[str, Any]) -> Any:
-    ((kind, value),) = config.items()
-    if kind == "pattern":
-        return value
-    if kind == "place":
-        return {"First": First, "Last": Last}[value]()
-    if kind == "nonnegative":
-        return NonNegativeInput(tuple(_type_named(name) for name in value))
-    if kind == "after":
-        return After(tuple(_type_named(name) for name in value))
-    if kind == "up_to":
-        return UpTo(value)
-    if kind == "types":
-        return tuple(_type_named(name) for name in value)
-    function = keras.saving.get_registered_object(value)
-    if function is None:
-        raise ValueError(f"The selector function {value!r} is not registered in this process.")
-    return function
-
-
-def _type_name(cls: type) -> str:
-    if _operation_types().get(cls.__name__) is cls:
-        return cls.__name__
-    # A class that is not registered has to be in `custom_objects` when it is loaded.
-    return "keras:" + keras.saving.get_registered_name(cls)
-
-
-def _type_named(name: str) -> type:
-    if not name.startswith("keras:"):
-        return _operation_types()[name]
-    name = name.removeprefix("keras:")
-    cls = getattr(keras.layers, name, None) or keras.saving.get_registered_object(name)
-    if cls is None:
-        raise ValueError(f"The layer class {name!r} is not known; register it with Keras.")
-    return cls
 
 
 # --- assigning rules to calls --------------------------------------------------------------------
@@ -310,74 +163,6 @@ def _rows_of(call: Call, rule: Any) -> Iterator[tuple[str, str, str]]:
             yield f"{call.name}/{inner.name}", inner.operation.label, str(rules[inner.name])
 
 
-class _Places:
-    """Finds out where a call lies in its graph."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.first = _first_calls(graph)
-        self.last = _last_calls(graph)
-        linear = [call for call in graph.calls if isinstance(call.operation, Linear)]
-        self.number = {call: number for number, call in enumerate(linear)}
-        self.producer = graph.producer()
-
-    def matches(self, selector: Any, call: Call) -> bool:
-        if isinstance(selector, str):
-            return fnmatch.fnmatchcase(call.name, selector)
-        if isinstance(selector, First):
-            return call in self.first
-        if isinstance(selector, Last):
-            return call in self.last
-        if isinstance(selector, After):
-            return self._follows(call, selector.types)
-        if isinstance(selector, UpTo):
-            return self.number.get(call, selector.index + 1) <= selector.index
-        if isinstance(selector, NonNegativeInput):
-            return isinstance(call.operation, selector.types) and all(call.nonnegative)
-        if isinstance(selector, tuple):
-            return isinstance(call.operation, selector) or isinstance(
-                call.operation.source, selector
-            )
-        return bool(selector(call))
-
-    def _follows(self, call: Call, types: tuple[type, ...]) -> bool:
-        before = self.producer.get(call.inputs[0])
-        while before is not None and before.operation.attached:
-            before = self.producer.get(before.inputs[0])
-        return before is not None and isinstance(before.operation, types)
-
-
-def _first_calls(graph: Graph) -> set[Call]:
-    first, waiting, seen = set(), list(graph.inputs), set()
-    consumers = graph.consumers()
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        for call in consumers[node]:
-            if isinstance(call.operation, Linear):
-                first.add(call)
-            elif call.operation.transparent:
-                waiting.extend(call.outputs)
-    return first
-
-
-def _last_calls(graph: Graph) -> set[Call]:
-    last, waiting, seen = set(), list(graph.outputs), set()
-    producer = graph.producer()
-    while waiting:
-        node = waiting.pop()
-        call = producer.get(node)
-        if call is None or call in seen:
-            continue
-        seen.add(call)
-        if isinstance(call.operation, Linear):
-            last.add(call)
-        else:
-            waiting.extend(call.inputs)
-    return last
-
-
 def assign(
     graph: Graph, composite: Composite, method: str, first_required: bool = False
 ) -> RuleAssignment:
@@ -393,7 +178,7 @@ def assign(
         UnsupportedLayerError: If no row covers a call; the message names all such calls.
         ValueError: If a name pattern of the composite, or a required first layer, concerns no call.
     """
-    places = _Places(graph)
+    places = Places(graph)
     asked = first_required and any(isinstance(row[0], First) for row in composite.rows)
     if asked and not places.first:
         raise ValueError(
@@ -449,7 +234,7 @@ class _Rows:
         named: Name pattern -> whether it concerns a call that its rule can handle.
     """
 
-    def __init__(self, composite: Composite, places: _Places) -> None:
+    def __init__(self, composite: Composite, places: Places) -> None:
         self.composite, self.places = composite, places
         self.named: dict[str, bool] = {}
 

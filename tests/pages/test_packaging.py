@@ -42,6 +42,7 @@ ORDER = (
     "opening",
     "canonizers",
     "rules",
+    "selectors",
     "composites",
     "reverse",
     "results",
