@@ -17,7 +17,7 @@ from tfexplain.composites import (
     routing_rows,
 )
 from tfexplain.layer_types import IDENTITY, OPERATIONS
-from tfexplain.operations import DenseSum, Gate, Opaque, Operation, Scan
+from tfexplain.operations import DenseSum, Gate, Normalization, Opaque, Operation, Scan
 from tfexplain.rules import Gradient, Rule, WSquare, ZPlus
 from tfexplain.rules.gradients import RectifierRule
 
@@ -85,10 +85,17 @@ def table() -> list[tuple[str, ...]]:
     families = _families()
     kinds: dict[type[Operation] | None, list[str]] = {}
     for cls, entry in OPERATIONS.items():
+        if cls.__module__.startswith("tfexplain."):
+            # What tracing records by itself.
+            continue
         module = "ops." if "ops" in cls.__module__.split(".") else ""
         kinds.setdefault(entry.kind, []).append(module + cls.__name__)
     kinds.pop(Opaque)
-    kinds[Opaque] = ["any other layer or operation"]
+    # These have no row of their own: they are recognised in what they compute.
+    kinds[Normalization] = [
+        "LayerNormalization, GroupNormalization, RMSNormalization, UnitNormalization"
+    ]
+    kinds[Opaque] = ["what cannot be opened"]
     rows = [("Keras layers and operations", "treated as", *families)]
     for kind, names in kinds.items():
         listed = ", ".join(names)
@@ -120,8 +127,13 @@ def markdown() -> str:
         "RevealCancel is Rescale inside of cells; RectGrad, patterns and DeepLIFT's ablation "
         "refuse what they would have to change there.",
         "* Batch normalisation is `Affine` only where it cannot be folded into a linear layer.",
-        "* A subclass that overrides `call` counts as another layer. A layer of one tensor may "
-        'declare `relevance_policy = "pass"`.',
+        "* Every other layer or operation is opened: `Lambda`, layers and functions of your own, "
+        "attention and subclassed models are the operations of TensorFlow that they run, which are "
+        "treated as above and have rows of their own in `describe`. What holds a loop or a branch "
+        "of its own, and operations without a rule, such as sorting, are not opened; "
+        "what works across samples or draws random numbers is refused by every method.",
+        "* A subclass that overrides `call` is opened too. A layer of one tensor may "
+        'declare `relevance_policy = "pass"` instead.',
         "* Refusals name every call that has no rule; rows of a composite give it one.",
         "",
     ]

@@ -21,9 +21,13 @@ def test_operations_page_is_current():
 def test_every_kind_of_operation_has_a_policy_in_each_family():
     head, *rows = support.table()
     assert all(len(row) == len(head) and all(row) for row in rows)
-    refused = [row[1] for row in rows if "refused" in row[2:]]
-    # No patterns are fitted inside of recurrent cells.
-    assert refused == ["Scan", "Opaque"]
+    refused = {
+        row[1]: [family for family, cell in zip(head, row, strict=True) if cell == "refused"]
+        for row in rows
+        if "refused" in row
+    }
+    families = ["LRP, excitation BP", "Deep Taylor", "DeepLIFT", "PatternNet, PatternAttribution"]
+    assert refused == {"Normalization": families[1::2], "Opaque": families, "Scan": families[3:]}
 
 
 def _modules_with_examples():
