@@ -333,11 +333,11 @@ def test_signs(kind):
     assert not operation.is_nonnegative((False, False))
 
 
-def test_an_initial_value_is_refused():
-    """It may be larger than every element."""
+def test_an_initial_value_may_be_the_largest():
     model = network([(4,)], lambda x: ops.max(x, axis=-1, keepdims=True, initial=1.0))
-    with pytest.raises(UnsupportedLayerError, match=r"\(Max\)"):
-        create("lrp.z", model)
+    x = np.array([[0.5, 2.0, -1.0, 1.5], [0.5, 0.2, -1.0, 0.9]])
+    found = create("lrp.z", model).analyze(x, target=0)
+    assert found[0, 1] != 0 and not found[0, [0, 2, 3]].any() and not found[1].any()
 
 
 def test_the_smallest_over_axes():

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from tfexplain.errors import Unopened, UnsupportedLayerError
 from tfexplain.numerics import Tensor
-from tfexplain.opening import recognition
+from tfexplain.opening import affine, recognition
+from tfexplain.opening.equations import attributes_of, equation_of
 from tfexplain.opening.parts import Part
 from tfexplain.opening.plans import Made
 from tfexplain.opening.steps import Step, Value
@@ -63,7 +64,6 @@ MOVES = (
     "InvertPermutation ResizeNearestNeighbor"
 ).split()
 LINEAR = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum")
-LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def identity() -> Operation:
@@ -213,7 +213,7 @@ class Planner:
 
         def at(number: float) -> Weight:
             def function(dtype: Any) -> Tensor:
-                return _through(part, chain, x, number, dtype)
+                return affine.through(part, chain, number, dtype)
 
             return function
 
@@ -223,7 +223,7 @@ class Planner:
         )
 
         def scale(dtype: Any) -> Tensor:
-            return _factor(part, chain, x, dtype)
+            return affine.factor(part, chain, dtype)
 
         operation = Shift("scale and shift", scale if scales else None, at(0) if shifts else None)
         return [*copies, Made(operation, [inside], [value], kind="affine")]
@@ -335,7 +335,7 @@ class Planner:
             return self._convolution(value)
         if step.kind not in LINEAR:
             return None
-        equation = _equation(step)
+        equation = equation_of(step)
         if equation is None:
             return None
         part, (first, second) = self.part, step.inputs
@@ -390,7 +390,7 @@ class Planner:
     def _convolution(self, value: Value) -> Made | None:
         part, step = self.part, value.step
         x, kernel = step.inputs
-        get = _attributes(step)
+        get = attributes_of(step)
         last = get("data_format", b"NHWC") in (b"NHWC", b"NDHWC")
         padding = get("padding", b"").decode().lower()
         if not part.is_signal(x) or not part.is_constant(kernel) or not last or not x.shape:
@@ -459,7 +459,7 @@ class Planner:
 
     def _pooling(self, step: Step) -> list[Made]:
         (x,) = step.inputs
-        get = _attributes(step)
+        get = attributes_of(step)
         if get("data_format", b"NHWC") not in (b"NHWC", b"NDHWC"):
             return [self._replayed(step, OpenedOpaque)]
         size, strides = get("ksize")[1:-1], get("strides")[1:-1]
@@ -572,100 +572,6 @@ def _merged(step: Step, count: int) -> Operation | None:
     if step.kind in ("Maximum", "Minimum"):
         return (Maximum if step.kind == "Maximum" else Minimum)(step.kind)
     return None
-
-
-def _through(part: Part, chain: Sequence[Step], x: Value, number: float, dtype: Any) -> Tensor:
-    """Returns what a chain of steps makes of one number everywhere, with the axes of weights."""
-    name = tf.as_dtype(dtype).name
-    current = tf.constant(number, name)
-    for step in reversed(chain):
-        signal = part.signals(step)[0]
-        given = [current if value is signal else part.weight(value)(name) for value in step.inputs]
-        current = _AFFINE[step.kind](*given)
-    return current
-
-
-def _factor(part: Part, chain: Sequence[Step], x: Value, dtype: Any) -> Tensor:
-    """Returns the product of the factors of a chain."""
-    name = tf.as_dtype(dtype).name
-    factor = tf.ones((), name)
-    for step in reversed(chain):
-        signal = part.signals(step)[0]
-        others = [part.weight(value)(name) for value in step.inputs if value is not signal]
-        if step.kind == "Mul":
-            factor = factor * others[0]
-        elif step.kind in ("RealDiv", "Div"):
-            factor = factor / others[0]
-        elif step.kind == "Neg" or (step.kind == "Sub" and step.inputs[1] is signal):
-            factor = -factor
-    return factor
-
-
-_AFFINE: dict[str, Callable[..., Tensor]] = {
-    "Mul": lambda a, b: a * b,
-    "AddV2": lambda a, b: a + b,
-    "Add": lambda a, b: a + b,
-    "BiasAdd": lambda a, b: a + b,
-    "Sub": lambda a, b: a - b,
-    "RealDiv": lambda a, b: a / b,
-    "Div": lambda a, b: a / b,
-    "Neg": lambda a: -a,
-}
-
-
-def _attributes(step: Step) -> Callable[..., Any]:
-    return step.attributes.get
-
-
-def _equation(step: Step) -> tuple[str, str, str] | None:
-    """Returns the letters of a product's factors and result; None where it has none."""
-    if len(step.inputs) != 2:
-        return None
-    first, second = (value.shape for value in step.inputs)
-    result = step.outputs[0].shape
-    if first is None or second is None or result is None:
-        return None
-    get = _attributes(step)
-    if step.kind == "Einsum":
-        return _spelled(get("equation").decode(), first, second, result)
-    flags = ("transpose_a", "transpose_b") if step.kind == "MatMul" else ("adj_x", "adj_y")
-    inner, rows, columns = "xyz"
-    left = [rows, inner] if not get(flags[0]) else [inner, rows]
-    right = [inner, columns] if not get(flags[1]) else [columns, inner]
-    batch = LETTERS[: len(result) - 2]
-    letters, spare = [], iter(LETTERS[26:])
-    for shape, last in ((first, left), (second, right)):
-        own = []
-        for axis, letter in enumerate(batch[len(batch) - len(shape) + 2 :]):
-            place = axis + len(batch) - len(shape) + 2
-            one = shape[axis] == 1 and result[place] != 1
-            own.append(next(spare) if one else letter)
-        letters.append("".join([*own, *last]))
-    return letters[0], letters[1], batch + rows + columns
-
-
-def _spelled(
-    equation: str, first: tuple, second: tuple, result: tuple
-) -> tuple[str, str, str] | None:
-    """Returns an equation with letters in place of dots."""
-    given, _, out = equation.replace(" ", "").partition("->")
-    left, right = given.split(",")
-    spare = [letter for letter in LETTERS if letter not in equation]
-
-    def full(letters: str, shape: tuple) -> str:
-        if "..." not in letters:
-            return letters
-        count = len(shape) - len(letters) + 3
-        return letters.replace("...", "".join(spare[: len(result)][len(result) - count :]))
-
-    left, right, out = full(left, first), full(right, second), full(out, result)
-    whole = all(len(set(part)) == len(part) for part in (left, right, out))
-    sizes: dict[str, Any] = {}
-    for letters, shape in ((left, first), (right, second)):
-        for letter, size in zip(letters, shape, strict=True):
-            if sizes.setdefault(letter, size) != size and 1 in (size, sizes[letter]):
-                return None
-    return (left, right, out) if whole else None
 
 
 def _written(part: Part, value: Value, element: Value) -> str:
