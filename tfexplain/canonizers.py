@@ -7,6 +7,7 @@ linear layer, and a final softmax or sigmoid left out. Each step returns a new g
 from __future__ import annotations
 
 import types
+from collections.abc import Collection
 from dataclasses import replace
 
 import keras
@@ -22,14 +23,18 @@ from tfexplain.operations import (
     Activation,
     Additive,
     Affine,
+    Bystander,
     Linear,
     Lookup,
     Opaque,
     Operation,
+    Product,
+    Quotient,
     Rearrangement,
     Replay,
     Scaling,
     Slot,
+    TensorProduct,
 )
 from tfexplain.operations.elementwise import activation_of
 from tfexplain.operations.structure import MergedTime
@@ -123,15 +128,19 @@ def to_canonical(graph: Graph) -> Graph:
     renamed: dict[Node, Node] = {}
     calls: list[Call] = []
     names: dict[str, Node] = {}
+    beside: set[Node] = set()
     for call in graph.calls:
         inputs = tuple(renamed.get(node, node) for node in call.inputs)
         operands = tuple(renamed.get(node, node) for node in call.operands)
         call = replace(call, inputs=inputs, operands=operands)
-        made = _canonical(call)
+        made = _canonical(call, beside)
         if made is IDENTITY:
             renamed[call.outputs[0]] = inputs[0]
             continue
         calls += made
+        for inner in made:
+            if isinstance(inner.operation, Bystander):
+                beside.update(inner.outputs)
         # The layers and operations inside of what was opened have names too.
         for inner in made:
             output = inner.outputs[0]
@@ -148,8 +157,13 @@ def to_canonical(graph: Graph) -> Graph:
     )
 
 
-def _canonical(call: Call) -> list[Call] | None:
-    """Returns the canonical calls of a call of Keras; `IDENTITY` if it does nothing."""
+def _canonical(call: Call, beside: Collection[Node] = ()) -> list[Call] | None:
+    """Returns the canonical calls of a call of Keras; `IDENTITY` if it does nothing.
+
+    Args:
+        call: The call.
+        beside: Tensors that no relevance goes through.
+    """
     operation: Operation | None
     if isinstance(call.operation, Operation):
         return [call]
@@ -163,7 +177,15 @@ def _canonical(call: Call) -> list[Call] | None:
         # These are numbers of tokens: what is computed of integers alone is floating by now.
         operation = Opaque.from_call(call)
     if isinstance(operation, Opaque):
-        return _opened(call, operation)
+        signals = any(node.floating and node not in beside for node in call.inputs)
+        if signals and not any(node.floating for node in call.outputs):
+            # Comparisons and integers: what reads them is refused where that matters.
+            return [replace(call, operation=operation)]
+        return _opened(call, operation, beside)
+    multiplies = isinstance(operation, Product | Quotient | TensorProduct)
+    if multiplies and any(node in beside for node in call.inputs):
+        # The factor that has no relevance is one of the sample, and no half of it.
+        return _opened(call, Opaque.from_call(call), beside)
     activation = operation.activation
     if activation in (None, keras.activations.linear):
         return [replace(call, operation=operation)]
@@ -181,7 +203,7 @@ def _canonical(call: Call) -> list[Call] | None:
     return [*calls, after]
 
 
-def _opened(call: Call, opaque: Opaque) -> list[Call]:
+def _opened(call: Call, opaque: Operation, beside: Collection[Node] = ()) -> list[Call]:
     """Returns what a call without a rule computes inside; itself where it cannot be opened."""
 
     def canonical(inner: Call) -> list[Call]:
@@ -192,7 +214,8 @@ def _opened(call: Call, opaque: Opaque) -> list[Call]:
         return made
 
     try:
-        return opened(call, _has_rule, canonical)
+        places = [place for place, node in enumerate(call.reads) if node in beside]
+        return opened(call, _has_rule, canonical, places)
     except Unopened as error:
         if not call.name:
             # A whole model as one call would have the rules of gradients in silence.

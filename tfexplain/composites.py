@@ -199,6 +199,9 @@ def assign(
         else:
             found = rows.first(call)
             offenders += [call] if found is None else []
+        if isinstance(found, DifferenceRule) and call.operation.follows_signal:
+            # At the baseline its conditions or integers would be others.
+            offenders.append(call)
         if found is not None:
             rules[call] = found
     if offenders:
@@ -292,7 +295,9 @@ def _means(selector: Selector, call: Call) -> bool:
 def _refusal(offenders: list[Call], method: str) -> str:
     lines = [f"{method} has no rule for {len(offenders)} call(s) of this model:"]
     for call in offenders:
-        why = getattr(call.operation, "refusal", "")
+        why = call.operation.refusal
+        if call.operation.follows_signal:
+            why = why or "it reads conditions or integers that are computed of the input"
         lines.append(f"  {call.name} ({call.operation.label}{': ' if why else ''}{why})")
     lines.append(
         "Relevance is not sent through operations without a rule. Use a gradient method, or give "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -64,6 +64,35 @@ def check_replay(
             "layer may depend on the batch, on random numbers or on its own state."
         )
     return True
+
+
+def check_samples(
+    run: Callable[[list[np.ndarray]], np.ndarray], arrays: Sequence[np.ndarray], name: str
+) -> None:
+    """Refuses models whose output for a sample depends on the others of its batch.
+
+    Args:
+        run: Returns the replayed output of a batch.
+        arrays: One array (n, *shape) per input.
+        name: The model's.
+
+    Raises:
+        UnsupportedModelError: If a sample alone has another output than beside a second one.
+    """
+    first = [array[:1] for array in arrays]
+    # A single sample gets another one beside it: itself, backwards.
+    second = [a[1:2] if len(a) > 1 else np.flip(a, axis=tuple(range(1, a.ndim))) for a in arrays]
+    alone = np.concatenate([run(first), run(second)])
+    both = run([np.concatenate(pair) for pair in zip(first, second, strict=True)])
+    finite = np.isfinite(alone) & np.isfinite(both)
+    error = np.abs(alone - both)[finite].max(initial=0)
+    scale = np.abs(alone)[finite].max(initial=0)
+    if error > 1e-3 * scale + 1e-6:
+        raise UnsupportedModelError(
+            f"The output of {name!r} for a sample depends on the other samples of its batch: it "
+            f"changes by {error:.3g}, the largest output is {scale:.3g}. A layer works across "
+            "samples; explain a copy of the model without it."
+        )
 
 
 def check_overflow(

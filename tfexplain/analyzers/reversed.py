@@ -22,7 +22,12 @@ from tfexplain.analyzers.arrays import (
 )
 from tfexplain.analyzers.base import Analyzer
 from tfexplain.analyzers.capabilities import BackwardPass, Place
-from tfexplain.analyzers.replay import check_overflow, check_replay, half_precisions
+from tfexplain.analyzers.replay import (
+    check_overflow,
+    check_replay,
+    check_samples,
+    half_precisions,
+)
 from tfexplain.analyzers.sides import NEGATIVE_SIDE
 from tfexplain.canonizers import (
     canonize,
@@ -86,6 +91,8 @@ class GraphAnalyzer(Analyzer):
         **common: See `Analyzer`.
     """
 
+    _is_opened: bool = False
+
     def __init__(self, model: keras.Model, *, batch_norm: str = "fold", **common: Any) -> None:
         super().__init__(model, **common)
         choice("batch_norm", batch_norm, ("fold", "rule"))
@@ -122,7 +129,11 @@ class GraphAnalyzer(Analyzer):
         """Returns the canonical graph of the model."""
         traced = trace(self.user_model)
         check_replayable(traced)
-        return canonize(traced, fold_batch_norm=fold_batch_norm)
+        graph = canonize(traced, fold_batch_norm=fold_batch_norm)
+        known = {call.name for call in traced.calls}
+        # What layers of the user's do with the axis of samples, no name says.
+        self._is_opened = any(call.name.partition(":")[0] not in known for call in graph.calls)
+        return graph
 
     def _check_inputs(self) -> None:
         """Says which inputs get no relevance because they are masks or indices.
@@ -161,6 +172,8 @@ class GraphAnalyzer(Analyzer):
             check_overflow(self.user_model, arrays, outputs, self._explained)
         if self._replay_checked:
             return
+        if self._is_opened and all(node.batch is None for node in self.graph.inputs):
+            check_samples(self._outputs, arrays, str(self.user_model.name))
         if self.side == NEGATIVE_SIDE:
             # As the model itself has it.
             outputs = 1 - outputs if self.output_activation == "keep" else -outputs

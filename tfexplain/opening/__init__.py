@@ -8,6 +8,8 @@ each operation of TensorFlow becomes a canonical one (`table`), and these become
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tfexplain.opening.building import Builder, Canonical
 from tfexplain.opening.parts import Part
 from tfexplain.opening.steps import IsKnown, trace_call
@@ -16,16 +18,19 @@ from tfexplain.operations import Call
 __all__ = ["opened"]
 
 
-def opened(call: Call, is_known: IsKnown, canonical: Canonical) -> list[Call]:
+def opened(
+    call: Call, is_known: IsKnown, canonical: Canonical, beside: Collection[int] = ()
+) -> list[Call]:
     """Returns the canonical calls of what a call computes inside.
 
     Args:
         call: A call of Keras that has no rule of its own.
         is_known: Tells whether a layer inside of it has one.
         canonical: Makes canonical calls of a layer that has.
+        beside: Numbers of the floating tensors it reads that relevance does not go through.
 
     Raises:
         Unopened: If it holds what cannot be opened; the message says only why.
         UnsupportedLayerError: If it cannot be explained at all: it mixes samples, or is random.
     """
-    return Builder(Part(trace_call(call, is_known)), call, canonical).build()
+    return Builder(Part(trace_call(call, is_known), beside), call, canonical).build()

@@ -106,6 +106,8 @@ class Builder:
 
     def _emit(self, one: Made) -> None:
         step = one.outputs[0].step
+        if self.part.follows_signal(one.operands):
+            one.operation.follows_signal = True
         name = self._name(step.path, one.kind or step.kind)
         inputs = tuple(
             self._node(value) if self.part.is_signal(value) else self._operand(value)

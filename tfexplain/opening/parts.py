@@ -29,6 +29,7 @@ class Part:
 
     Args:
         traced: The steps.
+        beside: Numbers of the floating inputs that relevance does not go through.
 
     Attributes:
         dtype: The precision in which functions compute.
@@ -38,9 +39,10 @@ class Part:
         outputs: What the call returns.
     """
 
-    def __init__(self, traced: Traced) -> None:
+    def __init__(self, traced: Traced, beside: Collection[int] = ()) -> None:
         self.traced = traced
         self.dtype = "float32"
+        self._beside = frozenset(beside)
         self.kinds: dict[Value, int] = {}
         self.readers: dict[Value, list[Step]] = {}
         self.place = {step: place for place, step in enumerate(traced.steps)}
@@ -53,14 +55,17 @@ class Part:
                 self.readers.setdefault(value, []).append(step)
             kind = self._kind(step)
             self.kinds.update(dict.fromkeys(step.outputs, kind))
-            reads = step.kind == "Capture" or any(self._reads_variables[v] for v in step.inputs)
+            # Large constants are captured as variables are.
+            reads = any(value.dtype == tf.resource for value in step.outputs)
+            reads |= any(self._reads_variables[v] for v in step.inputs)
             self._reads_variables.update(dict.fromkeys(step.outputs, reads))
             self._hand_on(step)
         self.outputs = [self._handed_on.get(value, value) for value in traced.outputs]
 
     def _kind(self, step: Step) -> int:
         if step.kind == "Input":
-            return SIGNAL if step.outputs[0].floating else BYSTANDER
+            is_signal = step.outputs[0].floating and step.held not in self._beside
+            return SIGNAL if is_signal else BYSTANDER
         if step.kind.startswith(RANDOM):
             raise UnsupportedLayerError(f"it draws random numbers ({step.kind})")
         kinds = [self.kinds[value] for value in step.inputs]
@@ -72,6 +77,8 @@ class Part:
             return CONSTANT if known else SIZES
         if self.is_lookup(step):
             return SIGNAL
+        if kind == SIGNAL and any(value.dtype.is_complex for value in step.outputs):
+            raise Unopened("it computes with complex numbers")
         if kind == SIGNAL and not any(value.floating for value in step.outputs):
             return BYSTANDER
         return kind
@@ -80,7 +87,7 @@ class Part:
         """Tells whether integers of the samples select rows of a table of weights."""
         if step.kind == "Keras":
             is_embedding = isinstance(step.held.layer, keras.layers.Embedding)
-            return is_embedding and self.uncast(step.inputs[0]).step.kind == "Input"
+            return is_embedding and self.token_of(step.inputs[0]) is not None
         if step.kind not in LOOKUPS or not step.outputs[0].floating:
             return False
         table, indices = step.inputs[:2]
@@ -91,6 +98,11 @@ class Part:
         while value.step.kind == "Cast" and value.step.inputs[0].dtype.is_integer:
             (value,) = value.step.inputs
         return value
+
+    def follows_signal(self, values: Iterable[Value]) -> bool:
+        """Tells whether bystanders are computed of the signal itself, and not of its sizes."""
+        kinds = [value for value in values if self.kinds[value] == BYSTANDER]
+        return any(self.is_signal(source) for value in kinds for source in self.sources(value))
 
     def token_of(self, value: Value) -> Value | None:
         """Returns the integer input that a value is computed from, one by one; None for others."""

@@ -25,6 +25,8 @@ ELEMENTWISE = frozenset([*UNARY, *BINARY])
 CONDITIONS = frozenset(
     "Greater GreaterEqual Less LessEqual Equal NotEqual LogicalAnd LogicalOr LogicalNot".split()
 )
+# What may stand beside the signal in a function of single elements.
+OF_ELEMENTS = CONDITIONS | ELEMENTWISE | {"Cast"}
 AFFINE = frozenset("Mul AddV2 Add BiasAdd Sub RealDiv Div Neg".split())
 REDUCTIONS = ("Mean", "Sum")
 ROOTS = ("Rsqrt", "Sqrt")
@@ -52,8 +54,8 @@ def element_of(part: Part, value: Value) -> Value | None:
         last = max(waiting, key=part.order)
         if len(waiting) == 1:
             return last if part.is_signal(last) and last.shape == value.shape else None
-        inner = is_elementwise(part, last) or last.step.kind in CONDITIONS
-        if not inner:
+        beside = not part.is_signal(last) and last.step.kind in OF_ELEMENTS
+        if not (is_elementwise(part, last) or beside) or last.shape != value.shape:
             return None
         waiting.remove(last)
         waiting.update(_read(part, last.step))
@@ -62,20 +64,14 @@ def element_of(part: Part, value: Value) -> Value | None:
 
 def _read(part: Part, step: Step) -> list[Value]:
     """Returns what a step reads of the signal, also through conditions."""
-    read: dict[Value, None] = {}
-    for value in step.inputs:
-        condition = value.step.kind in CONDITIONS
-        if part.is_signal(value) or (condition and _depends(part, value)):
-            read[value] = None
-    return list(read)
+    return [v for v in dict.fromkeys(step.inputs) if part.is_signal(v) or _depends(part, v)]
 
 
 def _depends(part: Part, value: Value) -> bool:
-    """Tells whether a condition is one of values that relevance goes through."""
-    return any(
-        part.is_signal(source) or (source.step.kind in CONDITIONS and _depends(part, source))
-        for source in value.step.inputs
-    )
+    """Tells whether what stands beside the signal is computed of it, element by element."""
+    if part.is_constant(value) or value.step.kind not in OF_ELEMENTS:
+        return False
+    return any(part.is_signal(v) or _depends(part, v) for v in value.step.inputs)
 
 
 def logits_of(part: Part, value: Value) -> Value | None:
@@ -167,33 +163,28 @@ def _normalization(part: Part, root: Value) -> Normalization | None:
 
 
 def _origin_of_squares(part: Part, statistic: Value) -> Value | None:
-    """Returns the x of which a statistic is a sum of squares; None if it is none."""
-    squares = False
-    waiting, seen = {statistic}, set()
+    """Returns the x of which a statistic is quadratic: sums of squares; None if it is none."""
+    # Whether something behind a value squares it.
+    squared = {statistic: False}
+    waiting = {statistic}
     while waiting:
         last = max(waiting, key=part.order)
-        kind = last.step.kind
-        inner = kind in (*REDUCTIONS, "StopGradient", "Reshape", "Square", "SquaredDifference")
-        inner = inner or kind in ("Mul", "Sub", "AddV2", "Neg", "Squeeze", "ExpandDims")
-        if len(waiting) == 1 and squares and not (inner and _is_inside(part, last)):
+        step, kind = last.step, last.step.kind
+        if len(waiting) == 1 and squared[last] and not _centres(part, last):
             return last
-        if not inner:
+        signals = part.signals(step)
+        squares = kind in ("Square", "SquaredDifference")
+        squares |= kind == "Mul" and step.inputs[0] is step.inputs[1]
+        scales = kind in ("Mul", "RealDiv") and len(signals) == 1 and not squares
+        inner = kind in (*REDUCTIONS, "StopGradient", "Reshape", "Squeeze", "ExpandDims")
+        inner = inner or kind in ("Sub", "AddV2", "Neg") or squares or scales
+        if not inner or (squares and squared[last]):
             return None
-        signals = part.signals(last.step)
-        squares |= kind in ("Square", "SquaredDifference")
-        squares |= kind == "Mul" and last.step.inputs[0] is last.step.inputs[1]
         waiting.remove(last)
-        seen.add(last)
+        for value in signals:
+            squared[value] = squared.get(value, False) or squared[last] or squares
         waiting.update(signals)
-        if len(waiting) == 1 and squares and waiting.isdisjoint(seen):
-            (candidate,) = waiting
-            if not _centres(part, candidate):
-                return candidate
     return None
-
-
-def _is_inside(part: Part, value: Value) -> bool:
-    return _centres(part, value)
 
 
 def _centres(part: Part, value: Value) -> bool:

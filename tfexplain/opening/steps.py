@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras import tree
+from keras.src.backend import set_keras_mask
 from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
@@ -117,9 +118,11 @@ def trace_call(call: Call, is_known: IsKnown) -> Traced:
     specs = [tf.TensorSpec(_traced_shape(node), node.dtype) for node in call.reads]
     with TRACING, _recorded_layers(call.operation, is_known) as layers:
         try:
-            traced = tf.function(
-                lambda *tensors: tree.flatten(replay(*tensors)), autograph=False
-            ).get_concrete_function(*specs)
+            # Losses that layers note are no business of the user's model.
+            with keras.StatelessScope(collect_losses=True):
+                traced = tf.function(
+                    lambda *tensors: tree.flatten(replay(*tensors)), autograph=False
+                ).get_concrete_function(*specs)
         except Exception as error:  # whatever a layer of the user's raises for symbolic tensors
             raise Unopened(
                 f"it cannot be traced into a graph: {type(error).__name__}: {error}"
@@ -304,7 +307,7 @@ def _recorded_layers(outer: keras.Operation, is_known: IsKnown) -> Iterator[Reco
             outputs = tree.flatten(results)
             if all(map(tf.is_symbolic_tensor, outputs)):
                 # Tensors of their own: a layer may return what it was given.
-                outputs = [tf.identity(tensor) for tensor in outputs]
+                outputs = [_copied(tensor) for tensor in outputs]
                 record.outputs.extend(outputs)
                 recorded.layers.append(record)
                 return tree.pack_sequence_as(results, outputs)
@@ -318,6 +321,14 @@ def _recorded_layers(outer: keras.Operation, is_known: IsKnown) -> Iterator[Reco
             yield recorded
     finally:
         keras.layers.Layer.__call__ = original
+
+
+def _copied(tensor: Any) -> Any:
+    """Returns another tensor of the same values and the same mask."""
+    copy, mask = tf.identity(tensor), getattr(tensor, "_keras_mask", None)
+    if mask is not None:
+        set_keras_mask(copy, mask)
+    return copy
 
 
 def _recorded(
@@ -336,7 +347,9 @@ def _recorded(
         tensors.append(leaf)
         return Slot(len(tensors) - 1)
 
-    arguments = tree.map_structure(slot, (args, kwargs))
+    # Keras takes these from everyone, also for layers that do not know them.
+    given = {k: v for k, v in kwargs.items() if k != "training" and (k != "mask" or v is not None)}
+    arguments = tree.map_structure(slot, (args, given))
     masked = any(getattr(tensor, "_keras_mask", None) is not None for tensor in tensors)
     masked |= any("mask" in name for name in _tensors_by_name(layer, arguments))
     trains = kwargs.get("training") not in (None, False)

@@ -39,6 +39,7 @@ from tfexplain.operations.normalizations import Normalization
 from tfexplain.operations.opened import (
     Moved,
     OpenedOpaque,
+    Recoding,
     Reshaped,
     Shift,
     StopGradient,
@@ -90,9 +91,15 @@ class Planner:
         """
         part = self.part
         if step.kind == "Keras":
-            lookup = part.is_lookup(step)
-            inputs = list(map(part.uncast, step.inputs)) if lookup else list(step.inputs)
-            return [Made(identity(), inputs, list(step.outputs))]
+            if not part.is_lookup(step):
+                return [Made(identity(), list(step.inputs), list(step.outputs))]
+            number = part.uncast(step.inputs[0])
+            made = [Made(identity(), [number], list(step.outputs))]
+            token = part.token_of(number)
+            if token is None or token is number:
+                return made
+            recoding = Recoding(number.step.kind, part.function([number], [token]))
+            return [Made(recoding, [token], [number]), *made]
         value = step.outputs[0]
         if value in self.normalizations:
             return [self._normalization(self.normalizations[value])]
@@ -138,7 +145,7 @@ class Planner:
 
     def _function_of(self, value: Value, element: Value) -> Made:
         """Returns one function of single elements."""
-        operands = self.part.operands([value], [element], through=recognition.CONDITIONS)
+        operands = self.part.operands([value], [element], through=recognition.OF_ELEMENTS)
         function = self.part.function([value], [element, *operands], any_shape=True)
         name = None
         if not operands:
@@ -183,14 +190,12 @@ class Planner:
         other = next(v for v in step.inputs if v is not x)
         if step.kind in ("RealDiv", "Div") and other is step.inputs[0]:
             return self._elementwise(step)
-        if not self._is_weight(other) or step.kind == "Neg":
-            return self._scaling(step, x)
-        linear = self._linear_before(step, x) if step.kind in ("AddV2", "Add", "BiasAdd") else []
-        return linear or self._shift(value)
-
-    def _is_weight(self, value: Value) -> bool:
-        """Tells whether something is learned: scalings by numbers are units, and no parameters."""
-        return self.part.is_parameter(value)
+        adds = step.kind in ("AddV2", "Add", "BiasAdd") and part.is_constant(other)
+        linear = self._linear_before(step, x) if adds else []
+        # What is learned is a weight; scalings by numbers are units, and no parameters.
+        if linear or not part.is_parameter(other):
+            return linear or self._scaling(step, x)
+        return self._shift(value)
 
     def _scaling(self, step: Step, x: Value) -> list[Made]:
         (value,) = step.outputs
@@ -464,6 +469,9 @@ class Planner:
             return [self._replayed(step, OpenedOpaque)]
         size, strides = get("ksize")[1:-1], get("strides")[1:-1]
         padding = get("padding").decode().lower()
+        outside = {get(name)[place] for name in ("ksize", "strides") for place in (0, -1)}
+        if outside != {1} or padding not in ("same", "valid"):
+            return [self._replayed(step, OpenedOpaque)]
         operation: Operation
         if step.kind.startswith("Max"):
             operation = MaxPooling(step.kind, size, strides, padding, True, None)

@@ -74,6 +74,9 @@ class Operation:
         linear: The sum of two inputs gives the sum of their outputs.
         rectifies: It is 0 for every x <= 0; of `elementwise.RECTIFIERS` that is so without a slope
             below 0.
+        refusal: Why it could not be opened; empty if that was not tried.
+        follows_signal: Some operands are computed of tensors with relevance, and not of their sizes
+            alone: conditions, integers.
         operands: Tensors of this forward pass that it reads beside its inputs, and that get no
             relevance; none until they are `bound`.
     """
@@ -85,6 +88,8 @@ class Operation:
     numeric: ClassVar[bool] = False
     linear: ClassVar[bool] = False
     rectifies: bool = False
+    refusal: str = ""
+    follows_signal: bool = False
     operands: tuple[Tensor, ...] = ()
     # The operation without operands, of one that was bound.
     _unbound: Operation

@@ -12,13 +12,7 @@ from tfexplain.operations.base import Operation
 
 
 class Opaque(Operation):
-    """An operation of which only the gradient is known: relevance methods refuse it.
-
-    Attributes:
-        refusal: Why it could not be opened; empty if that was not tried.
-    """
-
-    refusal = ""
+    """An operation of which only the gradient is known: relevance methods refuse it."""
 
     def __init__(
         self, label: str, function: Callable, source: keras.Operation | None = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfexplain.numerics import Tensor, expand, pull_each, shape_of, swapped
+from tfexplain.numerics import Tensor, pull_each, shape_of, swapped
 from tfexplain.operations.base import Diagonal, Movement
 from tfexplain.operations.calls import as_list
 from tfexplain.operations.elementwise import Activation, SumOfTensors
@@ -132,9 +132,13 @@ class Shift(SumOfTensors, Diagonal):
         return y if self.shift is None else y + self.shift(x.dtype)
 
     def factor(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Returns the scale."""
-        dtype = inputs[0].dtype
-        return tf.ones((), dtype) if self.scale is None else self.scale(dtype)
+        """Returns the scale, with as many axes as the input."""
+        (x,) = inputs
+        if self.scale is None:
+            return tf.ones([1] * len(x.shape), x.dtype)
+        scale = self.scale(x.dtype)
+        missing = len(x.shape) - len(scale.shape)
+        return tf.reshape(scale, [1] * missing + scale.shape.as_list())
 
     def factors(self, inputs: Sequence[Tensor]) -> Sequence[Tensor | float]:
         """Returns the scale, the factor of the only input."""
@@ -143,14 +147,6 @@ class Shift(SumOfTensors, Diagonal):
     def bias(self, inputs: Sequence[Tensor]) -> Tensor | None:
         """Returns the shift."""
         return None if self.shift is None else self.shift(inputs[0].dtype)
-
-    def gradient(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevances: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
-        """Multiplies by the factor."""
-        factor = self.factor(inputs)
-        same = len(factor.shape) == len(inputs[0].shape)
-        return (relevances[0] * (expand(factor) if same else factor),)
 
     def equal_shares(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relevance: Tensor
