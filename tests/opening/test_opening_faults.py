@@ -262,3 +262,38 @@ def test_deep_lift_with_comparisons_of_keras_is_refused_by_name():
     model = keras.Model(x, layers.Dense(2)(h))
     with pytest.raises(UnsupportedLayerError, match="[Gg]reater"):
         create_analyzer("deep_lift.rescale", model)
+
+
+class Positions(layers.Layer):
+    """Returns the vectors of positions alone, which another layer adds."""
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(9, shape[-1]))
+
+    def call(self, x):
+        return tf.broadcast_to(self.table[: tf.shape(x)[1]], tf.shape(x))
+
+
+@pytest.mark.parametrize("name", ["deep_lift.rescale", "deep_lift.reveal_cancel"])
+def test_positions_make_no_difference(name):
+    inputs = keras.Input((None, 4))
+    h = layers.Add()([inputs, Positions()(inputs)])
+    h = layers.GlobalAveragePooling1D()(layers.Dense(5, activation="relu")(h))
+    model = keras.Model(inputs, layers.Dense(3)(h))
+    rng = np.random.default_rng(8)
+    for weight in model.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    assert_complete(model, rng.normal(size=(2, 6, 4)), name)
+    lrp = create_analyzer("lrp.epsilon", model, dtype="float64")
+    assert float(np.abs(lrp.ledger(rng.normal(size=(2, 6, 4)), 1)["lost"]).max()) < 1e-12
+
+
+def test_masks_of_sizes_are_the_same_at_the_baseline():
+    def causal(z):
+        length = tf.shape(z)[1]
+        places = tf.range(length)
+        scores = tf.einsum("bid,bjd->bij", z, z)
+        return tf.nn.softmax(tf.where(places[None] <= places[:, None], scores, -1e9)) @ z
+
+    model, x = network(causal)
+    assert_complete(model, x)

@@ -101,8 +101,16 @@ class Part:
 
     def follows_signal(self, values: Iterable[Value]) -> bool:
         """Tells whether bystanders are computed of the signal itself, and not of its sizes."""
-        kinds = [value for value in values if self.kinds[value] == BYSTANDER]
-        return any(self.is_signal(source) for value in kinds for source in self.sources(value))
+        waiting, seen = list(values), set()
+        while waiting:
+            value = waiting.pop()
+            if value in seen or self.kinds[value] != BYSTANDER:
+                continue
+            seen.add(value)
+            if any(map(self.is_signal, value.step.inputs)):
+                return True
+            waiting.extend(value.step.inputs)
+        return False
 
     def token_of(self, value: Value) -> Value | None:
         """Returns the integer input that a value is computed from, one by one; None for others."""

@@ -182,6 +182,9 @@ class DifferenceNetwork(ReversedNetwork):
         **options: See `ReversedNetwork`.
     """
 
+    # They are the same in both passes.
+    sees_bystanders = False
+
     def __init__(
         self,
         graph: Graph,
@@ -309,7 +312,9 @@ class DifferenceNetwork(ReversedNetwork):
         """Returns D+ and D- of a tensor, made when they are first asked for."""
         if node not in tensors.parts:
             call = self._producers.get(node)
-            if call is None or node in self._sources:
+            if call is not None and isinstance(call.operation, Bystander):
+                made = {node: self._parts_of_input(tensors[node], tensors[node])}
+            elif call is None or node in self._sources:
                 made = {node: self._parts_of_input(tensors[node], tensors.baseline[node])}
             else:
                 known = {"parts": self._parts_of_inputs(call, tensors)}
@@ -380,7 +385,7 @@ def _num_multipliers(
     counts = {start: 1}
     for call in reversed(graph.calls):
         arriving = [counts[node] for node in call.outputs if node in counts]
-        if arriving:
+        if arriving and not isinstance(call.operation, Bystander):
             for node in call.inputs:
                 counts[node] = max(counts.get(node, 1), rules[call].leaving(max(arriving)))
     return counts

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -61,6 +61,9 @@ class ReversedNetwork:
         vanishing: Calls at whose negative outputs no relevance arrives.
         derived: Compiled functions that others made of this network, to be freed with it.
     """
+
+    # Whether what arrives at bystanders, such as positions, is more than nothing.
+    sees_bystanders: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -244,6 +247,8 @@ class ReversedNetwork:
 
         for call in reversed(self.graph.calls):
             if not any(arriving[node] for node in call.outputs):
+                continue
+            if not self.sees_bystanders and isinstance(call.operation, Bystander):
                 continue
             outgoing = []
             for node in call.outputs:
