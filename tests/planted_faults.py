@@ -84,12 +84,12 @@ FAULTS = (
     ),
     Fault(
         "linear_weights",
-        "operations/linear.py",
-        """        return tf.cast(tf.convert_to_tensor(self.source.kernel), dtype)
+        "operations/weights.py",
+        """    return tf.cast(tf.convert_to_tensor(value), dtype)
 """,
-        """        with tf.init_scope():
-            kernel = tf.constant(self.source.kernel.numpy())
-        return tf.cast(kernel, dtype)
+        """    with tf.init_scope():
+        kept = tf.constant(value.numpy())
+    return tf.cast(kept, dtype)
 """,
         "stale weights: those of the first call stay in the graph",
         (
@@ -437,7 +437,7 @@ FAULTS = (
     ),
     Fault(
         "until",
-        "composites.py",
+        "selectors.py",
         "return self.number.get(call, selector.index + 1) <= selector.index",
         "return self.number.get(call, selector.index + 1) < selector.index",
         "one layer too few gets the rule",

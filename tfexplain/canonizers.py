@@ -128,7 +128,9 @@ def to_canonical(graph: Graph) -> Graph:
     renamed: dict[Node, Node] = {}
     calls: list[Call] = []
     names: dict[str, Node] = {}
+    # What no relevance goes through, and of that what is computed of tensors with relevance.
     beside: set[Node] = set()
+    moving: set[Node] = set()
     for call in graph.calls:
         inputs = tuple(renamed.get(node, node) for node in call.inputs)
         operands = tuple(renamed.get(node, node) for node in call.operands)
@@ -139,8 +141,12 @@ def to_canonical(graph: Graph) -> Graph:
             continue
         calls += made
         for inner in made:
+            moves = inner.operation.follows_signal or not moving.isdisjoint(inner.reads)
             if isinstance(inner.operation, Bystander):
                 beside.update(inner.outputs)
+                moving.update(inner.outputs if moves else ())
+            elif moves:
+                inner.operation.follows_signal = True
         # The layers and operations inside of what was opened have names too.
         for inner in made:
             output = inner.outputs[0]
@@ -177,10 +183,6 @@ def _canonical(call: Call, beside: Collection[Node] = ()) -> list[Call] | None:
         # These are numbers of tokens: what is computed of integers alone is floating by now.
         operation = Opaque.from_call(call)
     if isinstance(operation, Opaque):
-        signals = any(node.floating and node not in beside for node in call.inputs)
-        if signals and not any(node.floating for node in call.outputs):
-            # Comparisons and integers: what reads them is refused where that matters.
-            return [replace(call, operation=operation)]
         return _opened(call, operation, beside)
     multiplies = isinstance(operation, Product | Quotient | TensorProduct)
     if multiplies and any(node in beside for node in call.inputs):

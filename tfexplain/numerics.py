@@ -187,6 +187,8 @@ def pull_each(
     As `pull_back`, but the function may depend on how many samples there are, and its first axis
     need not be theirs.
     """
+    # Tensors of their own: one that is read twice would have the gradients of both places twice.
+    inputs = [tf.identity(tensor) for tensor in inputs]
     floating = [tensor for tensor in inputs if tensor.dtype.is_floating]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(floating)

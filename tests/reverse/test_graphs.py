@@ -504,9 +504,9 @@ def test_model_is_unchanged_by_failing_calls():
 def test_model_is_unchanged_by_an_unsupported_layer():
     inputs = keras.Input((6, 2))
     h = keras.layers.Conv1D(2, 3, activation="relu")(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.LSTM(3)(h)))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.ops.sort(h, axis=1)))
     before = _snapshot(model)
-    with pytest.raises(ValueError, match="lstm"):
+    with pytest.raises(ValueError, match="sort"):
         create_analyzer("lrp.z", model)
     assert _snapshot(model) == before
 

@@ -142,13 +142,16 @@ class GraphAnalyzer(Analyzer):
             UnsupportedModelError: If no input gets any.
         """
         without, some = unexplained_inputs(self.graph, self.start)
-        if without and not some:
+        # Of these the reversed network says whether it takes them.
+        others = ("bool", "string", "complex")
+        known = not any(node.dtype.startswith(others) for node in self.graph.inputs)
+        if without and not some and known:
             raise UnsupportedModelError(
                 f"No relevance reaches the inputs of {self.user_model.name!r}: "
                 f"{', '.join(without)} are read as masks or indices, or rounded, and no Embedding "
                 "looks them up. Explain the part of the model behind that."
             )
-        if without:
+        if without and some:
             warn(
                 f"{', '.join(without)} of {self.user_model.name!r}: read as masks or indices alone,"
                 " by which no relevance goes back. Their relevance is 0."

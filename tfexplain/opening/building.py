@@ -96,6 +96,7 @@ class Builder:
         """Makes the call that computes a bystander."""
         sources = self.part.sources(value)
         operation = Bystander(value.step.kind, self.part.function([value], sources))
+        operation.follows_signal = self.part.follows_signal([value])
         operation.prepare = self._prepare  # type: ignore[method-assign]  # of one operation
         operands = tuple(self._node(source) for source in sources)
         name = self._name(value.step.path, value.step.kind)
